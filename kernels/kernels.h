@@ -1,0 +1,213 @@
+/*
+ * kernels: the arithmetic of a ternary transformer, behind an opaque backend. No model, no request, no socket.
+ *
+ * A backend (one CPU with its thread pool, or one CUDA device) owns memory, weights in the layout its kernels read, and
+ * the operations of a forward pass. An operation works on a batch of `n` rows; a row is one token of some sequence, and
+ * rows of different sequences, in prefill and in decode, share a batch. The result of a row never depends on the other
+ * rows, on the thread count or on the instruction set: see kernels/arith.h for the definitions that all variants follow.
+ *
+ * Threads: a backend is used by one thread at a time (the engine's loop). Weights are immutable once made.
+ * Memory: `dev` pointers come from backend_alloc and belong to the backend's address space (plain memory on a CPU);
+ * the others are host memory. Operations may run asynchronously until backend_sync; host arrays passed to them are
+ * read before they return.
+ * Errors: operations return nothing; a device that failed reports it from the next backend_sync. Broken preconditions
+ * (null, sizes that are no multiple, positions out of the table) are assertions.
+ */
+#ifndef KERNELS_KERNELS_H
+#define KERNELS_KERNELS_H
+
+#include "base/error.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+/* Tensor types that are understood, with GGUF's numbers (ggml.h; 36 is I2_S in Microsoft's fork). */
+enum tensor_type {
+    TENSOR_F32 = 0,
+    TENSOR_F16 = 1,
+    TENSOR_Q8_0 = 8,   /* 32 weights: f16 scale, 32 int8 */
+    TENSOR_Q6_K = 14,  /* 256 weights in 210 bytes */
+    TENSOR_BF16 = 30,
+    TENSOR_TQ1_0 = 34, /* 256 ternary weights in 52 bytes + f16 scale */
+    TENSOR_TQ2_0 = 35, /* 256 ternary weights in 64 bytes + f16 scale */
+    TENSOR_I2_S = 36,  /* 2-bit codes, one f32 scale a tensor at byte n/4, n/4 + 32 bytes in all */
+};
+
+/* How the codes of an I2_S tensor are packed; the type number is the same for both. */
+enum i2s_order {
+    I2S_ORDER_128, /* x86 files: 128 weights in 32 bytes, byte j holds j, 32+j, 64+j, 96+j from the high bits down */
+    I2S_ORDER_64,  /* some ARM builds: 64 weights in 16 bytes, byte j holds j, 16+j, 32+j, 48+j likewise */
+};
+
+/* A row-major matrix as it lies in a file: rows x cols weights, cols contiguous. Borrowed: must outlive what is made
+ * from it, as a backend may read it in place. */
+struct tensor_view {
+    enum tensor_type type;
+    enum i2s_order order;  /* I2_S only */
+    const void *data;
+    size_t n_bytes;
+    size_t n_rows, n_cols;
+};
+
+/* "F16" for a type's number, NULL when it is not understood. Any thread. */
+const char *tensor_type_name(uint32_t type);
+/* Bytes that rows x cols weights of `type` take in a file, or 0 when the type is not understood, cols is no multiple of
+ * its block, or the product overflows. Any thread. */
+size_t tensor_bytes(uint32_t type, size_t n_rows, size_t n_cols);
+/* True for TQ1_0, TQ2_0 and I2_S. */
+bool tensor_type_is_ternary(uint32_t type);
+
+/* ---- backend ---------------------------------------------------------------------------------------------------- */
+
+struct backend;
+
+/* The ternary layouts that multiply-add or lookup kernels read at run time; all give the same integers. */
+enum ternary_format { TERNARY_AUTO, TERNARY_I2S, TERNARY_TL1, TERNARY_TL2 };
+
+struct backend_options {
+    const char *device;       /* "cpu" or "cuda:N"; NULL = "cpu" */
+    int n_threads;            /* compute threads, the caller's included; 0 = what the machine and its cgroup offer */
+    const char *isa;          /* highest instruction set to use: "portable", "avx2", "neon"; NULL = the best there is */
+};
+
+struct backend_info {
+    const char *device;       /* "cpu", "cuda:0" */
+    const char *name;         /* CPU or GPU model name */
+    const char *isa;          /* "portable", "avx2", "neon", "sm_90" */
+    int n_threads;
+    size_t memory_bytes;      /* of the device; for a CPU the machine's or the cgroup's limit */
+};
+
+/* Opens a device. ERROR_DEVICE_UNAVAILABLE when it (or, for cuda, its library libbitnet-cuda.so) is not there;
+ * ERROR_VALIDATION_FAILED for an unknown device or instruction set. The caller closes it, after all that it made. */
+enum error_code backend_open(const struct backend_options *options, struct backend **out, struct error *err);
+void backend_close(struct backend *be);
+/* Strings live as long as the backend. Any thread. */
+const struct backend_info *backend_info(const struct backend *be);
+
+/* Zeroed device memory, 64-byte aligned, or NULL when there is none. Freed by backend_free (NULL is allowed). */
+void *backend_alloc(struct backend *be, size_t n_bytes);
+void backend_free(struct backend *be, void *dev);
+/* Copies; returns when the bytes have arrived (download waits for the operations before it). */
+void backend_upload(struct backend *be, void *dev, const void *host, size_t n_bytes);
+void backend_download(struct backend *be, void *host, const void *dev, size_t n_bytes);
+/* Waits for all operations; reports a device error since the last call. */
+enum error_code backend_sync(struct backend *be, struct error *err);
+
+/* ---- weights ---------------------------------------------------------------------------------------------------- */
+
+struct ternary; /* n_rows x n_cols of {-1, 0, +1} and one f32 scale */
+struct dense;   /* n_rows x n_cols, F32 F16 BF16 Q8_0 or Q6_K, kept in the file's type: embedding and LM head */
+
+/* Makes the runtime form of a ternary matrix: read in place where a kernel can, else repacked. n_cols must be a multiple
+ * of 128 or is padded with zeros when repacked (needs a multiple of 32). Refuses (ERROR_MODEL_LOAD_FAILED): other
+ * types, n_bytes that do not fit, a scale that is not finite and positive, a code 3, TQ block scales that differ within the
+ * tensor. `format` TERNARY_AUTO lets the backend choose. */
+enum error_code ternary_open(struct backend *be, const struct tensor_view *view, enum ternary_format format,
+                             struct ternary **out, struct error *err);
+void ternary_close(struct backend *be, struct ternary *w);
+enum ternary_format ternary_format(const struct ternary *w);
+size_t ternary_memory_bytes(const struct ternary *w); /* allocated, not mapped */
+
+enum error_code dense_open(struct backend *be, const struct tensor_view *view, struct dense **out, struct error *err);
+void dense_close(struct backend *be, struct dense *w);
+size_t dense_memory_bytes(const struct dense *w);
+
+/* A vector of n F32, F16 or BF16 weights (a norm) as F32 on the device; freed with backend_free. */
+enum error_code vector_open(struct backend *be, const struct tensor_view *view, float **dev_out, struct error *err);
+
+/* ---- operations: x, y are dev f32, row-major, rows contiguous ---------------------------------------------------- */
+
+/* Activations quantised to int8, one scale a row (absmax): q = clamp(rint(x * s), -128, 127), s = 127 / max(absmax, 1e-5). */
+struct activations {
+    int8_t *q;      /* dev [max_rows][stride], zero beyond n_cols */
+    float *scale;   /* dev [max_rows]: s */
+    int32_t *sum;   /* dev [max_rows]: sum of the row's q */
+    size_t max_rows, max_cols, stride;
+};
+/* Room for max_rows x max_cols; false when memory is out. */
+bool activations_open(struct backend *be, size_t max_rows, size_t max_cols, struct activations *out);
+void activations_close(struct backend *be, struct activations *a);
+
+/* y[i] = row ids[i] of the table, as f32. y [n][n_cols]. */
+void op_embed(struct backend *be, const struct dense *table, const int32_t *ids, size_t n, float *y);
+
+/* y[i] = x[i] / sqrt(mean(x[i]^2) + eps) * weight. x, y [n][dim]; y may be x. */
+void op_rmsnorm(struct backend *be, const float *x, const float *weight, float eps, size_t n, size_t dim, float *y);
+
+/* Quantises x [n][dim] into `a`. */
+void op_quantize(struct backend *be, const float *x, size_t n, size_t dim, struct activations *a);
+
+/* y[m][i][r] = (sum_k q[i][k] * t[m][r][k]) / s[i] * scale[m], for n_mats matrices (at most 4) of the same n_cols that read the same
+ * activations (q, k, v; gate, up). y[m] is [n][rows of m]. The integer sum is exact. */
+void op_matmul(struct backend *be, const struct ternary *const *w, float *const *y, size_t n_mats,
+               const struct activations *a, size_t n);
+
+/* x[i] += y[i], n_values in all. */
+void op_add(struct backend *be, float *x, const float *y, size_t n_values);
+
+/* Gated FFN activation: RELU2: y = relu(gate)^2 * up; SILU: y = gate * sigmoid(gate) * up. y may be gate. */
+enum ffn_act { FFN_RELU2, FFN_SILU };
+void op_ffn_act(struct backend *be, enum ffn_act act, const float *gate, const float *up, size_t n_values, float *y);
+
+/* Rotary position embedding. NEOX rotates (i, i + d/2), NORM rotates (2i, 2i+1). The table of cos and sin is made once, in
+ * double precision, for positions 0..n_positions-1; factors ([n_dims/2], divides each frequency) may be NULL. */
+enum rope_style { ROPE_NEOX, ROPE_NORM };
+struct rope;
+struct rope *rope_open(struct backend *be, enum rope_style style, size_t n_dims, size_t n_positions, double freq_base,
+                       const float *factors);
+void rope_close(struct backend *be, struct rope *r);
+/* In place on x [n][n_heads][head_dim]; the first n_dims of each head are rotated. positions: host [n]. */
+void op_rope(struct backend *be, const struct rope *r, float *x, size_t n, size_t n_heads, size_t head_dim,
+             const int32_t *positions);
+
+/*
+ * Paged KV cache of one model: for each layer, n_blocks blocks of `block_size` positions. F16.
+ *   k, v: [n_layers][n_blocks][n_kv_heads][block_size][head_dim]
+ */
+#define KV_BLOCK_SIZE 32 /* positions; divides the attention segment of 256 */
+struct kv_cache {
+    uint16_t *k, *v; /* dev */
+    size_t n_layers, n_blocks, n_kv_heads, head_dim;
+};
+/* Room for the cache; false when memory is out. */
+bool kv_cache_open(struct backend *be, size_t n_layers, size_t n_blocks, size_t n_kv_heads, size_t head_dim,
+                   struct kv_cache *out);
+void kv_cache_close(struct backend *be, struct kv_cache *kv);
+size_t kv_cache_block_bytes(size_t n_layers, size_t n_kv_heads, size_t head_dim); /* K and V of one block */
+
+/* Where the rows of a batch live. Host arrays, borrowed for the call. */
+struct batch_view {
+    size_t n;                    /* rows */
+    const int32_t *positions;    /* [n] position of each row in its sequence, from 0 */
+    const int32_t *sequences;    /* [n] index of its block table */
+    const int32_t *block_tables; /* [n_sequences][max_blocks] block ids in order of position */
+    size_t n_sequences, max_blocks;
+};
+
+/* Stores k, v [n][n_kv_heads][head_dim], rounded to F16, at each row's position of `layer`. */
+void op_kv_write(struct backend *be, const struct kv_cache *kv, size_t layer, const struct batch_view *batch,
+                 const float *k, const float *v);
+
+/* Causal attention: row i attends to positions 0..positions[i] of its sequence as they lie in the cache (write first).
+ * q is rounded to F16; scores are scaled by 1/sqrt(head_dim). q, y [n][n_heads][head_dim]; head h reads KV head
+ * h / (n_heads / n_kv_heads). */
+void op_attention(struct backend *be, const struct kv_cache *kv, size_t layer, const struct batch_view *batch,
+                  const float *q, size_t n_heads, float *y);
+
+/* logits[j][r] = dot(table[r], x[rows[j]]) for n_out chosen rows of x [.][n_cols] -> host logits [n_out][table rows].
+ * Blocks until they are there. round_f16: x is rounded to F16 first, as bitnet.cpp does for a batch of one token. */
+void op_logits(struct backend *be, const struct dense *table, const float *x, const int32_t *rows, size_t n_out,
+               bool round_f16, float *logits);
+
+/* ---- scalar definitions that samplers share with devices (see arith.h) ------------------------------------------ */
+
+float kernel_exp(float x); /* e^x */
+float kernel_log(float x); /* natural logarithm of a positive, normal x */
+/* Gumbel(0,1) noise of a token: a function of its four arguments only (Philox4x32-10; see arith.h). */
+float kernel_gumbel(uint64_t seed, uint32_t choice, uint32_t position, uint32_t token_id);
+/* A 64-bit hash of bytes for cache keys and known answers (FNV-1a, 64 bits). */
+uint64_t kernel_hash(uint64_t seed, const void *data, size_t n_bytes);
+
+#endif
