@@ -1,0 +1,233 @@
+/*
+ * engine: inference of ternary language models. No gRPC, no HTTP, no JSON.
+ *
+ *   engine_open -> engine_submit -> stream_read ... -> stream_close -> engine_drain -> engine_close
+ *
+ * One thread inside, the loop, owns the model's state, the KV cache and the batch. engine_submit may be called from any
+ * thread: it takes a place in the bounded queue first, then tokenises on the caller's thread, then hands the request to the
+ * loop. Each request is answered through a stream: a bounded buffer between the loop and one reader. A reader that
+ * does not read pauses its own sequence, nothing else.
+ *
+ * The tokens of a request depend on model, prompt, parameters and seed only.
+ *
+ * Errors: functions that can fail return an enum error_code and fill `struct error`. Strings are UTF-8.
+ */
+#ifndef ENGINE_ENGINE_H
+#define ENGINE_ENGINE_H
+
+#include "base/buffer.h"
+#include "base/error.h"
+#include "kernels/kernels.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+/* ---- engine ----------------------------------------------------------------------------------------------------- */
+
+struct engine;
+
+struct engine_options {
+    const char *model_path;      /* GGUF file */
+    const char *model_id;        /* NULL = the file's name without .gguf, other characters than A-Z a-z 0-9 _ - turned into - */
+    const char *device;          /* "auto" (or NULL), "cpu", "gpu", "cuda:N"; auto and gpu fall back to the CPU, and that is logged */
+    const char *isa;             /* see backend_options; NULL = best */
+    int n_threads;               /* 0 = automatic */
+    enum ternary_format format;
+    int i2s_order;               /* enum i2s_order, or -1 = by the file (I2S_ORDER_128, checked) */
+    size_t context_length;       /* positions a sequence may have; 0 = the model's, at most */
+    size_t kv_cache_bytes;       /* 0 = automatic: room for max_sequences of average length, at most a quarter of memory */
+    size_t max_sequences;        /* in the batch at once; 0 = 64 */
+    size_t max_batch_tokens;     /* rows of a step: decodes first, then prefill chunks; 0 = 512 */
+    size_t queue_limit;          /* requests that wait; 0 = 256 */
+    int64_t default_timeout_ns;  /* for requests without their own; 0 = none */
+};
+
+/* Loads the model and starts the loop. The caller closes it. Errors name the file, key or tensor at fault. */
+enum error_code engine_open(const struct engine_options *options, struct engine **out, struct error *err);
+
+/* No new request is accepted (SERVICE_UNAVAILABLE); queued ones end with SERVICE_UNAVAILABLE at once, running ones go on until they
+ * finish or `deadline_ns` (clock_now_ns) passes, when they end with SERVICE_UNAVAILABLE. Returns when none is left. Any thread. */
+void engine_drain(struct engine *e, int64_t deadline_ns);
+
+/* Ends what still runs, stops the loop and frees all. Streams that are still open stay readable until they are closed. */
+void engine_close(struct engine *e);
+
+/* What is served; strings live as long as the engine. Any thread. */
+struct engine_model {
+    const char *id, *path, *architecture, *device, *device_name, *isa;
+    const char *quantization;    /* "i2s": layout that the kernels read */
+    const char *chat_template;   /* name of the chat template in use, NULL when the model has none */
+    uint64_t n_parameters, file_bytes, weight_bytes, kv_bytes, scratch_bytes;
+    uint32_t vocab_size, context_length, n_kv_blocks, kv_block_size;
+    int64_t created_unix;
+    double load_seconds;
+    const char *fallback_reason; /* why the asked device is not used; NULL when it is */
+};
+const struct engine_model *engine_model(const struct engine *e);
+
+/* Counters since start and gauges of now. Any thread; a consistent copy. */
+struct engine_stats {
+    uint64_t n_requests, n_finished_stop, n_finished_length, n_cancelled, n_deadline, n_failed, n_rejected;
+    uint64_t n_prompt_tokens, n_generated_tokens, n_steps, n_step_rows;
+    uint32_t n_waiting, n_running, n_kv_blocks_used, n_kv_blocks, batch_size;
+    int64_t last_turn_ns;        /* clock_now_ns of the loop's last turn; an idle loop turns at least every second on request */
+    double busy_seconds;         /* time spent in steps */
+};
+void engine_stats(struct engine *e, struct engine_stats *out);
+
+/* Called on the loop thread for each finished request, for histograms; set before the first submit, must not block. */
+struct engine_observation {
+    int finish;                  /* enum finish_reason */
+    double queue_s, first_token_s, total_s; /* negative = it did not come so far */
+    uint32_t n_prompt_tokens, n_generated_tokens;
+};
+/* And for each step: rows in it, sequences in it, its seconds. And for each gap between two tokens of a sequence. */
+struct engine_observer {
+    void *user;
+    void (*on_finish)(void *user, const struct engine_observation *o);
+    void (*on_step)(void *user, size_t n_rows, size_t n_sequences, double seconds);
+    void (*on_token_gap)(void *user, double seconds);
+};
+void engine_observe(struct engine *e, const struct engine_observer *observer);
+
+/* ---- requests --------------------------------------------------------------------------------------------------- */
+
+struct sampling {
+    float temperature;           /* 0 = greedy; 0..2 */
+    uint32_t top_k;              /* 0 = off */
+    float top_p;                 /* 0..1, 1 = off; 0 keeps the best token */
+    float min_p;                 /* 0..1, 0 = off */
+    float repetition_penalty;    /* 1 = off; 0..2, 0 counts as 1 */
+    float presence_penalty, frequency_penalty; /* -2..2 */
+    uint64_t seed;
+    const struct logit_bias { uint32_t id; float bias; } *bias; /* [n_bias], at most 300 */
+    size_t n_bias;
+};
+/* temperature 0.7, top_k 50, top_p 0.9, all else off, seed 0. */
+struct sampling sampling_defaults(void);
+
+struct chat_message { const char *role, *content; };
+
+enum priority { PRIORITY_NORMAL, PRIORITY_LOW, PRIORITY_HIGH };
+
+struct request {
+    const char *id;              /* for logs; may be NULL */
+    /* Exactly one of the three inputs. */
+    const char *prompt;          size_t prompt_bytes;      /* text; BOS is added as the model asks */
+    const struct chat_message *messages; size_t n_messages; /* rendered by the model's chat template */
+    const uint32_t *tokens;      size_t n_tokens;          /* as they are */
+    uint32_t max_tokens;         /* at least 1; cut to what the context leaves */
+    struct sampling sampling;
+    const char *const *stop;     size_t n_stop;            /* at most 16 of 1..256 bytes */
+    uint32_t n;                  /* choices, 1..8; 0 = 1 */
+    bool logprobs;
+    uint32_t top_logprobs;       /* 0..20 */
+    bool ignore_eos;
+    enum priority priority;
+    int64_t deadline_ns;         /* clock_now_ns; 0 = the engine's default, CLOCK_NEVER = none */
+    /* Called when a stream that had nothing to read has something. On the loop thread; must not block or call the engine. */
+    void (*on_ready)(void *user);
+    void *user;
+};
+
+enum finish_reason { FINISH_NONE, FINISH_STOP, FINISH_LENGTH, FINISH_CANCELLED, FINISH_DEADLINE, FINISH_ERROR };
+
+struct stream;
+
+/* Checks, queues and returns a stream that the caller closes. All of `r` is copied. Errors: VALIDATION_FAILED (bounds, prompt
+ * over context, invalid UTF-8; err->param names the field), SERVICE_UNAVAILABLE (queue full or draining; retry_after_ms set). */
+enum error_code engine_submit(struct engine *e, const struct request *r, struct stream **out, struct error *err);
+
+struct token_logprob { uint32_t id; float logprob; };
+
+/* One generated token. */
+struct token {
+    uint32_t id;
+    const char *text;            /* whole characters; may be empty while a character or a stop string is still open */
+    size_t n_bytes;
+    float logprob;               /* of the distribution before temperature and truncation, after penalties and bias; 0 if not asked */
+    const struct token_logprob *top; /* [top_logprobs of the request], descending, or NULL */
+};
+
+/* What stream_read takes out: the tokens of one choice that were waiting, or its end, or the end of all. */
+enum stream_event_type { STREAM_NOTHING, STREAM_TOKENS, STREAM_CHOICE_END, STREAM_COMPLETE };
+struct stream_event {
+    enum stream_event_type type;
+    uint32_t choice;
+    uint32_t position;           /* index of tokens[0] among the choice's generated tokens */
+    const struct token *tokens;  /* valid until the next stream_read or stream_close */
+    size_t n_tokens;
+    enum finish_reason finish;   /* CHOICE_END and COMPLETE (of choice 0) */
+    struct error error;          /* COMPLETE with FINISH_ERROR; also when the request never started */
+    struct stream_summary {      /* COMPLETE */
+        uint32_t n_prompt_tokens, n_generated_tokens, n_cached_tokens;
+        double queue_ms, first_token_ms, total_ms, tokens_per_second, mean_batch_size;
+    } summary;
+};
+
+/* Takes what is there without waiting; NOTHING when there is nothing yet. At most max_tokens tokens (0 = all). After
+ * COMPLETE it gives NOTHING for ever. One reader at a time, any thread. */
+void stream_read(struct stream *s, size_t max_tokens, struct stream_event *out);
+/* Waits until stream_read would give something, or timeout_ns passed (CLOCK_NEVER = for ever); true when there is something. */
+bool stream_wait(struct stream *s, int64_t timeout_ns);
+/* Asks the loop to end the request; it frees the sequence before its next step and completes with FINISH_CANCELLED. Any thread. */
+void stream_cancel(struct stream *s);
+/* Cancels when needed and frees; the engine keeps no reference to `on_ready` after this returns. */
+void stream_close(struct stream *s);
+
+/* ---- text ------------------------------------------------------------------------------------------------------- */
+
+struct tokenizer;
+
+/* Opens the tokenizer of a GGUF file (a vocabulary-only one too) or of a tiktoken rank file (base64 token and rank a line:
+ * the Llama-3 vocabulary, with its pattern and its 256 special tokens). */
+enum error_code tokenizer_open(const char *path, struct tokenizer **out, struct error *err);
+void tokenizer_close(struct tokenizer *t);
+const struct tokenizer *engine_tokenizer(const struct engine *e); /* borrowed; as long as the engine */
+
+struct token_list { uint32_t *ids; size_t n, capacity; }; /* zeroed = empty; ids freed with free() */
+
+/* Appends the ids of `text`. add_special: BOS and EOS as the model asks. parse_special: special tokens written in the text
+ * are read as such. Invalid UTF-8 is ERROR_VALIDATION_FAILED with its offset. Any thread. */
+enum error_code tokenizer_encode(const struct tokenizer *t, const char *text, size_t n_bytes, bool add_special,
+                                 bool parse_special, struct token_list *out, struct error *err);
+/* Appends the bytes of the ids; control tokens are left out when skip_special. Unknown ids are an error. Any thread. */
+enum error_code tokenizer_decode(const struct tokenizer *t, const uint32_t *ids, size_t n, bool skip_special,
+                                 struct buffer *out, struct error *err);
+uint32_t tokenizer_n_tokens(const struct tokenizer *t);
+/* The bytes of one token (borrowed), NULL when there is no such id. */
+const char *tokenizer_piece(const struct tokenizer *t, uint32_t id, size_t *n_bytes);
+bool tokenizer_is_eog(const struct tokenizer *t, uint32_t id); /* ends a generation */
+int64_t tokenizer_bos(const struct tokenizer *t);              /* -1 = none */
+/* Messages to token ids by the model's chat template, ending where the assistant's answer begins. Text of messages is never read
+ * as special tokens. ERROR_VALIDATION_FAILED when there is no template or a role that it does not know. */
+enum error_code tokenizer_encode_chat(const struct tokenizer *t, const struct chat_message *messages, size_t n_messages,
+                                      struct token_list *out, struct error *err);
+
+/* ---- direct evaluation: for tools, one model driven by the caller's thread, without queue and loop -------------- */
+
+struct session;
+
+/* Loads the model as engine_open does. max_sequences sequences of up to context_length positions each. */
+enum error_code session_open(const struct engine_options *options, struct session **out, struct error *err);
+void session_close(struct session *s);
+const struct engine_model *session_model(const struct session *s);
+const struct tokenizer *session_tokenizer(const struct session *s);
+
+/* One row of a step: appends `token` to sequence `sequence`. Rows of one sequence follow each other in order. */
+struct session_row { uint32_t sequence, token; bool want_logits; };
+/* Evaluates n_rows (at most max_batch_tokens) rows; logits (host, may be NULL when none is wanted) get vocab_size f32 for each row
+ * that wants them, in order. round_head_f16: see op_logits. */
+enum error_code session_step(struct session *s, const struct session_row *rows, size_t n_rows, bool round_head_f16,
+                             float *logits, struct error *err);
+/* Forgets the tokens of a sequence. */
+void session_reset(struct session *s, uint32_t sequence);
+
+/* ---- files ------------------------------------------------------------------------------------------------------ */
+
+/* Reads a GGUF file's structure without loading it and says what would be served, or why it would not: text for people (json
+ * false) or one JSON object; show_keys lists all keys. OK when it can be served. */
+enum error_code model_compat_check(const char *path, bool json, bool show_keys, struct buffer *out, struct error *err);
+
+#endif

@@ -1,0 +1,69 @@
+/*
+ * A model: its file, weights bound to a backend, tokenizer, and the forward pass. Immutable once loaded but for the
+ * scratch that a `struct forward` owns; used by one thread at a time.
+ */
+#ifndef ENGINE_MODEL_MODEL_H
+#define ENGINE_MODEL_MODEL_H
+
+#include "engine/engine.h"
+#include "engine/model/gguf.h"
+
+enum model_arch { ARCH_BITNET_B158, ARCH_BITNET, ARCH_LLAMA };
+
+/* Shapes, read from the metadata and validated against the tensors before anything runs. */
+struct model_shape {
+    enum model_arch arch;
+    char arch_name[32];
+    uint32_t n_layers, dim, n_heads, n_kv_heads, head_dim, ffn_dim, vocab_size, context_length, rope_dims;
+    double rope_freq_base;
+    float norm_eps;
+    enum rope_style rope_style;
+    enum ffn_act ffn_act;
+    bool has_sub_norms;
+};
+
+struct model_layer {
+    float *attn_norm, *attn_sub_norm, *ffn_norm, *ffn_sub_norm; /* dev [dim], [dim], [dim], [ffn_dim]; sub norms may be NULL */
+    struct ternary *q, *k, *v, *o, *gate, *up, *down;
+};
+
+struct model {
+    struct gguf *gguf;           /* owned: weights may be read in place */
+    struct backend *backend;     /* borrowed */
+    struct model_shape shape;
+    struct model_layer *layers;  /* [n_layers] */
+    struct dense *embedding, *head; /* head is embedding when tied */
+    float *output_norm;          /* dev [dim] */
+    struct rope *rope;
+    struct tokenizer *tokenizer; /* owned */
+    uint64_t n_parameters;
+    size_t weight_bytes;         /* allocated and mapped */
+    enum ternary_format format;
+};
+
+struct model_options {
+    const char *path;
+    enum ternary_format format;
+    int i2s_order;               /* or -1 */
+    size_t context_length;       /* rope table; 0 = the model's */
+};
+
+/* Reads and checks the shapes of an open file only: keys, every tensor's presence, type and dimensions. */
+enum error_code model_shape_read(const struct gguf *g, struct model_shape *out, struct error *err);
+
+/* Maps, validates and binds. Nothing is left behind on failure. */
+enum error_code model_open(const struct model_options *options, struct backend *be, struct model **out, struct error *err);
+void model_close(struct model *m);
+
+/* Activations of a forward pass for up to max_rows rows. */
+struct forward;
+enum error_code forward_open(struct model *m, size_t max_rows, struct forward **out, struct error *err);
+void forward_close(struct forward *f);
+size_t forward_memory_bytes(const struct forward *f);
+
+/* Runs batch->n rows (token ids[i] at batch->positions[i]) through the model, writing K and V into `kv`, then the head for the n_out rows
+ * out_rows[] -> host logits [n_out][vocab_size]. Allocates nothing. */
+enum error_code forward_run(struct forward *f, const struct kv_cache *kv, const struct batch_view *batch, const int32_t *ids,
+                            const int32_t *out_rows, size_t n_out, bool round_head_f16, float *logits, struct error *err);
+
+#endif
