@@ -71,7 +71,7 @@ struct engine_stats {
     uint64_t n_requests, n_finished_stop, n_finished_length, n_cancelled, n_deadline, n_failed, n_rejected;
     uint64_t n_prompt_tokens, n_generated_tokens, n_steps, n_step_rows;
     uint32_t n_waiting, n_running, n_kv_blocks_used, n_kv_blocks, batch_size;
-    int64_t last_turn_ns;        /* clock_now_ns of the loop's last turn; an idle loop turns at least every second on request */
+    int64_t last_turn_ns;        /* clock_now_ns of the loop's last turn; an idle loop turns every second */
     double busy_seconds;         /* time spent in steps */
 };
 void engine_stats(struct engine *e, struct engine_stats *out);
