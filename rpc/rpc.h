@@ -1,0 +1,146 @@
+/*
+ * rpc: gRPC C core wrapped once, for the server and the client side. Bytes in, bytes out: no protobuf here.
+ *
+ * Threads. A server and each client run one thread per completion queue; all callbacks come on such a thread and must not
+ * block. Functions may be called from any thread unless said otherwise, also from within callbacks. Each start_batch costs
+ * 30-50 us on the calling thread, so a compute thread never calls rpc functions: it wakes somebody (see rpc_post).
+ *
+ * Ownership. Calls are reference-counted: a callback gets a borrowed reference; who keeps a call beyond the callback takes
+ * one (rpc_call_get) and gives it back (rpc_call_put). Bytes given to callbacks are borrowed until they return; bytes given to
+ * functions are copied.
+ *
+ * fork after rpc_init breaks gRPC: only posix_spawn.
+ */
+#ifndef RPC_RPC_H
+#define RPC_RPC_H
+
+#include "base/error.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+/* Once a process, before the first thread that is to have signals blocked; sends gRPC's log to ours. */
+void rpc_init(void);
+void rpc_fini(void);
+
+/* A status as it ends a call: gRPC code, message, and the google.rpc.Status of grpc-status-details-bin. */
+struct rpc_status {
+    int code;                    /* google.rpc.Code; 0 = OK */
+    const char *message;         /* borrowed, never NULL */
+    const void *details;         /* packed google.rpc.Status, or NULL */
+    size_t details_n_bytes;
+};
+
+/* ---- server ----------------------------------------------------------------------------------------------------- */
+
+struct rpc_server;
+struct rpc_call;
+
+enum rpc_kind { RPC_UNARY, RPC_SERVER_STREAM, RPC_BIDI };
+
+/* One method. The callbacks share the call's user pointer (rpc_call_set_user). */
+struct rpc_method {
+    const char *path;            /* "/bitnet.v1.InferenceService/Generate" */
+    enum rpc_kind kind;
+    void *service;               /* passed to the callbacks */
+    /* A request message came. UNARY and SERVER_STREAM: once. BIDI: once for each; the next one is read after rpc_call_read. */
+    void (*on_message)(void *service, struct rpc_call *call, const void *data, size_t n_bytes);
+    /* BIDI: the client will send no more. */
+    void (*on_half_close)(void *service, struct rpc_call *call);
+    /* The message given to rpc_call_send was accepted by flow control; the next may be sent. May be NULL. */
+    void (*on_sent)(void *service, struct rpc_call *call, bool ok);
+    /* The call is over: its status is out, or the client cancelled or went away, or the deadline passed (cancelled = true). Last
+     * callback of a call that had an on_message; after it nothing but rpc_call_put may be called on it. May be NULL. */
+    void (*on_done)(void *service, struct rpc_call *call, bool cancelled);
+    /* A function posted with rpc_post runs. */
+};
+
+struct rpc_server_options {
+    const struct rpc_method *methods; /* ends with a NULL path; unknown methods get UNIMPLEMENTED */
+    const char *listen;          /* "127.0.0.1:50051", "[::]:50051", "unix:/run/x.sock", several separated by commas */
+    const char *tls_cert_file, *tls_key_file, *tls_client_ca_file; /* NULL = plain text; client CA = mutual TLS */
+    size_t max_message_bytes;    /* received; 0 = 4 MiB */
+    int max_concurrent_streams;  /* a connection; 0 = 1024 */
+    int n_threads;               /* completion queues; 0 = 1 */
+    int max_connection_age_ms;   /* 0 = none */
+};
+
+/* Binds and starts serving. Errors name the address. */
+enum error_code rpc_server_open(const struct rpc_server_options *options, struct rpc_server **out, struct error *err);
+/* The port that was bound (for listen ":0"), of the first address; 0 for unix sockets. */
+int rpc_server_port(const struct rpc_server *s);
+/* GOAWAY: no new calls; returns when the open ones have ended or deadline_ns passed; then cancels what is left. */
+void rpc_server_drain(struct rpc_server *s, int64_t deadline_ns);
+/* Cancels what is left, joins the threads, frees. */
+void rpc_server_close(struct rpc_server *s);
+
+void rpc_call_get(struct rpc_call *c);
+void rpc_call_put(struct rpc_call *c);
+void rpc_call_set_user(struct rpc_call *c, void *user);
+void *rpc_call_user(const struct rpc_call *c);
+const char *rpc_call_method(const struct rpc_call *c);
+/* The deadline in clock_now_ns terms, CLOCK_NEVER when there is none. */
+int64_t rpc_call_deadline_ns(const struct rpc_call *c);
+/* Client metadata by lower-case key, NULL when absent; valid as long as the call. */
+const char *rpc_call_metadata(const struct rpc_call *c, const char *key);
+/* "ipv4:127.0.0.1:4711"; valid as long as the call. */
+const char *rpc_call_peer(struct rpc_call *c);
+/* Adds initial metadata; before the first send or finish. */
+void rpc_call_add_metadata(struct rpc_call *c, const char *key, const char *value);
+/* Sends one message; one at a time: false (and nothing sent) while one is under way or the call is over. */
+bool rpc_call_send(struct rpc_call *c, const void *data, size_t n_bytes);
+/* BIDI: asks for the next message. */
+void rpc_call_read(struct rpc_call *c);
+/* Ends the call after what was sent; once. UNARY: data is the answer when status is OK (else NULL); streams: data is NULL. */
+void rpc_call_finish(struct rpc_call *c, const struct rpc_status *status, const void *data, size_t n_bytes);
+/* Runs `run(service, call)` soon on the call's completion thread; cheap, lock-free for the caller but for one eventfd-like wake,
+ * coalesced: several posts before it ran count as one. Meant for compute threads. The call must be referenced by the caller. */
+void rpc_post(struct rpc_call *c, void (*run)(void *service, struct rpc_call *call));
+
+/* ---- client ----------------------------------------------------------------------------------------------------- */
+
+struct rpc_client;
+struct rpc_request;
+
+struct rpc_client_options {
+    const char *target;          /* "127.0.0.1:50051", "dns:///name:port", "ipv4:a:1,b:2", "unix:/path" */
+    const char *service_config;  /* JSON or NULL */
+    const char *tls_ca_file, *tls_cert_file, *tls_key_file; /* NULL = plain text */
+    size_t max_message_bytes;    /* received; 0 = 16 MiB */
+};
+
+/* Makes the channel (connects when first used, or at once by rpc_client_connected(.., true)). */
+enum error_code rpc_client_open(const struct rpc_client_options *options, struct rpc_client **out, struct error *err);
+/* Cancels what is open, waits for its on_status, frees. */
+void rpc_client_close(struct rpc_client *c);
+/* True when the channel is READY; try_to_connect leaves the idle state. */
+bool rpc_client_connected(struct rpc_client *c, bool try_to_connect);
+
+struct rpc_request_options {
+    const char *path;            /* static string */
+    const void *data;            /* the request message */
+    size_t n_bytes;
+    int64_t deadline_ns;         /* clock_now_ns terms; CLOCK_NEVER = none */
+    bool wait_for_ready;         /* false: fail at once with UNAVAILABLE when there is no connection */
+    const char *const *metadata; /* key, value, key, value, ..., NULL; or NULL */
+    size_t window_bytes;         /* 0 = no limit; else reading pauses while rpc_request_hold'ed bytes exceed this */
+    void *user;
+    /* A message came: the answer of a unary call, or one of a stream. */
+    void (*on_message)(void *user, const void *data, size_t n_bytes);
+    /* The call is over; last callback. */
+    void (*on_status)(void *user, const struct rpc_status *status);
+};
+/* Starts a unary or server-streaming call. The handle is the caller's until rpc_request_close. */
+enum error_code rpc_request_start(struct rpc_client *c, const struct rpc_request_options *options, struct rpc_request **out,
+                                  struct error *err);
+/* Back-pressure: hold adds n_bytes that the consumer has taken but not yet passed on, release subtracts; while more than
+ * window_bytes are held no further message is read from the call, so that the engine's stream stops. */
+void rpc_request_hold(struct rpc_request *r, size_t n_bytes);
+void rpc_request_release(struct rpc_request *r, size_t n_bytes);
+/* on_status comes soon, with CANCELLED unless the call was over before. */
+void rpc_request_cancel(struct rpc_request *r);
+/* Gives the handle back; callbacks that have not come yet still come (cancel first when they are not wanted and wait for on_status). */
+void rpc_request_close(struct rpc_request *r);
+
+#endif
