@@ -1,0 +1,267 @@
+# bitnetd: engine, gateway and tools. One makefile for all folders; sources are found by wildcard, what is built goes to
+# build/<config>/ (build/release by default), and `make help` lists the targets.
+
+VERSION      := 0.1.0
+FEATURES     ?= cpu prometheus opentelemetry
+SAN          ?=
+PREFIX       ?= /usr/local
+DESTDIR      ?=
+T            ?=
+FUZZ_SECONDS ?= 60
+BENCH_ARGS   ?=
+
+MAKEFLAGS += --no-builtin-rules
+.DEFAULT_GOAL := help
+.SUFFIXES:
+.SECONDARY:
+.SECONDEXPANSION:
+.DELETE_ON_ERROR:
+.PHONY: help deps-demo deps-test all tools tests fuzzers demo serve test bench fuzz format install clean FORCE
+
+ifeq ($(origin CC),default)
+CC := $(if $(filter fuzz,$(SAN)),clang,gcc)
+endif
+AR         := $(if $(filter %gcc,$(CC)),$(CC:%gcc=%ar),ar)
+TARGET     := $(firstword $(subst -, ,$(shell $(CC) -dumpmachine 2>/dev/null)))
+CROSS      := $(filter-out $(shell uname -m),$(TARGET))
+PKG_CONFIG := $(if $(CROSS),false,pkg-config)
+has         = $(if $(filter 0,$(shell $(PKG_CONFIG) --exists $(1) >/dev/null 2>&1; echo $$?)),1,0)
+HAVE_NUMA  ?= $(call has,numa)
+HAVE_PCRE2 ?= $(call has,libpcre2-8)
+
+empty   :=
+features = $(subst $(empty) ,_,$(sort $(1)))
+DEFAULT := $(call features,cpu prometheus opentelemetry)
+CONFIG  := $(or $(SAN),release)$(CROSS:%=-%)$(if $(filter $(DEFAULT),$(call features,$(FEATURES))),,-$(call features,$(FEATURES)))
+BUILD   := build/$(CONFIG)
+GEN     := $(BUILD)/gen
+
+# ---- flags ----
+# -ffp-contract=off: a multiply-add is fused only where the source says so, or results would follow the compiler.
+upper     = $(shell echo '$(1)' | tr a-z- A-Z_)
+CPPFLAGS_ := -D_GNU_SOURCE -I. -I$(GEN) $(patsubst %,-DFEATURE_%=1,$(call upper,$(FEATURES))) \
+             $(if $(filter 1,$(HAVE_NUMA)),-DHAVE_NUMA=1) $(if $(filter 1,$(HAVE_PCRE2)),-DHAVE_PCRE2=1) $(CPPFLAGS)
+CFLAGS_   := -std=c11 -O2 -g $(if $(filter x86_64,$(TARGET)),-march=x86-64-v2) -ffp-contract=off -fno-math-errno $(CFLAGS)
+WARN      := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Werror
+LDFLAGS_  := -Wl,--as-needed $(LDFLAGS)
+ifeq ($(SAN),)
+CPPFLAGS_ += -D_FORTIFY_SOURCE=2
+CFLAGS_   += -fstack-protector-strong
+LDFLAGS_  += -Wl,-z,relro,-z,now
+else
+SAN_FLAGS_address   := -fsanitize=address
+SAN_FLAGS_undefined := -fsanitize=undefined -fno-sanitize-recover=all
+SAN_FLAGS_thread    := -fsanitize=thread
+SAN_FLAGS_fuzz      := -fsanitize=address,fuzzer-no-link
+SAN_FLAGS := $(or $(SAN_FLAGS_$(SAN)),$(error SAN=$(SAN): expected address, undefined or thread))
+CFLAGS_   += -fno-omit-frame-pointer $(SAN_FLAGS)
+LDFLAGS_  += $(SAN_FLAGS)
+WARN      += $(if $(filter fuzz,$(SAN)),-Wno-error)
+endif
+# Instruction sets by the name of the file; run-time dispatch decides who is called.
+isa = $(if $(filter kernels/x86/%_avx2.c,$(1)),-mavx2 -mfma -mf16c) \
+      $(if $(filter kernels/x86/%_avx512.c,$(1)),-mavx512f -mavx512bw -mavx512vl -mavx512vnni -mfma -mf16c) \
+      $(if $(filter kernels/arm/%_dotprod.c,$(1)),-march=armv8.2-a+dotprod)
+
+# ---- sources ----
+LLHTTP      := /usr/share/llhttp
+LLHTTP_INC  := $(firstword $(dir $(wildcard /usr/share/include/llhttp/llhttp.h /usr/include/llhttp.h)))
+PROTO_INC   := /usr/include
+PROTOS      := $(shell find proto -name '*.proto' | LC_ALL=C sort)
+# The well-known types that ours import, and descriptor.proto for reflection.
+WELL_KNOWN  := $(sort google/protobuf/descriptor.proto $(shell grep -rhoE 'google/protobuf/[a-z_]+\.proto' proto))
+GEN_C       := $(PROTOS:proto/%.proto=$(GEN)/%.pb-c.c) $(WELL_KNOWN:%.proto=$(GEN)/%.pb-c.c)
+GEN_H       := $(GEN_C:.c=.h) $(GEN)/descriptors.h
+
+SRC_base    := $(wildcard base/*.c)
+SRC_kernels := $(wildcard kernels/*.c $(if $(filter x86_64,$(TARGET)),kernels/x86/*.c) $(if $(filter aarch64,$(TARGET)),kernels/arm/*.c))
+SRC_engine  := $(wildcard engine/*.c engine/model/*.c engine/text/*.c)
+SRC_rpc     := $(wildcard rpc/*.c)
+SRC_service := $(filter-out service/main.c,$(wildcard service/*.c))
+SRC_gateway := $(filter-out gateway/main.c,$(wildcard gateway/*.c))
+SRC_tools   := $(filter-out tools/bitnet.c tools/load.c tools/load_%.c,$(wildcard tools/*.c))
+SRC_load    := $(wildcard tools/load_*.c)
+SRC_llhttp  := $(wildcard $(LLHTTP)/*.c)
+SRC_CUDA    := $(wildcard kernels/cuda/*.cu)
+FOLDERS     := base kernels engine rpc service gateway tools load
+$(foreach f,$(FOLDERS),$(eval OBJ_$(f) := $(SRC_$(f):%.c=$(BUILD)/%.o)))
+OBJ_proto   := $(GEN_C:.c=.o) $(GEN)/descriptors.o
+OBJ_llhttp  := $(SRC_llhttp:$(LLHTTP)/%.c=$(BUILD)/llhttp/%.o)
+
+TEST_SRC    := $(shell find tests/unit tests/kernels -name 'test_*.c' 2>/dev/null | LC_ALL=C sort)
+TESTS       := $(TEST_SRC:%.c=$(BUILD)/%)
+SCRIPTS     := $(filter-out tests/run.sh,$(wildcard tests/*.sh tests/golden/*.sh tests/e2e/*.sh tests/e2e/*.mjs))
+FUZZERS     := $(patsubst %.c,$(BUILD)/%,$(wildcard tests/fuzz/fuzz_*.c))
+HELPERS     := $(filter-out $(TEST_SRC),$(wildcard $(addsuffix *.c,$(sort $(dir $(TEST_SRC))))))
+
+# What a program or test of a folder links, its own folder first: libraries of ours, then the system's.
+core         := $(if $(filter 1,$(HAVE_NUMA)),-lnuma) $(if $(filter 1,$(HAVE_PCRE2)),-lpcre2-8) -lm -ldl -lpthread
+grpc         := -lgrpc -lgpr -lprotobuf-c
+events       := -levent_openssl -levent_pthreads -levent -lssl -lcrypto -ljansson
+LIBS_base    := base
+LIBS_kernels := kernels base
+LIBS_engine  := engine kernels base
+LIBS_rpc     := rpc proto base
+LIBS_service := service rpc engine kernels proto base
+LIBS_gateway := gateway rpc proto llhttp base
+LIBS_tools   := tools engine kernels base
+LIBS_load    := load rpc proto base
+LIBS_fuzz    := gateway service tools rpc engine kernels proto llhttp base
+SYS_base     := -lm -lpthread
+SYS_kernels  := $(core)
+SYS_engine   := $(core)
+SYS_rpc      := $(grpc) $(SYS_base)
+SYS_service  := $(grpc) $(events) $(core)
+SYS_gateway  := $(grpc) $(events) -lnghttp2 $(SYS_base)
+SYS_tools    := $(core)
+SYS_load     := $(grpc) $(events) $(SYS_base)
+SYS_fuzz     := $(grpc) $(events) -lnghttp2 $(core)
+libs          = $(foreach l,$(LIBS_$(1)),$(if $(OBJ_$(l)),$(BUILD)/lib$(l).a))
+# tests/unit/engine/text/test_x and tests/kernels/test_x -> engine, kernels
+folder        = $(if $(filter tests/unit/%,$(1)),$(word 3,$(subst /, ,$(1))),$(word 2,$(subst /, ,$(1))))
+
+main_service := $(wildcard service/main.c)
+main_gateway := $(wildcard gateway/main.c)
+main_tools   := $(wildcard tools/bitnet.c)
+main_load    := $(wildcard tools/load.c)
+PROGRAMS     := $(if $(main_service),bitnet-engine) $(if $(main_gateway),bitnet-gateway) $(if $(main_tools),bitnet) \
+                $(if $(main_load),bitnet-load)
+HAVE_LIBS    := $(foreach f,$(FOLDERS),$(if $(OBJ_$(f)),$(BUILD)/lib$(f).a))
+
+ifndef V
+Q   := @
+say  = @printf '  %-6s %s\n' $(1) $(2)
+endif
+# $(call keep,'LINE'...): rewrites $@ only when it differs, so that what depends on it is rebuilt only then.
+keep = @mkdir -p $(@D); printf '%s\n' $(1) >$@.$$$$ && if cmp -s $@.$$$$ $@; then rm $@.$$$$; else mv $@.$$$$ $@; fi
+SUBMAKE = +$(Q)$(MAKE) --no-print-directory $(if $(filter -j%,$(MAKEFLAGS)),,-j$(shell nproc))
+
+# ---- targets ----
+help: ## this list
+	@echo "make TARGET [V=1] [SAN=address|undefined|thread] [FEATURES=\"$(FEATURES)\"] [T=filter] [PREFIX=$(PREFIX)]"
+	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12 | sed 's/^/  /'
+deps-demo: ## installs the packages that building and `make demo` need (nothing to do: no network)
+	@tools/deps.sh demo
+deps-test: ## the same for `make test`
+	@tools/deps.sh test
+all: $(HAVE_LIBS) $(PROGRAMS:%=$(BUILD)/%) cuda ## libraries and programs, in build/<config>/
+ifeq ($(CONFIG),release)
+	@$(foreach p,$(PROGRAMS),ln -sfn release/$(p) build/$(p);)
+endif
+tools: $(BUILD)/bitnet ## `bitnet` alone: needs only a C compiler
+tests: $(if $(T),$(foreach t,$(TESTS),$(if $(findstring $(T),$(t)),$(t))),$(TESTS)) ## the unit tests' executables
+demo: deps-demo ## builds, starts engine and gateway, streams a tale, stops them
+	$(SUBMAKE) all
+	@tools/demo.sh
+serve: deps-demo ## builds, and serves on the default ports until Ctrl-C
+	$(SUBMAKE) all
+	@tools/demo.sh serve
+# With a filter that no script's name has, the programs are not needed.
+test: deps-test ## builds and runs all tests, or those whose path has T in it
+	$(SUBMAKE) tests $(if $(or $(if $(T),,all),$(findstring $(T),$(SCRIPTS))),all)
+	@BITNET_BUILD=$(BUILD) BITNET_CC="$(CC)" BITNET_LDFLAGS="$(LDFLAGS_)" BITNET_CORE_LIBS="$(core)" SAN=$(SAN) \
+	 tests/run.sh $(T)
+bench: ## speed of the kernels and of a model on this machine
+	$(SUBMAKE) all
+	$(Q)build/bitnet bench $(BENCH_ARGS)
+fuzz: ## runs every fuzzer for FUZZ_SECONDS
+	$(SUBMAKE) SAN=fuzz fuzzers
+	@tests/fuzz.sh build/fuzz/tests/fuzz $(FUZZ_SECONDS)
+fuzzers: $(FUZZERS)
+format: ## clang-format on all sources
+	$(Q)git ls-files -co --exclude-standard '*.c' '*.h' '*.cu' | xargs clang-format -i
+install: all ## programs, model and licence below DESTDIR/PREFIX
+	$(Q)install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/lib/bitnet $(DESTDIR)$(PREFIX)/share/bitnet
+	$(Q)install -m 755 $(PROGRAMS:%=$(BUILD)/%) $(DESTDIR)$(PREFIX)/bin
+	$(Q)install -m 644 LICENSE $(wildcard models/*.gguf) $(DESTDIR)$(PREFIX)/share/bitnet
+	$(Q)! test -f $(BUILD)/libbitnet-cuda.so || install -m 755 $(BUILD)/libbitnet-cuda.so $(DESTDIR)$(PREFIX)/lib/bitnet
+clean: ## removes build/
+	$(Q)rm -rf build
+
+# ---- rules ----
+# What the commands were; a change of flags rebuilds.
+$(BUILD)/flags: FORCE
+	$(call keep,'$(CC) $(CPPFLAGS_) $(CFLAGS_) $(WARN)')
+$(BUILD)/%.o: %.c $(BUILD)/flags | $(GEN)/version.h
+	$(call say,CC,$<)
+	$(Q)mkdir -p $(@D) && $(CC) $(CPPFLAGS_) $(if $(filter gateway/% tests/%,$<),$(LLHTTP_INC:%=-I%)) $(CFLAGS_) $(call isa,$<) $(WARN) -MMD -MP -c -o $@ $<
+$(OBJ_proto): %.o: %.c $(BUILD)/flags | $(GEN_H)
+	$(call say,CC,$<)
+	$(Q)$(CC) $(CPPFLAGS_) $(CFLAGS_) -w -MMD -MP -c -o $@ $<
+$(OBJ_llhttp): $(BUILD)/llhttp/%.o: $(LLHTTP)/%.c $(BUILD)/flags
+	$(call say,CC,$<)
+	$(Q)mkdir -p $(@D) && $(CC) $(CPPFLAGS_) $(LLHTTP_INC:%=-I%) $(CFLAGS_) -w -MMD -MP -c -o $@ $<
+# The list makes a library forget the objects of sources that are gone.
+$(BUILD)/lib%.list: FORCE
+	$(call keep,'$(OBJ_$*)')
+$(BUILD)/lib%.a: $$(OBJ_$$*) $(BUILD)/lib%.list
+	$(call say,AR,$@)
+	$(Q)rm -f $@ && $(AR) rcs $@ $(filter %.o,$^)
+link = $(Q)mkdir -p $(@D) && $(CC) $(LDFLAGS_) -o $@ $(filter %.o,$^) $(filter %.a,$^) $(1)
+$(BUILD)/bitnet-engine: $(BUILD)/service/main.o $(call libs,service)
+	$(call say,LINK,$@)
+	$(call link,$(SYS_service))
+$(BUILD)/bitnet-gateway: $(BUILD)/gateway/main.o $(call libs,gateway)
+	$(call say,LINK,$@)
+	$(call link,$(SYS_gateway))
+$(BUILD)/bitnet: $(BUILD)/tools/bitnet.o $(call libs,tools)
+	$(call say,LINK,$@)
+	$(call link,$(SYS_tools))
+$(BUILD)/bitnet-load: $(BUILD)/tools/load.o $(call libs,load)
+	$(call say,LINK,$@)
+	$(call link,$(SYS_load))
+# Other C files beside a test are its helpers.
+CHECK_LIBS = $(shell pkg-config --libs check)
+$(TESTS): $(BUILD)/%: $(BUILD)/%.o $$(patsubst %.c,$(BUILD)/%.o,$$(filter $$(dir $$*)%,$(HELPERS))) $$(call libs,$$(call folder,$$*))
+	$(call say,LINK,$@)
+	$(call link,$(CHECK_LIBS) $(SYS_$(call folder,$*)))
+$(FUZZERS): $(BUILD)/%: $(BUILD)/%.o $(call libs,fuzz)
+	$(call say,LINK,$@)
+	$(call link,-fsanitize=fuzzer $(SYS_fuzz))
+
+# ---- generated ----
+git_sha  = $(or $(shell git describe --always --dirty 2>/dev/null),unknown)
+compiler = $(subst ',,$(shell $(CC) --version | head -1))
+$(GEN)/version.h: FORCE
+	$(call keep,'/* Written by make. */' '#define BITNET_VERSION "$(VERSION)"' '#define BITNET_GIT_SHA "$(git_sha)"' \
+	  '#define BITNET_FEATURES "$(sort $(FEATURES))"' '#define BITNET_COMPILER "$(compiler)"')
+protoc_c = $(Q)mkdir -p $(GEN) && protoc-c -Iproto -I$(PROTO_INC) --c_out=$(GEN) $<
+$(GEN)/%.pb-c.c $(GEN)/%.pb-c.h: proto/%.proto
+	$(call say,PROTO,$<)
+	$(protoc_c)
+$(GEN)/%.pb-c.c $(GEN)/%.pb-c.h: $(PROTO_INC)/%.proto
+	$(call say,PROTO,$<)
+	$(protoc_c)
+$(GEN)/descriptors.bin: $(PROTOS)
+	$(Q)mkdir -p $(@D) && protoc -Iproto -I$(PROTO_INC) --include_imports --descriptor_set_out=$@ $(PROTOS)
+$(GEN)/descriptors.h $(GEN)/descriptors.c &: $(GEN)/descriptors.bin
+	$(Q)printf '%s\n' '/* A serialized FileDescriptorSet of every .proto of ours and what they import. */' '#include <stddef.h>' \
+	  'extern const unsigned char proto_descriptors[];' 'extern const size_t proto_descriptors_n_bytes;' >$(GEN)/descriptors.h
+	$(Q){ echo '#include "descriptors.h"'; echo 'const unsigned char proto_descriptors[] = {'; \
+	  od -An -v -tu1 $< | sed 's/  */,/g; s/^,//; s/$$/,/'; echo '};'; \
+	  echo 'const size_t proto_descriptors_n_bytes = sizeof proto_descriptors;'; } >$(GEN)/descriptors.c
+# Only these see generated headers, which must exist before the first compilation.
+$(filter $(BUILD)/rpc/% $(BUILD)/service/% $(BUILD)/gateway/% $(BUILD)/tools/load% $(BUILD)/tests/%,\
+  $(foreach f,$(FOLDERS),$(OBJ_$(f))) $(BUILD)/service/main.o $(BUILD)/gateway/main.o $(BUILD)/tools/load.o \
+  $(foreach d,rpc service gateway,$(patsubst %.c,$(BUILD)/%.o,$(filter tests/unit/$(d)/%,$(TEST_SRC) $(HELPERS)))) \
+  $(FUZZERS:%=%.o)): | $(GEN_H)
+
+# ---- CUDA: a library of its own that the engine loads at run time ----
+.PHONY: cuda
+NVCC  ?= $(firstword $(shell command -v nvcc 2>/dev/null) $(wildcard /usr/local/cuda/bin/nvcc))
+GENCODE := -gencode arch=compute_80,code=sm_80 -gencode arch=compute_90,code=sm_90 -gencode arch=compute_90,code=compute_90
+NVFLAGS := -std=c++17 -O3 -g -lineinfo -Xcompiler -fPIC,-Wall $(GENCODE) -I. -I$(GEN)
+cuda: $(if $(filter gpu,$(FEATURES)),$(if $(SRC_CUDA),$(if $(NVCC),$(BUILD)/libbitnet-cuda.so,no-nvcc)))
+.PHONY: no-nvcc
+no-nvcc:
+	@echo "libbitnet-cuda.so skipped: nvcc not found"
+$(BUILD)/%.cu.o: %.cu
+	$(call say,NVCC,$<)
+	$(Q)mkdir -p $(@D) && $(NVCC) $(NVFLAGS) -MMD -MP -MF $(@:.o=.d) -c -o $@ $<
+$(BUILD)/libbitnet-cuda.so: $(SRC_CUDA:%.cu=$(BUILD)/%.cu.o)
+	$(call say,LINK,$@)
+	$(Q)$(NVCC) -shared -cudart static $(GENCODE) -o $@ $^
+
+ifeq ($(filter help clean format deps-%,$(MAKECMDGOALS)),)
+-include $(shell test -d $(BUILD) && find $(BUILD) -name '*.d')
+endif

@@ -1,0 +1,204 @@
+/*
+ * Structured logs. Levels are read without a lock: the components' table only ever grows, and an entry is published by
+ * storing its count after its name.
+ */
+#include "base/log.h"
+
+#include "base/buffer.h"
+#include "base/clock.h"
+
+#include <errno.h>
+#include <math.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <string.h>
+#include <unistd.h>
+
+#define MAX_COMPONENTS 32
+#define MAX_NAME_BYTES 32
+#define MAX_LINE_BYTES (32 * 1024)
+#define TAIL_BYTES 32 /* kept free for the mark of a cut line and its end */
+
+static const char *const level_names[] = {"debug", "info", "warn", "error", "off"};
+
+static struct {
+    pthread_mutex_t lock; /* serialises log_set_level */
+    _Atomic int format;   /* enum log_format */
+    _Atomic int level;    /* of components without their own */
+    atomic_size_t n;      /* release after names[n] is written; acquire before it is read */
+    char names[MAX_COMPONENTS][MAX_NAME_BYTES + 1];
+    _Atomic int levels[MAX_COMPONENTS];
+} state = {.lock = PTHREAD_MUTEX_INITIALIZER, .format = LOG_FORMAT_AUTO, .level = LOG_INFO};
+
+void log_init(enum log_level level, enum log_format format)
+{
+    atomic_store(&state.level, (int)level);
+    atomic_store(&state.format, (int)format);
+}
+
+/* Index of the component, or -1. */
+static int find_component(const char *component)
+{
+    size_t n = atomic_load_explicit(&state.n, memory_order_acquire);
+    for (size_t i = 0; i < n; i++)
+        if (strcmp(state.names[i], component) == 0)
+            return (int)i;
+    return -1;
+}
+
+bool log_set_level(const char *component, enum log_level level)
+{
+    if (!component || !*component) {
+        atomic_store(&state.level, (int)level);
+        return true;
+    }
+    if (strlen(component) > MAX_NAME_BYTES)
+        return false;
+    pthread_mutex_lock(&state.lock);
+    int at = find_component(component);
+    size_t n = atomic_load(&state.n);
+    bool ok = at >= 0 || n < MAX_COMPONENTS;
+    if (at >= 0) {
+        atomic_store(&state.levels[at], (int)level);
+    } else if (ok) {
+        strcpy(state.names[n], component);
+        atomic_store(&state.levels[n], (int)level);
+        atomic_store_explicit(&state.n, n + 1, memory_order_release);
+    }
+    pthread_mutex_unlock(&state.lock);
+    return ok;
+}
+
+bool log_enabled(enum log_level level, const char *component)
+{
+    int at = find_component(component);
+    int threshold = atomic_load_explicit(at >= 0 ? &state.levels[at] : &state.level, memory_order_relaxed);
+    return level < LOG_OFF && (int)level >= threshold;
+}
+
+int log_level_from_name(const char *name)
+{
+    for (int level = LOG_DEBUG; name && level <= LOG_OFF; level++)
+        if (strcmp(level_names[level], name) == 0)
+            return level;
+    return -1;
+}
+
+static void append_quoted(struct buffer *line, const char *text)
+{
+    buffer_append_char(line, '"');
+    buffer_append_json(line, text, strlen(text));
+    buffer_append_char(line, '"');
+}
+
+/* A word stands as it is, all else in quotes: a value can neither break the line nor look like another field. */
+static void append_word(struct buffer *line, const char *text)
+{
+    bool word = *text != '\0';
+    for (const unsigned char *c = (const unsigned char *)text; *c; c++)
+        word &= *c > ' ' && *c < 0x7F && *c != '"' && *c != '\\' && *c != '=';
+    if (word)
+        buffer_append_str(line, text);
+    else
+        append_quoted(line, text);
+}
+
+static void append_value(struct buffer *line, const struct log_field *field, bool json)
+{
+    switch (field->kind) {
+    case LOG_KIND_STR:
+        if (json)
+            append_quoted(line, field->str);
+        else
+            append_word(line, field->str);
+        break;
+    case LOG_KIND_INT:
+        buffer_printf(line, "%lld", (long long)field->i);
+        break;
+    case LOG_KIND_FLOAT:
+        if (isfinite(field->f))
+            buffer_printf(line, "%.9g", field->f);
+        else
+            buffer_append_str(line, "null"); /* JSON has no infinities */
+        break;
+    case LOG_KIND_BOOL:
+        buffer_append_str(line, field->i ? "true" : "false");
+        break;
+    case LOG_KIND_END:
+        break;
+    }
+}
+
+/* Appends the field, or nothing when it would not leave room for the line's end. Returns false then. */
+static bool append_field(struct buffer *line, const struct log_field *field, bool json)
+{
+    size_t before = line->n_bytes;
+    buffer_append_str(line, json ? ",\"" : " ");
+    buffer_append_json(line, field->key, strlen(field->key));
+    buffer_append_str(line, json ? "\":" : "=");
+    append_value(line, field, json);
+    if (!line->failed && line->n_bytes <= MAX_LINE_BYTES - TAIL_BYTES)
+        return true;
+    line->n_bytes = before;
+    line->failed = false;
+    return false;
+}
+
+static void append_head(struct buffer *line, enum log_level level, const char *component, const char *message,
+                        bool json)
+{
+    char ts[CLOCK_RFC3339_BYTES];
+    clock_rfc3339(clock_wall_ns(), ts);
+    if (!json) {
+        buffer_printf(line, "%s %-5s %s: ", ts, level_names[level], component);
+        buffer_append_json(line, message, strlen(message));
+        return;
+    }
+    buffer_printf(line, "{\"ts\":\"%s\",\"level\":\"%s\",\"component\":", ts, level_names[level]);
+    append_quoted(line, component);
+    buffer_append_str(line, ",\"msg\":");
+    append_quoted(line, message);
+}
+
+/* One write(2) for the whole line; what a full pipe leaves over follows, and a stderr that is gone is not our failure. */
+static void write_line(const char *data, size_t n_bytes)
+{
+    while (n_bytes > 0) {
+        ssize_t n = write(STDERR_FILENO, data, n_bytes);
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n <= 0)
+            return;
+        data += n;
+        n_bytes -= (size_t)n;
+    }
+}
+
+void log_write(enum log_level level, const char *component, const char *message, const struct log_field *fields)
+{
+    if (level >= LOG_OFF)
+        return;
+    int saved_errno = errno; /* a log line between a call and the look at its errno must not change it */
+    int format = atomic_load_explicit(&state.format, memory_order_relaxed);
+    bool json = format == LOG_FORMAT_JSON || (format == LOG_FORMAT_AUTO && !isatty(STDERR_FILENO));
+
+    struct buffer line;
+    buffer_init(&line, MAX_LINE_BYTES);
+    append_head(&line, level, component, message, json);
+    if (line.failed || line.n_bytes > MAX_LINE_BYTES - TAIL_BYTES) {
+        buffer_clear(&line);
+        append_head(&line, level, component, "message too long", json);
+    }
+    bool whole = true;
+    for (const struct log_field *field = fields; field->kind != LOG_KIND_END; field++)
+        if (field->kind != LOG_KIND_STR || field->str)
+            whole &= append_field(&line, field, json);
+    if (!whole)
+        buffer_append_str(&line, json ? ",\"truncated\":true" : " truncated=true");
+    buffer_append_str(&line, json ? "}\n" : "\n");
+
+    if (line.data && !line.failed)
+        write_line(line.data, line.n_bytes);
+    buffer_fini(&line);
+    errno = saved_errno;
+}
