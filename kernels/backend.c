@@ -1,0 +1,365 @@
+/* The public operations: checks of preconditions, what all devices share, and the way to a device. */
+#include "kernels/backend.h"
+
+#include "kernels/arith.h"
+#include "kernels/pool.h"
+
+#include <assert.h>
+#include <limits.h>
+#include <stdlib.h>
+
+#define MAX_MATS 4
+
+/* N of "cuda:N", -1 when `device` is something else. */
+static int cuda_ordinal(const char *device)
+{
+    if (strncmp(device, "cuda:", 5) != 0 || device[5] < '0' || device[5] > '9')
+        return -1;
+    char *end;
+    long n = strtol(device + 5, &end, 10);
+    return *end || n > 255 ? -1 : (int)n;
+}
+
+enum error_code backend_open(const struct backend_options *options, struct backend **out, struct error *err)
+{
+    static const struct backend_options defaults;
+    if (!options)
+        options = &defaults;
+    *out = NULL;
+    const char *device = options->device ? options->device : "cpu";
+    if (options->n_threads < 0 || options->n_threads > POOL_MAX_THREADS)
+        return error_set_param(err, ERROR_VALIDATION_FAILED, "threads", "expected 0 to %d compute threads, found %d",
+                               POOL_MAX_THREADS, options->n_threads);
+    if (strcmp(device, "cpu") == 0)
+        return cpu_open(options, out, err);
+    int ordinal = cuda_ordinal(device);
+    if (ordinal < 0)
+        return error_set_param(err, ERROR_VALIDATION_FAILED, "device", "expected device \"cpu\" or \"cuda:N\", found \"%.64s\"",
+                               device);
+    return plugin_open_cuda(ordinal, options, out, err);
+}
+
+void backend_close(struct backend *be)
+{
+    if (be)
+        be->ops->close(be);
+}
+
+const struct backend_info *backend_info(const struct backend *be) { return &be->info; }
+
+void *backend_alloc(struct backend *be, size_t n_bytes) { return be->ops->alloc(be, n_bytes ? n_bytes : 1); }
+
+void backend_free(struct backend *be, void *dev)
+{
+    if (dev)
+        be->ops->free(be, dev);
+}
+
+void backend_upload(struct backend *be, void *dev, const void *host, size_t n_bytes)
+{
+    if (n_bytes)
+        be->ops->upload(be, dev, host, n_bytes);
+}
+
+void backend_download(struct backend *be, void *host, const void *dev, size_t n_bytes)
+{
+    if (n_bytes)
+        be->ops->download(be, host, dev, n_bytes);
+}
+
+enum error_code backend_sync(struct backend *be, struct error *err) { return be->ops->sync(be, err); }
+
+/* ---- weights */
+
+enum error_code ternary_open(struct backend *be, const struct tensor_view *view, enum ternary_format format,
+                             struct ternary **out, struct error *err)
+{
+    struct ternary_packed packed;
+    (void)format; /* one layout serves all requests */
+    *out = NULL;
+    enum error_code code = ternary_prepare(be->pool, view, &packed, err);
+    if (code)
+        return code;
+    code = be->ops->ternary_open(be, &packed, out, err);
+    if (code)
+        free(packed.owned);
+    return code;
+}
+
+void ternary_close(struct backend *be, struct ternary *w)
+{
+    if (w)
+        be->ops->ternary_close(be, w);
+}
+
+enum ternary_format ternary_format(const struct ternary *w) { return w->format; }
+
+size_t ternary_memory_bytes(const struct ternary *w) { return w->memory_bytes; }
+
+/* Checks type (up to Q6_K or of vectors) and size of a tensor of floating-point weights. */
+static enum error_code check_dense(const struct tensor_view *v, bool vector, struct error *err)
+{
+    const char *name = tensor_type_name(v->type);
+    bool plain = v->type == TENSOR_F32 || v->type == TENSOR_F16 || v->type == TENSOR_BF16;
+    if (!plain && (vector || (v->type != TENSOR_Q8_0 && v->type != TENSOR_Q6_K)))
+        return error_set(err, ERROR_MODEL_LOAD_FAILED, "expected a tensor of type %s, found type %d (%s)",
+                         vector ? "F32, F16 or BF16" : "F32, F16, BF16, Q8_0 or Q6_K", (int)v->type,
+                         name ? name : "unknown");
+    size_t block = tensor_block(v->type).n_weights;
+    if (!v->n_rows || !v->n_cols || v->n_cols % block || v->n_rows > INT32_MAX)
+        return error_set(err, ERROR_MODEL_LOAD_FAILED, "expected %s rows of a multiple of %zu weights, found %zu rows of %zu",
+                         name, block, v->n_rows, v->n_cols);
+    size_t expected = tensor_bytes(v->type, v->n_rows, v->n_cols);
+    if (!expected || v->n_bytes < expected)
+        return error_set(err, ERROR_MODEL_LOAD_FAILED, "expected %zu bytes of %s for %zu x %zu weights, found %zu", expected,
+                         name, v->n_rows, v->n_cols, v->n_bytes);
+    return ERROR_NONE;
+}
+
+enum error_code dense_open(struct backend *be, const struct tensor_view *view, struct dense **out, struct error *err)
+{
+    *out = NULL;
+    enum error_code code = check_dense(view, false, err);
+    return code ? code : be->ops->dense_open(be, view, out, err);
+}
+
+void dense_close(struct backend *be, struct dense *w)
+{
+    if (w)
+        be->ops->dense_close(be, w);
+}
+
+size_t dense_memory_bytes(const struct dense *w) { return w->memory_bytes; }
+
+enum error_code vector_open(struct backend *be, const struct tensor_view *view, float **dev_out, struct error *err)
+{
+    *dev_out = NULL;
+    enum error_code code = check_dense(view, true, err);
+    if (code)
+        return code;
+    size_t n = view->n_rows * view->n_cols;
+    float *host = malloc(n * sizeof *host), *dev = backend_alloc(be, n * sizeof *dev);
+    if (!host || !dev) {
+        free(host);
+        backend_free(be, dev);
+        return error_set(err, ERROR_MEMORY_EXHAUSTED, "no memory for a vector of %zu weights", n);
+    }
+    if (view->type == TENSOR_F32)
+        tensor_row_f32(view->data, n, host);
+    else if (view->type == TENSOR_F16)
+        tensor_row_f16(view->data, n, host);
+    else
+        tensor_row_bf16(view->data, n, host);
+    backend_upload(be, dev, host, n * sizeof *dev);
+    free(host);
+    *dev_out = dev;
+    return ERROR_NONE;
+}
+
+/* ---- device memory with a shape */
+
+bool activations_open(struct backend *be, size_t max_rows, size_t max_cols, struct activations *out)
+{
+    size_t stride = (max_cols + TENSOR_PACK_COLS - 1) / TENSOR_PACK_COLS * TENSOR_PACK_COLS, bytes;
+    *out = (struct activations){.max_rows = max_rows, .max_cols = max_cols, .stride = stride};
+    if (__builtin_mul_overflow(max_rows, stride, &bytes) || bytes > SIZE_MAX / sizeof(float))
+        return false;
+    out->q = backend_alloc(be, bytes);
+    out->scale = backend_alloc(be, max_rows * sizeof *out->scale);
+    out->sum = backend_alloc(be, max_rows * sizeof *out->sum);
+    if (out->q && out->scale && out->sum)
+        return true;
+    activations_close(be, out);
+    return false;
+}
+
+void activations_close(struct backend *be, struct activations *a)
+{
+    backend_free(be, a->q);
+    backend_free(be, a->scale);
+    backend_free(be, a->sum);
+    *a = (struct activations){0};
+}
+
+size_t kv_cache_block_bytes(size_t n_layers, size_t n_kv_heads, size_t head_dim)
+{
+    size_t n = 2 * sizeof(uint16_t) * KV_BLOCK_SIZE;
+    if (__builtin_mul_overflow(n, n_layers, &n) || __builtin_mul_overflow(n, n_kv_heads, &n) ||
+        __builtin_mul_overflow(n, head_dim, &n))
+        return 0;
+    return n;
+}
+
+bool kv_cache_open(struct backend *be, size_t n_layers, size_t n_blocks, size_t n_kv_heads, size_t head_dim,
+                   struct kv_cache *out)
+{
+    size_t bytes = kv_cache_block_bytes(n_layers, n_kv_heads, head_dim);
+    *out = (struct kv_cache){.n_layers = n_layers, .n_blocks = n_blocks, .n_kv_heads = n_kv_heads, .head_dim = head_dim};
+    if (!bytes || head_dim > KERNELS_MAX_HEAD_DIM || __builtin_mul_overflow(bytes / 2, n_blocks, &bytes))
+        return false;
+    out->k = backend_alloc(be, bytes);
+    out->v = backend_alloc(be, bytes);
+    if (out->k && out->v)
+        return true;
+    kv_cache_close(be, out);
+    return false;
+}
+
+void kv_cache_close(struct backend *be, struct kv_cache *kv)
+{
+    backend_free(be, kv->k);
+    backend_free(be, kv->v);
+    kv->k = kv->v = NULL;
+}
+
+/* ---- rope */
+
+struct rope_fill {
+    size_t n_positions, half;
+    const double *frequencies;
+    float *table;
+};
+
+static void fill_rope(void *arg, int thread, int n_threads)
+{
+    const struct rope_fill *f = arg;
+    size_t begin, end;
+    pool_range(f->n_positions, thread, n_threads, &begin, &end);
+    for (size_t p = begin; p < end; p++) {
+        float *row = f->table + 2 * f->half * p;
+        for (size_t i = 0; i < f->half; i++) {
+            double s, c;
+            arith_sincos((double)p * f->frequencies[i], &s, &c);
+            row[i] = (float)c;
+            row[f->half + i] = (float)s;
+        }
+    }
+}
+
+struct rope *rope_open(struct backend *be, enum rope_style style, size_t n_dims, size_t n_positions, double freq_base,
+                       const float *factors)
+{
+    assert(n_dims % 2 == 0 && n_dims && n_positions && n_positions <= (size_t)1 << 20 && freq_base > 0);
+    size_t half = n_dims / 2, bytes = n_positions * n_dims * sizeof(float);
+    struct rope *r = malloc(sizeof *r);
+    double *frequencies = malloc(half * sizeof *frequencies);
+    float *host = malloc(bytes), *dev = backend_alloc(be, bytes);
+    if (!r || !frequencies || !host || !dev) {
+        backend_free(be, dev);
+        free(r);
+        r = NULL;
+        goto done;
+    }
+    for (size_t i = 0; i < half; i++) {
+        frequencies[i] = arith_pow(freq_base, -2.0 * (double)i / (double)n_dims);
+        if (factors)
+            frequencies[i] /= (double)factors[i];
+    }
+    struct rope_fill fill = {.n_positions = n_positions, .half = half, .frequencies = frequencies, .table = host};
+    pool_run(be->pool, fill_rope, &fill);
+    backend_upload(be, dev, host, bytes);
+    *r = (struct rope){.style = style, .n_dims = n_dims, .n_positions = n_positions, .table = dev};
+done:
+    free(host);
+    free(frequencies);
+    return r;
+}
+
+void rope_close(struct backend *be, struct rope *r)
+{
+    if (r)
+        backend_free(be, r->table);
+    free(r);
+}
+
+/* ---- operations */
+
+void op_embed(struct backend *be, const struct dense *table, const int32_t *ids, size_t n, float *y)
+{
+    for (size_t i = 0; i < n; i++)
+        assert(ids[i] >= 0 && (size_t)ids[i] < table->n_rows);
+    if (n)
+        be->ops->embed(be, table, ids, n, y);
+}
+
+void op_rmsnorm(struct backend *be, const float *x, const float *weight, float eps, size_t n, size_t dim, float *y)
+{
+    assert(dim > 0);
+    if (n)
+        be->ops->rmsnorm(be, x, weight, eps, n, dim, y);
+}
+
+void op_quantize(struct backend *be, const float *x, size_t n, size_t dim, struct activations *a)
+{
+    assert(n <= a->max_rows && dim > 0 && dim <= a->max_cols);
+    if (n)
+        be->ops->quantize(be, x, n, dim, a);
+}
+
+void op_matmul(struct backend *be, const struct ternary *const *w, float *const *y, size_t n_mats,
+               const struct activations *a, size_t n)
+{
+    assert(n_mats >= 1 && n_mats <= MAX_MATS && n <= a->max_rows && w[0]->n_cols <= a->stride);
+    for (size_t m = 1; m < n_mats; m++)
+        assert(w[m]->n_cols == w[0]->n_cols);
+    if (n)
+        be->ops->matmul(be, w, y, n_mats, a, n);
+}
+
+void op_add(struct backend *be, float *x, const float *y, size_t n_values)
+{
+    if (n_values)
+        be->ops->add(be, x, y, n_values);
+}
+
+void op_ffn_act(struct backend *be, enum ffn_act act, const float *gate, const float *up, size_t n_values, float *y)
+{
+    assert(act == FFN_RELU2 || act == FFN_SILU);
+    if (n_values)
+        be->ops->ffn_act(be, act, gate, up, n_values, y);
+}
+
+void op_rope(struct backend *be, const struct rope *r, float *x, size_t n, size_t n_heads, size_t head_dim,
+             const int32_t *positions)
+{
+    assert(r->n_dims <= head_dim);
+    for (size_t i = 0; i < n; i++)
+        assert(positions[i] >= 0 && (size_t)positions[i] < r->n_positions);
+    if (n)
+        be->ops->rope(be, r, x, n, n_heads, head_dim, positions);
+}
+
+/* The rows lie in their block tables, and the blocks in the cache. */
+static void check_batch(const struct kv_cache *kv, size_t layer, const struct batch_view *b)
+{
+    assert(layer < kv->n_layers);
+    for (size_t i = 0; i < b->n; i++) {
+        assert(b->positions[i] >= 0 && (size_t)b->positions[i] / KV_BLOCK_SIZE < b->max_blocks);
+        assert(b->sequences[i] >= 0 && (size_t)b->sequences[i] < b->n_sequences);
+    }
+    (void)kv, (void)layer, (void)b;
+}
+
+void op_kv_write(struct backend *be, const struct kv_cache *kv, size_t layer, const struct batch_view *batch,
+                 const float *k, const float *v)
+{
+    check_batch(kv, layer, batch);
+    if (batch->n)
+        be->ops->kv_write(be, kv, layer, batch, k, v);
+}
+
+void op_attention(struct backend *be, const struct kv_cache *kv, size_t layer, const struct batch_view *batch,
+                  const float *q, size_t n_heads, float *y)
+{
+    assert(n_heads && n_heads % kv->n_kv_heads == 0 && kv->head_dim <= KERNELS_MAX_HEAD_DIM);
+    check_batch(kv, layer, batch);
+    if (batch->n)
+        be->ops->attention(be, kv, layer, batch, q, n_heads, y);
+}
+
+void op_logits(struct backend *be, const struct dense *table, const float *x, const int32_t *rows, size_t n_out,
+               bool round_f16, float *logits)
+{
+    if (n_out)
+        be->ops->logits(be, table, x, rows, n_out, round_f16, logits);
+}

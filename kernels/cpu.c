@@ -1,0 +1,187 @@
+/* The CPU backend: dispatch, lifetime, and the splitting of work. */
+#include "kernels/cpu.h"
+
+#include "kernels/machine.h"
+#include "kernels/pool.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#define SERIAL_COST 16384 /* values; below it waking threads costs more than the work */
+#define MIN_PARTIALS 64
+
+#if defined(__x86_64__)
+#define HAVE_AVX2_KERNELS 0
+#else
+#define HAVE_AVX2_KERNELS 0
+#endif
+
+const char *cpu_kernels_init(struct cpu_kernels *k, const char *isa)
+{
+    bool portable = isa && strcmp(isa, "portable") == 0;
+    if (isa && !portable && !(HAVE_AVX2_KERNELS && strcmp(isa, "avx2") == 0))
+        return NULL;
+#define STORE(ret, name, args) k->name = name##_portable;
+    CPU_KERNELS(STORE)
+#undef STORE
+#if HAVE_AVX2_KERNELS
+    if (!portable && cpu_has_avx2()) {
+#define STORE(ret, name, args) k->name = name##_avx2;
+        CPU_KERNELS(STORE)
+#undef STORE
+        return "avx2";
+    }
+#endif
+    return "portable";
+}
+
+struct parallel {
+    struct cpu *cpu;
+    cpu_items_fn *fn;
+    const void *call;
+    size_t n;
+};
+
+static void run_part(void *arg, int thread, int n_threads)
+{
+    const struct parallel *p = arg;
+    size_t begin, end;
+    pool_range(p->n, thread, n_threads, &begin, &end);
+    if (begin < end)
+        p->fn(p->cpu, p->call, begin, end, thread);
+}
+
+static void run_next(void *arg, int thread, int n_threads)
+{
+    const struct parallel *p = arg;
+    (void)n_threads;
+    for (;;) {
+        size_t i = atomic_fetch_add_explicit(&p->cpu->next_item, 1, memory_order_relaxed);
+        if (i >= p->n)
+            return;
+        p->fn(p->cpu, p->call, i, i + 1, thread);
+    }
+}
+
+static bool is_small(const struct cpu *cpu, size_t n, size_t cost)
+{
+    return n < 2 || n * cost < SERIAL_COST || pool_size(cpu->base.pool) == 1;
+}
+
+void cpu_for(struct cpu *cpu, size_t n, size_t cost, cpu_items_fn *fn, const void *call)
+{
+    if (is_small(cpu, n, cost)) {
+        fn(cpu, call, 0, n, 0);
+        return;
+    }
+    pool_run(cpu->base.pool, run_part, &(struct parallel){.cpu = cpu, .fn = fn, .call = call, .n = n});
+}
+
+void cpu_for_each(struct cpu *cpu, size_t n, size_t cost, cpu_items_fn *fn, const void *call)
+{
+    if (is_small(cpu, n, cost)) {
+        for (size_t i = 0; i < n; i++)
+            fn(cpu, call, i, i + 1, 0);
+        return;
+    }
+    atomic_store(&cpu->next_item, 0);
+    pool_run(cpu->base.pool, run_next, &(struct parallel){.cpu = cpu, .fn = fn, .call = call, .n = n});
+}
+
+static void *cpu_alloc(struct backend *be, size_t n_bytes)
+{
+    (void)be;
+    if (n_bytes > SIZE_MAX - 63)
+        return NULL;
+    size_t rounded = (n_bytes + 63) / 64 * 64;
+    void *p = aligned_alloc(64, rounded);
+    return p ? memset(p, 0, rounded) : NULL;
+}
+
+static void cpu_free(struct backend *be, void *dev)
+{
+    (void)be;
+    free(dev);
+}
+
+static void cpu_upload(struct backend *be, void *dev, const void *host, size_t n_bytes)
+{
+    (void)be;
+    memcpy(dev, host, n_bytes);
+}
+
+static void cpu_download(struct backend *be, void *host, const void *dev, size_t n_bytes)
+{
+    (void)be;
+    memcpy(host, dev, n_bytes);
+}
+
+static enum error_code cpu_sync(struct backend *be, struct error *err)
+{
+    (void)be, (void)err;
+    return ERROR_NONE;
+}
+
+static void cpu_close(struct backend *be)
+{
+    struct cpu *cpu = (struct cpu *)be;
+    pool_close(be->pool);
+    free(cpu->partials);
+    free(cpu);
+}
+
+static const struct backend_ops ops = {
+    .close = cpu_close,
+    .alloc = cpu_alloc,
+    .free = cpu_free,
+    .upload = cpu_upload,
+    .download = cpu_download,
+    .sync = cpu_sync,
+    .ternary_open = cpu_ternary_open,
+    .ternary_close = cpu_ternary_close,
+    .dense_open = cpu_dense_open,
+    .dense_close = cpu_dense_close,
+    .embed = cpu_op_embed,
+    .rmsnorm = cpu_op_rmsnorm,
+    .quantize = cpu_op_quantize,
+    .matmul = cpu_op_matmul,
+    .add = cpu_op_add,
+    .ffn_act = cpu_op_ffn_act,
+    .rope = cpu_op_rope,
+    .kv_write = cpu_op_kv_write,
+    .attention = cpu_op_attention,
+    .logits = cpu_op_logits,
+};
+
+enum error_code cpu_open(const struct backend_options *options, struct backend **out, struct error *err)
+{
+    int n_threads = options->n_threads ? options->n_threads : machine_default_threads(machine_n_cpus());
+    if (n_threads > POOL_MAX_THREADS)
+        n_threads = POOL_MAX_THREADS;
+    struct cpu *cpu = calloc(1, sizeof *cpu);
+    if (!cpu)
+        return error_set(err, ERROR_MEMORY_EXHAUSTED, "no memory to open the CPU");
+    const char *isa = cpu_kernels_init(&cpu->kernels, options->isa);
+    if (!isa) {
+        free(cpu);
+        return error_set_param(err, ERROR_VALIDATION_FAILED, "isa",
+                               "expected instruction set \"portable\"%s, found \"%.64s\"",
+                               HAVE_AVX2_KERNELS ? " or \"avx2\"" : "", options->isa);
+    }
+    cpu->n_partials = (size_t)n_threads * 4 > MIN_PARTIALS ? (size_t)n_threads * 4 : MIN_PARTIALS;
+    cpu->partials = malloc(2 * cpu->n_partials * sizeof *cpu->partials);
+    cpu->base.pool = pool_open(n_threads);
+    if (!cpu->partials || !cpu->base.pool) {
+        cpu_close(&cpu->base);
+        return error_set(err, ERROR_MEMORY_EXHAUSTED, "no memory for %d compute threads", n_threads);
+    }
+    machine_cpu_name(cpu->name, sizeof cpu->name);
+    cpu->base.ops = &ops;
+    cpu->base.info = (struct backend_info){.device = "cpu",
+                                           .name = cpu->name,
+                                           .isa = isa,
+                                           .n_threads = n_threads,
+                                           .memory_bytes = machine_memory_bytes()};
+    *out = &cpu->base;
+    return ERROR_NONE;
+}

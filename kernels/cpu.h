@@ -1,0 +1,147 @@
+/*
+ * cpu: the inside of the CPU backend. A kernel works on one row, tile or segment and knows no thread; an operation
+ * (cpu_op_*) cuts its work into items and runs kernels on the pool. CPU_KERNELS declares each kernel once; from it come its type, the
+ * prototypes of all variants and its entry in the table, so that they cannot drift apart.
+ *
+ * All variants of a kernel give the same bits (kernels/arith.h). Pointers to weights need no alignment.
+ */
+#ifndef KERNELS_CPU_H
+#define KERNELS_CPU_H
+
+#include "kernels/backend.h"
+
+#include <stdatomic.h>
+
+/* Rows of packed ternary weights times tokens. y[t * y_stride + r], t < n_tokens, r < n_rows. */
+struct matmul_tile {
+    const uint8_t *rows;     /* [n_rows][row_bytes], I2S_ORDER_128 */
+    size_t row_bytes, n_rows;
+    const int8_t *q;         /* [n_tokens][q_stride], 4 * row_bytes of them are read */
+    size_t q_stride;
+    const float *q_scale;    /* [n_tokens] */
+    const int32_t *q_sum;    /* [n_tokens] */
+    size_t n_tokens;
+    float scale;             /* of the weights */
+    float *y;
+    size_t y_stride;
+};
+
+/* Scores and weighted sum over one segment for the query heads that share a KV head. */
+struct attention_segment {
+    const uint16_t *k, *v;   /* F16: of one layer and KV head, in block 0 */
+    const int32_t *blocks;   /* block ids of the segment */
+    size_t block_stride;     /* values from block to block */
+    size_t n_positions;      /* 1..ARITH_SEGMENT */
+    size_t head_dim;
+    float scale;             /* 1 / sqrt(head_dim) */
+    size_t n_heads;          /* 1..CPU_MAX_HEADS */
+    const float *q;          /* [n_heads][head_dim], rounded to F16 */
+    float *out;              /* [n_heads][head_dim] */
+    float *max, *sum;        /* [n_heads] */
+};
+#define CPU_MAX_HEADS 8 /* query heads that are worked on together */
+
+#define CPU_KERNELS(X)                                                                                                 \
+    X(void, matmul_i2s_i8, (const struct matmul_tile *tile))                                                           \
+    /* out[j * out_stride] = dot(row, x + j * x_stride), j < n_x */                                                    \
+    X(void, dots_f32, (const float *row, const float *x, size_t x_stride, size_t n_x, size_t n, float *out,            \
+                       size_t out_stride))                                                                             \
+    X(float, dot_f16, (const void *row, const float *x, size_t n))                                                     \
+    X(void, row_f16, (const void *src, size_t n, float *out))                                                          \
+    X(void, row_bf16, (const void *src, size_t n, float *out))                                                         \
+    X(void, row_q8_0, (const void *src, size_t n, float *out))                                                         \
+    X(void, row_q6_k, (const void *src, size_t n, float *out))                                                         \
+    X(void, to_f16, (const float *x, size_t n, uint16_t *out))                                                         \
+    X(void, rmsnorm, (const float *x, const float *weight, float eps, size_t n, float *y))                             \
+    X(void, quantize, (const float *x, size_t n, int8_t *q, float *scale, int32_t *sum))                               \
+    X(void, add, (float *x, const float *y, size_t n))                                                                 \
+    X(void, relu2, (const float *gate, const float *up, size_t n, float *y))                                           \
+    X(void, silu, (const float *gate, const float *up, size_t n, float *y))                                            \
+    /* rotates one head; cos and sin [half] */                                                                         \
+    X(void, rope_neox, (float *x, const float *cos, const float *sin, size_t half))                                    \
+    X(void, rope_norm, (float *x, const float *cos, const float *sin, size_t half))                                    \
+    X(void, attention_segment, (const struct attention_segment *segment))                                              \
+    /* joins segment b into a, which comes before it */                                                                \
+    X(void, attention_merge, (float *out_a, float *max_a, float *sum_a, const float *out_b, float max_b, float sum_b,  \
+                              size_t head_dim))
+
+#define CPU_DECLARE(ret, name, args)                                                                                   \
+    typedef ret name##_fn args;                                                                                        \
+    ret name##_portable args;                                                                                          \
+    ret name##_avx2 args;
+CPU_KERNELS(CPU_DECLARE)
+#undef CPU_DECLARE
+
+#define CPU_ENTRY(ret, name, args) name##_fn *name;
+struct cpu_kernels {
+    CPU_KERNELS(CPU_ENTRY)
+};
+#undef CPU_ENTRY
+
+/* Partial results of attention over segments; allocated when the backend is opened. */
+struct cpu_partial {
+    float out[CPU_MAX_HEADS * KERNELS_MAX_HEAD_DIM];
+    float max[CPU_MAX_HEADS], sum[CPU_MAX_HEADS];
+};
+
+struct cpu {
+    struct backend base;
+    struct cpu_kernels kernels;
+    char name[64];
+    size_t n_partials;
+    struct cpu_partial *partials; /* [2 * n_partials]: of segments, then running ones */
+    atomic_size_t next_item;
+};
+
+struct cpu_ternary {
+    struct ternary base;
+    struct ternary_packed packed;
+};
+
+struct cpu_dense {
+    struct dense base;
+    const uint8_t *data; /* borrowed */
+    float *row;          /* [n_threads][n_cols]: a converted row */
+    float *x;            /* [CPU_LOGITS_ROWS][n_cols]: the rows of x, rounded */
+};
+#define CPU_LOGITS_ROWS 16 /* rows of x that meet a converted row of the table */
+
+/* Fills the table for an instruction set that detection found or an option asked for; returns its name, NULL when `isa`
+ * is not known. NULL asks for the best. */
+const char *cpu_kernels_init(struct cpu_kernels *k, const char *isa);
+
+/* AVX2, FMA and F16C, and an operating system that keeps their registers. */
+bool cpu_has_avx2(void);
+
+/* Items begin .. end - 1 of an operation, on `thread`. */
+typedef void cpu_items_fn(struct cpu *cpu, const void *call, size_t begin, size_t end, int thread);
+
+/* Splits n items into one contiguous part a thread; on the caller alone when n * cost is small (cost: about that many
+ * values touched an item). */
+void cpu_for(struct cpu *cpu, size_t n, size_t cost, cpu_items_fn *fn, const void *call);
+/* Hands items out one by one, for items of unlike cost. */
+void cpu_for_each(struct cpu *cpu, size_t n, size_t cost, cpu_items_fn *fn, const void *call);
+
+enum error_code cpu_ternary_open(struct backend *be, const struct ternary_packed *packed, struct ternary **out,
+                                 struct error *err);
+void cpu_ternary_close(struct backend *be, struct ternary *w);
+enum error_code cpu_dense_open(struct backend *be, const struct tensor_view *view, struct dense **out, struct error *err);
+void cpu_dense_close(struct backend *be, struct dense *w);
+
+void cpu_op_embed(struct backend *be, const struct dense *table, const int32_t *ids, size_t n, float *y);
+void cpu_op_rmsnorm(struct backend *be, const float *x, const float *weight, float eps, size_t n, size_t dim, float *y);
+void cpu_op_quantize(struct backend *be, const float *x, size_t n, size_t dim, struct activations *a);
+void cpu_op_matmul(struct backend *be, const struct ternary *const *w, float *const *y, size_t n_mats,
+                   const struct activations *a, size_t n);
+void cpu_op_add(struct backend *be, float *x, const float *y, size_t n_values);
+void cpu_op_ffn_act(struct backend *be, enum ffn_act act, const float *gate, const float *up, size_t n_values, float *y);
+void cpu_op_rope(struct backend *be, const struct rope *r, float *x, size_t n, size_t n_heads, size_t head_dim,
+                 const int32_t *positions);
+void cpu_op_kv_write(struct backend *be, const struct kv_cache *kv, size_t layer, const struct batch_view *batch,
+                     const float *k, const float *v);
+void cpu_op_attention(struct backend *be, const struct kv_cache *kv, size_t layer, const struct batch_view *batch,
+                      const float *q, size_t n_heads, float *y);
+void cpu_op_logits(struct backend *be, const struct dense *table, const float *x, const int32_t *rows, size_t n_out,
+                   bool round_f16, float *logits);
+
+#endif

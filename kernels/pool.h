@@ -1,0 +1,35 @@
+/*
+ * pool: the compute threads of a CPU backend. n - 1 workers and the caller run one function each; pool_run returns when
+ * all have returned, so that an operation costs one barrier. Waiting threads spin for a short while, then sleep: an idle
+ * pool uses no CPU. Used by one thread at a time.
+ */
+#ifndef KERNELS_POOL_H
+#define KERNELS_POOL_H
+
+#include <stddef.h>
+
+#define POOL_MAX_THREADS 512
+
+struct pool;
+
+/* Work of one thread: `thread` is 0 (the caller) .. n_threads - 1. */
+typedef void pool_fn(void *arg, int thread, int n_threads);
+
+/* Starts n_threads - 1 workers (1 <= n_threads <= POOL_MAX_THREADS); NULL when memory or threads are out. */
+struct pool *pool_open(int n_threads);
+/* Ends and joins the workers. NULL is allowed. */
+void pool_close(struct pool *p);
+int pool_size(const struct pool *p);
+
+/* Runs fn once on every thread of the pool; NULL runs it on the caller alone. Not to be called from within fn. */
+void pool_run(struct pool *p, pool_fn *fn, void *arg);
+
+/* The contiguous part [*begin, *end) of n items that belongs to `thread`. */
+static inline void pool_range(size_t n, int thread, int n_threads, size_t *begin, size_t *end)
+{
+    size_t each = n / (size_t)n_threads, rest = n % (size_t)n_threads, t = (size_t)thread;
+    *begin = each * t + (t < rest ? t : rest);
+    *end = *begin + each + (t < rest ? 1 : 0);
+}
+
+#endif
