@@ -13,7 +13,9 @@ char *gguf_text(struct gguf_string s, char out[GGUF_TEXT_BYTES]);
 const char *gguf_type_name(enum gguf_type type);
 /* Bytes of one number or bool; 0 for strings and arrays. */
 size_t gguf_type_bytes(enum gguf_type type);
-/* "tensor name: ..." is often preceded by dims: appends "2560 x 6912" (columns x rows) to `out`. */
+/* Name of a tensor type that is known to exist but not understood ("Q4_K"); "unknown" for others. */
+const char *gguf_other_type_name(uint32_t type);
+/* "2560 x 6912": columns x rows, as dims stand in the file; returns `out`. */
 char *gguf_dims_text(const struct gguf_tensor *t, char out[GGUF_TEXT_BYTES]);
 /* The string of a scalar string key, or of element i of a string array. */
 struct gguf_string gguf_key_string(const struct gguf_key *key, uint64_t i);

@@ -1,0 +1,104 @@
+/* The choice of a device, and what a model looks like from outside. */
+#include "engine/describe.h"
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "engine/text/tokenizer.h"
+
+#include <stdio.h>
+#include <string.h>
+
+static const char *const format_names[] = {
+    [TERNARY_AUTO] = "auto", [TERNARY_I2S] = "i2s", [TERNARY_TL1] = "tl1", [TERNARY_TL2] = "tl2"};
+
+static enum error_code open_on(const struct engine_options *options, const char *device, struct backend **out,
+                               struct error *err)
+{
+    const struct backend_options wanted = {.device = device, .n_threads = options->n_threads, .isa = options->isa};
+    return backend_open(&wanted, out, err);
+}
+
+enum error_code engine_backend_open(const struct engine_options *options, struct backend **out, char *fallback_reason,
+                                    size_t n, struct error *err)
+{
+    const char *device = options->device ? options->device : "auto";
+    bool is_auto = strcmp(device, "auto") == 0, is_gpu = strcmp(device, "gpu") == 0;
+    struct error why = {0};
+    if (n)
+        fallback_reason[0] = '\0';
+    if (strcmp(device, "cpu") == 0 || strncmp(device, "cuda:", 5) == 0)
+        return open_on(options, device, out, err);
+    if (!is_auto && !is_gpu)
+        return error_set_param(err, ERROR_VALIDATION_FAILED, "device",
+                               "device: expected auto, cpu, gpu or cuda:N, found %.64s", device);
+    /* An instruction set is a CPU's: a GPU is asked for without it, and auto then means the CPU. */
+    if (is_auto && options->isa)
+        return open_on(options, "cpu", out, err);
+    struct engine_options gpu = *options;
+    gpu.isa = NULL;
+    if (!open_on(&gpu, "cuda:0", out, &why))
+        return ERROR_NONE;
+    if (n)
+        snprintf(fallback_reason, n, "%s", why.message[0] ? why.message : "no GPU");
+    if (is_gpu)
+        log_warn("engine", "no GPU: running on the CPU", LOG_STR("reason", why.message));
+    else
+        log_info("engine", "no GPU: running on the CPU", LOG_STR("reason", why.message));
+    return open_on(options, "cpu", out, err);
+}
+
+uint32_t model_context_length(const struct model *m, const struct engine_options *options)
+{
+    uint32_t own = m->shape.context_length;
+    return options->context_length && options->context_length < own ? (uint32_t)options->context_length : own;
+}
+
+/* The given id, or the file's name without .gguf and with '-' for what an id may not have. */
+static void make_id(const struct engine_options *options, char *id, size_t n)
+{
+    if (options->model_id && options->model_id[0]) {
+        snprintf(id, n, "%s", options->model_id);
+        return;
+    }
+    const char *slash = strrchr(options->model_path, '/');
+    snprintf(id, n, "%s", slash ? slash + 1 : options->model_path);
+    size_t length = strlen(id);
+    if (length > 5 && strcmp(id + length - 5, ".gguf") == 0)
+        id[length - 5] = '\0';
+    for (char *c = id; *c; c++)
+        if (!((*c >= 'a' && *c <= 'z') || (*c >= 'A' && *c <= 'Z') || (*c >= '0' && *c <= '9') || *c == '_'))
+            *c = '-';
+    if (!id[0])
+        snprintf(id, n, "model");
+}
+
+void model_describe(const struct model *m, const struct engine_options *options, const char *fallback_reason,
+                    struct model_description *out)
+{
+    const struct backend_info *info = backend_info(m->backend);
+    const char *chat = tokenizer_chat_template(m->tokenizer);
+    memset(out, 0, sizeof *out);
+    make_id(options, out->id, sizeof out->id);
+    snprintf(out->path, sizeof out->path, "%s", options->model_path);
+    snprintf(out->fallback_reason, sizeof out->fallback_reason, "%s", fallback_reason ? fallback_reason : "");
+    snprintf(out->chat_template, sizeof out->chat_template, "%s", chat ? chat : "");
+    snprintf(out->architecture, sizeof out->architecture, "%s", m->shape.arch_name);
+    out->model = (struct engine_model){
+        .id = out->id,
+        .path = out->path,
+        .architecture = out->architecture,
+        .device = info->device,
+        .device_name = info->name,
+        .isa = info->isa,
+        .quantization = format_names[m->format],
+        .chat_template = chat ? out->chat_template : NULL,
+        .n_parameters = m->n_parameters,
+        .file_bytes = gguf_file_bytes(m->gguf),
+        .weight_bytes = m->weight_bytes,
+        .vocab_size = m->shape.vocab_size,
+        .context_length = model_context_length(m, options),
+        .kv_block_size = KV_BLOCK_SIZE,
+        .created_unix = clock_wall_ns() / CLOCK_NS_PER_S,
+        .fallback_reason = out->fallback_reason[0] ? out->fallback_reason : NULL,
+    };
+}

@@ -1,0 +1,164 @@
+/*
+ * The forward pass over a batch of rows, each a token of some sequence; attention knows sequences, everything else knows rows.
+ *
+ *   x = embed(ids)
+ *   per layer:  h = norm(x)  -> q k v -> rope -> cache -> attention -> [sub norm] -> o    -> x += o
+ *               h = norm(x)  -> gate up -> activation            -> [sub norm] -> down -> x += down
+ *   logits = head(norm(x)) of the rows that want them
+ *
+ * Activations enter a ternary product quantised to int8, once for all matrices that read them. Scratch is made once, in one
+ * allocation, [max_rows] of each buffer; h doubles as the output of o and down.
+ */
+#include "engine/model/tensors.h"
+
+#include <assert.h>
+#include <stdlib.h>
+
+struct forward {
+    struct model *model;
+    size_t max_rows, memory_bytes;
+    float *scratch;              /* dev: the buffers below, one after the other */
+    float *x, *h;                /* [max_rows][dim] */
+    float *q, *att;              /* [max_rows][n_heads * head_dim] */
+    float *k, *v;                /* [max_rows][n_kv_heads * head_dim] */
+    float *gate, *up;            /* [max_rows][ffn_dim] */
+    struct activations act;      /* widest of dim, q and ffn */
+};
+
+static size_t max3(size_t a, size_t b, size_t c)
+{
+    size_t ab = a > b ? a : b;
+    return ab > c ? ab : c;
+}
+
+/* Cuts scratch into buffers, or only counts its floats when `base` is NULL. 16 floats keep each buffer on its cache line. */
+static size_t lay_out(struct forward *f, float *base)
+{
+    const struct model_shape *s = &f->model->shape;
+    struct {
+        float **slot;
+        size_t width;
+    } buffers[] = {
+        {&f->x, s->dim},
+        {&f->h, s->dim},
+        {&f->q, tensor_size(s, SIZE_Q)},
+        {&f->att, tensor_size(s, SIZE_Q)},
+        {&f->k, tensor_size(s, SIZE_KV)},
+        {&f->v, tensor_size(s, SIZE_KV)},
+        {&f->gate, s->ffn_dim},
+        {&f->up, s->ffn_dim},
+    };
+    size_t at = 0;
+    for (size_t i = 0; i < sizeof buffers / sizeof buffers[0]; i++) {
+        if (base)
+            *buffers[i].slot = base + at;
+        at += (f->max_rows * buffers[i].width + 15) / 16 * 16;
+    }
+    return at;
+}
+
+enum error_code forward_open(struct model *m, size_t max_rows, struct forward **out, struct error *err)
+{
+    const struct model_shape *s = &m->shape;
+    size_t widest = max3(s->dim, tensor_size(s, SIZE_Q), s->ffn_dim);
+    if (max_rows == 0 || max_rows > SIZE_MAX / sizeof(float) / 16 / widest)
+        return error_set(err, ERROR_VALIDATION_FAILED, "a batch of %zu rows cannot be", max_rows);
+    struct forward *f = calloc(1, sizeof *f);
+    if (!f)
+        return error_set(err, ERROR_MEMORY_EXHAUSTED, "no memory for a forward pass");
+    f->model = m;
+    f->max_rows = max_rows;
+    size_t n_bytes = lay_out(f, NULL) * sizeof(float);
+    f->scratch = backend_alloc(m->backend, n_bytes);
+    if (!f->scratch || !activations_open(m->backend, max_rows, widest, &f->act)) {
+        backend_free(m->backend, f->scratch);
+        free(f);
+        return error_set(err, ERROR_MEMORY_EXHAUSTED, "no memory for the activations of %zu rows (%zu bytes)", max_rows,
+                         n_bytes);
+    }
+    lay_out(f, f->scratch);
+    f->memory_bytes = n_bytes + max_rows * (f->act.stride + sizeof *f->act.scale + sizeof *f->act.sum);
+    *out = f;
+    return ERROR_NONE;
+}
+
+void forward_close(struct forward *f)
+{
+    if (!f)
+        return;
+    activations_close(f->model->backend, &f->act);
+    backend_free(f->model->backend, f->scratch);
+    free(f);
+}
+
+size_t forward_memory_bytes(const struct forward *f)
+{
+    return f->memory_bytes;
+}
+
+/* Up to the layer's K and V in the cache. */
+static void project(struct forward *f, const struct kv_cache *kv, size_t layer, const struct batch_view *batch)
+{
+    const struct model_shape *s = &f->model->shape;
+    const struct model_layer *w = &f->model->layers[layer];
+    struct backend *be = f->model->backend;
+    op_rmsnorm(be, f->x, w->attn_norm, s->norm_eps, batch->n, s->dim, f->h);
+    op_quantize(be, f->h, batch->n, s->dim, &f->act);
+    op_matmul(be, (const struct ternary *const[]){w->q, w->k, w->v}, (float *const[]){f->q, f->k, f->v}, 3, &f->act,
+              batch->n);
+    op_rope(be, f->model->rope, f->q, batch->n, s->n_heads, s->head_dim, batch->positions);
+    op_rope(be, f->model->rope, f->k, batch->n, s->n_kv_heads, s->head_dim, batch->positions);
+    op_kv_write(be, kv, layer, batch, f->k, f->v);
+}
+
+static void attend(struct forward *f, const struct kv_cache *kv, size_t layer, const struct batch_view *batch)
+{
+    const struct model_shape *s = &f->model->shape;
+    const struct model_layer *w = &f->model->layers[layer];
+    struct backend *be = f->model->backend;
+    size_t width = tensor_size(s, SIZE_Q);
+    op_attention(be, kv, layer, batch, f->q, s->n_heads, f->att);
+    if (w->attn_sub_norm)
+        op_rmsnorm(be, f->att, w->attn_sub_norm, s->norm_eps, batch->n, width, f->att);
+    op_quantize(be, f->att, batch->n, width, &f->act);
+    op_matmul(be, (const struct ternary *const[]){w->o}, &f->h, 1, &f->act, batch->n);
+    op_add(be, f->x, f->h, batch->n * s->dim);
+}
+
+static void feed_forward(struct forward *f, size_t layer, size_t n)
+{
+    const struct model_shape *s = &f->model->shape;
+    const struct model_layer *w = &f->model->layers[layer];
+    struct backend *be = f->model->backend;
+    op_rmsnorm(be, f->x, w->ffn_norm, s->norm_eps, n, s->dim, f->h);
+    op_quantize(be, f->h, n, s->dim, &f->act);
+    op_matmul(be, (const struct ternary *const[]){w->gate, w->up}, (float *const[]){f->gate, f->up}, 2, &f->act, n);
+    op_ffn_act(be, s->ffn_act, f->gate, f->up, n * s->ffn_dim, f->gate);
+    if (w->ffn_sub_norm)
+        op_rmsnorm(be, f->gate, w->ffn_sub_norm, s->norm_eps, n, s->ffn_dim, f->gate);
+    op_quantize(be, f->gate, n, s->ffn_dim, &f->act);
+    op_matmul(be, (const struct ternary *const[]){w->down}, &f->h, 1, &f->act, n);
+    op_add(be, f->x, f->h, n * s->dim);
+}
+
+enum error_code forward_run(struct forward *f, const struct kv_cache *kv, const struct batch_view *batch, const int32_t *ids,
+                            const int32_t *out_rows, size_t n_out, bool round_head_f16, float *logits, struct error *err)
+{
+    struct model *m = f->model;
+    const struct model_shape *s = &m->shape;
+    assert(batch->n > 0 && batch->n <= f->max_rows && n_out <= batch->n);
+    assert(kv->n_layers == s->n_layers && kv->n_kv_heads == s->n_kv_heads && kv->head_dim == s->head_dim);
+    op_embed(m->backend, m->embedding, ids, batch->n, f->x);
+    for (size_t layer = 0; layer < s->n_layers; layer++) {
+        project(f, kv, layer, batch);
+        if (n_out == 0 && layer + 1 == s->n_layers)
+            break; /* a prefill chunk: nothing reads past the last layer's cache */
+        attend(f, kv, layer, batch);
+        feed_forward(f, layer, batch->n);
+    }
+    if (n_out) {
+        op_rmsnorm(m->backend, f->x, m->output_norm, s->norm_eps, batch->n, s->dim, f->h);
+        op_logits(m->backend, m->head, f->h, out_rows, n_out, round_head_f16, logits);
+    }
+    return backend_sync(m->backend, err);
+}

@@ -1,0 +1,195 @@
+/*
+ * Open, bind, close. Order: the file, its shapes, then weights layer by layer, tokenizer last. model_close takes any state that
+ * model_open may stop in, so failing needs no unwinding of its own.
+ */
+#include "engine/model/tensors.h"
+
+#include "engine/text/tokenizer.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+static const struct gguf_tensor *find(const struct model *m, const char *name)
+{
+    return gguf_find_tensor(m->gguf, name); /* model_shape_read found them all */
+}
+
+/* Prefixes what the kernels say with the tensor's name. */
+static enum error_code tensor_error(struct error *err, const char *name)
+{
+    enum error_code code = error_prefix(err, "tensor %s", name);
+    if (err) {
+        size_t n = strlen(name) < sizeof err->param ? strlen(name) : sizeof err->param - 1;
+        memcpy(err->param, name, n);
+        err->param[n] = '\0';
+    }
+    return code;
+}
+
+/* Memory that a weight takes: what was allocated for it, or its bytes in the file where it is read in place. */
+static void count_weight(struct model *m, const struct gguf_tensor *t, size_t allocated)
+{
+    m->weight_bytes += allocated ? allocated : t->n_bytes;
+    m->n_parameters += t->dims[0] * t->dims[1];
+}
+
+static enum error_code bind_vector(struct model *m, const char *name, float **out, struct error *err)
+{
+    const struct gguf_tensor *t = find(m, name);
+    struct tensor_view view = tensor_view_of(t, I2S_ORDER_128);
+    enum error_code code = vector_open(m->backend, &view, out, err);
+    if (code) {
+        tensor_error(err, name);
+        return code;
+    }
+    count_weight(m, t, (size_t)t->dims[0] * sizeof **out);
+    return ERROR_NONE;
+}
+
+static enum error_code bind_dense(struct model *m, const char *name, struct dense **out, struct error *err)
+{
+    const struct gguf_tensor *t = find(m, name);
+    struct tensor_view view = tensor_view_of(t, I2S_ORDER_128);
+    enum error_code code = dense_open(m->backend, &view, out, err);
+    if (code) {
+        tensor_error(err, name);
+        return code;
+    }
+    count_weight(m, t, dense_memory_bytes(*out));
+    return ERROR_NONE;
+}
+
+static enum error_code bind_ternary(struct model *m, const char *name, const struct model_options *options,
+                                    struct ternary **out, struct error *err)
+{
+    const struct gguf_tensor *t = find(m, name);
+    struct tensor_view view =
+        tensor_view_of(t, options->i2s_order < 0 ? I2S_ORDER_128 : (enum i2s_order)options->i2s_order);
+    enum error_code code = ternary_open(m->backend, &view, options->format, out, err);
+    if (code) {
+        tensor_error(err, name);
+        return code;
+    }
+    count_weight(m, t, ternary_memory_bytes(*out));
+    return ERROR_NONE;
+}
+
+static enum error_code bind_layer(struct model *m, size_t layer, const struct model_options *options, struct error *err)
+{
+    for (size_t i = 0; i < n_layer_tensors; i++) {
+        const struct layer_tensor *t = &layer_tensors[i];
+        char *slot = (char *)&m->layers[layer] + t->offset;
+        char name[TENSOR_NAME_BYTES];
+        enum error_code code;
+        if (t->sub_norm && !m->shape.has_sub_norms)
+            continue;
+        layer_tensor_name(layer, t, name);
+        if (t->role == ROLE_VECTOR)
+            code = bind_vector(m, name, (float **)(void *)slot, err);
+        else
+            code = bind_ternary(m, name, options, (struct ternary **)(void *)slot, err);
+        if (code)
+            return code;
+    }
+    return ERROR_NONE;
+}
+
+static enum error_code bind_ends(struct model *m, struct error *err)
+{
+    enum error_code code = bind_dense(m, "token_embd.weight", &m->embedding, err);
+    if (!code)
+        code = bind_vector(m, "output_norm.weight", &m->output_norm, err);
+    m->head = m->embedding;
+    if (!code && find(m, "output.weight")) {
+        m->head = NULL;
+        code = bind_dense(m, "output.weight", &m->head, err);
+    }
+    return code;
+}
+
+static enum error_code bind_rope(struct model *m, const struct model_options *options, struct error *err)
+{
+    const struct model_shape *s = &m->shape;
+    size_t n = options->context_length && options->context_length < s->context_length ? options->context_length
+                                                                                      : s->context_length;
+    float *factors;
+    enum error_code code = model_rope_factors(m->gguf, s, &factors, err);
+    if (code)
+        return code;
+    m->rope = rope_open(m->backend, s->rope_style, s->rope_dims, n, s->rope_freq_base, factors);
+    free(factors);
+    return m->rope ? ERROR_NONE
+                   : error_set(err, ERROR_MEMORY_EXHAUSTED, "no memory for the rotation table of %zu positions", n);
+}
+
+static enum error_code bind(struct model *m, const struct model_options *options, struct error *err)
+{
+    enum error_code code = model_shape_read(m->gguf, &m->shape, err);
+    if (code)
+        return code;
+    m->layers = calloc(m->shape.n_layers, sizeof *m->layers);
+    if (!m->layers)
+        return error_set(err, ERROR_MEMORY_EXHAUSTED, "no memory for %u layers", m->shape.n_layers);
+    if ((code = bind_ends(m, err)))
+        return code;
+    for (size_t layer = 0; layer < m->shape.n_layers; layer++)
+        if ((code = bind_layer(m, layer, options, err)))
+            return code;
+    m->format = ternary_format(m->layers[0].q);
+    if ((code = bind_rope(m, options, err)))
+        return code;
+    return tokenizer_from_gguf(m->gguf, m->shape.vocab_size, &m->tokenizer, err);
+}
+
+enum error_code model_open(const struct model_options *options, struct backend *be, struct model **out, struct error *err)
+{
+    struct gguf *g;
+    enum error_code code = gguf_open(options->path, &g, err);
+    if (code)
+        return code;
+    struct model *m = calloc(1, sizeof *m);
+    if (!m) {
+        gguf_close(g);
+        return error_set(err, ERROR_MEMORY_EXHAUSTED, "no memory to open a model");
+    }
+    m->gguf = g;
+    m->backend = be;
+    code = bind(m, options, err);
+    if (code) {
+        error_prefix(err, "%s", options->path);
+        model_close(m);
+        return code;
+    }
+    *out = m;
+    return ERROR_NONE;
+}
+
+static void close_layer(struct model *m, struct model_layer *layer)
+{
+    for (size_t i = 0; i < n_layer_tensors; i++) {
+        void *slot = (char *)layer + layer_tensors[i].offset;
+        if (layer_tensors[i].role == ROLE_VECTOR)
+            backend_free(m->backend, *(float **)slot);
+        else if (*(struct ternary **)slot)
+            ternary_close(m->backend, *(struct ternary **)slot);
+    }
+}
+
+void model_close(struct model *m)
+{
+    if (!m)
+        return;
+    tokenizer_close(m->tokenizer);
+    if (m->rope)
+        rope_close(m->backend, m->rope);
+    for (size_t layer = 0; m->layers && layer < m->shape.n_layers; layer++)
+        close_layer(m, &m->layers[layer]);
+    free(m->layers);
+    backend_free(m->backend, m->output_norm);
+    if (m->head && m->head != m->embedding)
+        dense_close(m->backend, m->head);
+    if (m->embedding)
+        dense_close(m->backend, m->embedding);
+    gguf_close(m->gguf);
+    free(m);
+}
