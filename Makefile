@@ -90,7 +90,7 @@ OBJ_llhttp  := $(SRC_llhttp:$(LLHTTP)/%.c=$(BUILD)/llhttp/%.o)
 
 TEST_SRC    := $(shell find tests/unit tests/kernels -name 'test_*.c' 2>/dev/null | LC_ALL=C sort)
 TESTS       := $(TEST_SRC:%.c=$(BUILD)/%)
-SCRIPTS     := $(filter-out tests/run.sh,$(wildcard tests/*.sh tests/golden/*.sh tests/e2e/*.sh tests/e2e/*.mjs))
+SCRIPTS     := $(filter-out tests/run.sh tests/fuzz.sh,$(wildcard tests/*.sh tests/golden/*.sh tests/e2e/*.sh tests/e2e/*.mjs))
 FUZZERS     := $(patsubst %.c,$(BUILD)/%,$(wildcard tests/fuzz/fuzz_*.c))
 HELPERS     := $(filter-out $(TEST_SRC),$(wildcard $(addsuffix *.c,$(sort $(dir $(TEST_SRC))))))
 

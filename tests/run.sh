@@ -1,0 +1,102 @@
+#!/bin/bash
+# Runs all tests, or those whose path has the argument in it: one line for each program, the output of those that failed,
+# and last, alone on its line, "N passed, M failed" (", K skipped" when there were any). Exit 1 when any failed.
+#
+# A unit test is a Check executable below $BITNET_BUILD/tests. A script (tests/*.sh, tests/golden/*.sh, tests/e2e/*.{sh,mjs};
+# names that begin with "lib" are helpers) prints "ok NAME", "not ok NAME" or "skip NAME reason" for each of its cases, and
+# may ask for more than 120 seconds by "timeout: SECONDS" in its first ten lines. A Check case that cannot run prints such
+# a skip line too. Scripts get BITNET_BUILD, the folder with the programs, and BITNET_SHARED, which is empty where the
+# folder ../shared with models and reference data is not there: the cases that need it are skipped then.
+set -u
+cd "$(dirname "$0")/.." || exit 1
+export BITNET_BUILD=${BITNET_BUILD:-build/release}
+export BITNET_SHARED=
+[ -d ../shared ] && BITNET_SHARED=$(cd ../shared && pwd)
+filter=${1:-}
+slow=1
+if [ -n "${SAN:-}" ]; then
+    slow=4
+    export ASAN_OPTIONS=halt_on_error=1:abort_on_error=0:detect_leaks=1:detect_stack_use_after_return=1${ASAN_OPTIONS:+:$ASAN_OPTIONS}
+    export UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1${UBSAN_OPTIONS:+:$UBSAN_OPTIONS}
+    export TSAN_OPTIONS=halt_on_error=1:second_deadlock_stack=1${TSAN_OPTIONS:+:$TSAN_OPTIONS}
+fi
+export CK_DEFAULT_TIMEOUT=$((60 * slow)) CK_VERBOSITY=normal
+
+work=$(mktemp -d) || exit 1
+trap 'rm -rf "$work"' EXIT
+trap 'exit 130' INT TERM
+passed=0 failed=0 skipped=0
+
+count() { grep -cE "$1" "$2" 2>/dev/null || true; }
+
+# report NAME STATUS OK NOT_OK SKIP SECONDS: adds to the totals, prints the line, and the output if it failed.
+report() {
+    local name=$1 status=$2 ok=$3 not_ok=$4 skip=$5 seconds=$6 word=ok
+    if [ "$status" -eq 124 ] || [ "$status" -eq 137 ]; then
+        echo "stopped: over its time limit" >>"$work/out"
+    fi
+    # A program that died has failed even if the cases it got to had not; one that says nothing has shown nothing.
+    if [ "$not_ok" -eq 0 ] && { [ "$status" -ne 0 ] || [ $((ok + skip)) -eq 0 ]; }; then
+        not_ok=1
+    fi
+    [ "$ok" -eq 0 ] && [ "$skip" -gt 0 ] && word=skip
+    [ "$not_ok" -gt 0 ] && word=FAIL
+    passed=$((passed + ok)) failed=$((failed + not_ok)) skipped=$((skipped + skip))
+    printf '%-4s %-52s %4d passed' "$word" "$name" "$ok"
+    [ "$not_ok" -gt 0 ] && printf ', %d failed' "$not_ok"
+    [ "$skip" -gt 0 ] && printf ', %d skipped' "$skip"
+    printf '  %ss\n' "$seconds"
+    if [ "$word" = FAIL ]; then
+        sed 's/^/    | /' "$work/out"
+    elif [ "$skip" -gt 0 ]; then
+        grep -E '^skip ' "$work/out" | sed 's/^/     /'
+    fi
+}
+
+# run NAME LIMIT COMMAND...: leaves output in $work/out, status in $status, time in $seconds.
+run() {
+    local limit=$1 began
+    shift
+    began=$(date +%s%N)
+    timeout --kill-after=10 "$limit" "$@" >"$work/out" 2>&1 </dev/null
+    status=$?
+    seconds=$(awk "BEGIN { printf \"%.1f\", ($(date +%s%N) - $began) / 1e9 }")
+}
+
+run_check() {
+    local ok not_ok skip
+    rm -f "$work/tap"
+    CK_TAP_LOG_FILE_NAME=$work/tap run $((120 * slow)) "$1"
+    ok=$(count '^ok ' "$work/tap")
+    not_ok=$(count '^not ok ' "$work/tap")
+    skip=$(count '^skip ' "$work/out")
+    [ -n "$ok" ] || ok=0
+    [ -n "$not_ok" ] || not_ok=0
+    report "${1#"$BITNET_BUILD"/}" "$status" $((ok > skip ? ok - skip : 0)) "$not_ok" "$skip" "$seconds"
+}
+
+run_script() {
+    local limit
+    limit=$(head -10 "$1" | sed -nE 's/.*timeout: ([0-9]+).*/\1/p' | head -1)
+    case $1 in
+    *.mjs) run $((${limit:-120} * slow)) node "$1" ;;
+    *) run $((${limit:-120} * slow)) bash "$1" ;;
+    esac
+    report "$1" "$status" "$(count '^ok ' "$work/out")" "$(count '^not ok ' "$work/out")" \
+        "$(count '^skip ' "$work/out")" "$seconds"
+}
+
+while read -r source; do
+    case $source in *"$filter"*) run_check "$BITNET_BUILD/${source%.c}" ;; esac
+done < <(find tests/unit tests/kernels -name 'test_*.c' 2>/dev/null | LC_ALL=C sort)
+
+for script in tests/*.sh tests/golden/*.sh tests/e2e/*.sh tests/e2e/*.mjs; do
+    case $script in tests/run.sh | tests/fuzz.sh | */lib*) continue ;; esac
+    [ -f "$script" ] || continue
+    case $script in *"$filter"*) run_script "$script" ;; esac
+done
+
+printf '%d passed, %d failed' "$passed" "$failed"
+[ "$skipped" -gt 0 ] && printf ', %d skipped' "$skipped"
+echo
+[ "$failed" -eq 0 ] && [ $((passed + skipped)) -gt 0 ]
