@@ -4,7 +4,7 @@ import path from 'node:path';
 import grpc from '@grpc/grpc-js';
 import loader from '@grpc/proto-loader';
 import reflection from 'grpc-js-reflection-client';
-import { done, metric, model, root, start, freePort, startEngine, stop, test, until } from './harness.mjs';
+import { done, metric, model, root, start, freePort, startEngine, stop, test, until } from './lib/harness.mjs';
 
 const engine = await startEngine();
 const options = { keepCase: true, longs: Number, defaults: true, oneofs: true };

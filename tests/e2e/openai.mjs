@@ -1,7 +1,7 @@
 // OpenAI's own client against the gateway.
 import assert from 'node:assert/strict';
 import OpenAI from 'openai';
-import { done, startPair, test } from './harness.mjs';
+import { done, startPair, test } from './lib/harness.mjs';
 
 const { gateway } = await startPair();
 const client = new OpenAI({ baseURL: `${gateway.url}/v1`, apiKey: 'none', maxRetries: 0 });

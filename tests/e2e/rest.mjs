@@ -4,7 +4,7 @@ import { once } from 'node:events';
 import http from 'node:http';
 import http2 from 'node:http2';
 import net from 'node:net';
-import { done, get, metric, parseEvents, post, sleep, startPair, stop, test, until } from './harness.mjs';
+import { done, get, metric, parseEvents, post, sleep, startPair, stop, test, until } from './lib/harness.mjs';
 
 const { engine, gateway } = await startPair();
 const { url } = gateway;

@@ -4,7 +4,7 @@ import { spawnSync } from 'node:child_process';
 import { mkdtempSync, readFileSync, rmSync, writeFileSync, existsSync } from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
-import { build, done, model, root, test } from './harness.mjs';
+import { build, done, model, root, test } from './lib/harness.mjs';
 
 const dir = mkdtempSync(path.join(os.tmpdir(), 'bitnet-tools-'));
 const file = (name) => path.join(dir, name);

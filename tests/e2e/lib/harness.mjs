@@ -8,7 +8,7 @@ import os from 'node:os';
 import path from 'node:path';
 import { fileURLToPath } from 'node:url';
 
-export const root = path.resolve(path.dirname(fileURLToPath(import.meta.url)), '../..');
+export const root = path.resolve(path.dirname(fileURLToPath(import.meta.url)), '../../..');
 export const build = path.resolve(root, process.env.BITNET_BUILD ?? 'build');
 export const model = path.join(root, 'models/tales.gguf');
 export const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
