@@ -155,7 +155,7 @@ static enum error_code read_sizes(const struct gguf *g, struct model_shape *s, s
         {"block_count", &s->n_layers, 1, 1024, true},
         {"embedding_length", &s->dim, 32, 1u << 16, true},
         {"feed_forward_length", &s->ffn_dim, 32, 1u << 20, true},
-        {"context_length", &s->context_length, 1, 1u << 22, true},
+        {"context_length", &s->context_length, 1, 1u << 20, true},
         {"attention.head_count", &s->n_heads, 1, 1024, true},
     };
     enum error_code code = read_u32s(g, s->arch_name, first, sizeof first / sizeof first[0], err);
@@ -165,7 +165,7 @@ static enum error_code read_sizes(const struct gguf *g, struct model_shape *s, s
     s->n_kv_heads = s->n_heads;
     const struct number_rule second[] = {
         {"attention.head_count_kv", &s->n_kv_heads, 1, s->n_heads, false},
-        {"attention.key_length", &key_length, 2, 512, false},
+        {"attention.key_length", &key_length, 2, 256, false},
         {"expert_count", &n_experts, 0, 0, false},
     };
     if ((code = read_u32s(g, s->arch_name, second, sizeof second / sizeof second[0], err)))
