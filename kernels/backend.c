@@ -41,8 +41,11 @@ enum error_code backend_open(const struct backend_options *options, struct backe
 
 void backend_close(struct backend *be)
 {
-    if (be)
-        be->ops->close(be);
+    if (!be)
+        return;
+    struct pool *pool = be->pool;
+    be->ops->close(be);
+    pool_close(pool);
 }
 
 const struct backend_info *backend_info(const struct backend *be) { return &be->info; }

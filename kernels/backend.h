@@ -15,7 +15,7 @@
 struct backend {
     const struct backend_ops *ops;
     struct backend_info info;
-    struct pool *pool; /* for work on the host at load; NULL: none */
+    struct pool *pool; /* for work on the host; closed by backend_close; NULL: none */
 };
 
 struct ternary {
@@ -40,7 +40,7 @@ struct rope {
 /* What a device does; the contracts are those of kernels.h. Arguments have been checked, and no operation is called with
  * n = 0. */
 struct backend_ops {
-    void (*close)(struct backend *be);
+    void (*close)(struct backend *be); /* all but the pool */
     void *(*alloc)(struct backend *be, size_t n_bytes);
     void (*free)(struct backend *be, void *dev);
     void (*upload)(struct backend *be, void *dev, const void *host, size_t n_bytes);

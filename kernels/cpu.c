@@ -11,7 +11,7 @@
 #define MIN_PARTIALS 64
 
 #if defined(__x86_64__)
-#define HAVE_AVX2_KERNELS 0
+#define HAVE_AVX2_KERNELS 1
 #else
 #define HAVE_AVX2_KERNELS 0
 #endif
@@ -125,7 +125,6 @@ static enum error_code cpu_sync(struct backend *be, struct error *err)
 static void cpu_close(struct backend *be)
 {
     struct cpu *cpu = (struct cpu *)be;
-    pool_close(be->pool);
     free(cpu->partials);
     free(cpu);
 }
@@ -172,6 +171,7 @@ enum error_code cpu_open(const struct backend_options *options, struct backend *
     cpu->partials = malloc(2 * cpu->n_partials * sizeof *cpu->partials);
     cpu->base.pool = pool_open(n_threads);
     if (!cpu->partials || !cpu->base.pool) {
+        pool_close(cpu->base.pool);
         cpu_close(&cpu->base);
         return error_set(err, ERROR_MEMORY_EXHAUSTED, "no memory for %d compute threads", n_threads);
     }

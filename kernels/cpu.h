@@ -46,7 +46,8 @@ struct attention_segment {
     /* out[j * out_stride] = dot(row, x + j * x_stride), j < n_x */                                                    \
     X(void, dots_f32, (const float *row, const float *x, size_t x_stride, size_t n_x, size_t n, float *out,            \
                        size_t out_stride))                                                                             \
-    X(float, dot_f16, (const void *row, const float *x, size_t n))                                                     \
+    /* out[r] = dot(row r, x) */                                                                                       \
+    X(void, dots_f16, (const void *rows, size_t row_bytes, size_t n_rows, const float *x, size_t n, float *out))       \
     X(void, row_f16, (const void *src, size_t n, float *out))                                                          \
     X(void, row_bf16, (const void *src, size_t n, float *out))                                                         \
     X(void, row_q8_0, (const void *src, size_t n, float *out))                                                         \

@@ -24,13 +24,12 @@ void dots_f32_portable(const float *row, const float *x, size_t x_stride, size_t
         out[j * out_stride] = dot_portable(row, x + j * x_stride, n);
 }
 
-float dot_f16_portable(const void *row, const float *x, size_t n)
+static float dot_half(const uint8_t *row, const float *x, size_t n)
 {
-    const uint8_t *p = row;
     float lane[ARITH_LANES] = {0}, w[ARITH_LANES], v[ARITH_LANES];
     for (size_t i = 0; i < n; i += ARITH_LANES) {
         size_t m = n - i < ARITH_LANES ? n - i : ARITH_LANES;
-        tensor_row_f16(p + 2 * i, m, w);
+        tensor_row_f16(row + 2 * i, m, w);
         memcpy(v, x + i, m * sizeof *v);
         for (size_t l = m; l < ARITH_LANES; l++)
             w[l] = v[l] = 0.0f;
@@ -38,6 +37,12 @@ float dot_f16_portable(const void *row, const float *x, size_t n)
             lane[l] = arith_fma(w[l], v[l], lane[l]);
     }
     return arith_tree(lane);
+}
+
+void dots_f16_portable(const void *rows, size_t row_bytes, size_t n_rows, const float *x, size_t n, float *out)
+{
+    for (size_t r = 0; r < n_rows; r++)
+        out[r] = dot_half((const uint8_t *)rows + r * row_bytes, x, n);
 }
 
 void row_f16_portable(const void *src, size_t n, float *out) { tensor_row_f16(src, n, out); }
@@ -123,11 +128,11 @@ static void logits_items(struct cpu *cpu, const void *call, size_t begin, size_t
     const struct cpu_dense *w = c->table;
     size_t n = w->base.n_cols;
     float *row = w->row + (size_t)thread * n;
+    if (w->base.type == TENSOR_F16 && c->n_x == 1) {
+        cpu->kernels.dots_f16(w->data + begin * w->base.row_bytes, w->base.row_bytes, end - begin, w->x, n, c->logits + begin);
+        return;
+    }
     for (size_t r = begin; r < end; r++) {
-        if (w->base.type == TENSOR_F16 && c->n_x == 1) {
-            c->logits[r] = cpu->kernels.dot_f16(w->data + r * w->base.row_bytes, w->x, n);
-            continue;
-        }
         convert_row(cpu, w, r, row);
         cpu->kernels.dots_f32(row, w->x, n, c->n_x, n, c->logits + r, w->base.n_rows);
     }
