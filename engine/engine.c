@@ -1,0 +1,97 @@
+/* Requests in, statistics out: what callers' threads do, without touching what the loop owns. */
+#include "engine/loop.h"
+
+#include "base/clock.h"
+
+#define DRAIN_POLL_NS (20 * CLOCK_NS_PER_MS) /* a refused submit gives its place back without waking anybody */
+
+struct sampling sampling_defaults(void)
+{
+    return (struct sampling){.temperature = 0.7f, .top_k = 50, .top_p = 0.9f, .repetition_penalty = 1};
+}
+
+static enum error_code refuse(struct engine *e, enum error_code code)
+{
+    pthread_mutex_lock(&e->stats_lock);
+    e->stats.n_rejected++;
+    pthread_mutex_unlock(&e->stats_lock);
+    return code;
+}
+
+static enum error_code reserve_place(struct engine *e, const struct request *r, struct error *err)
+{
+    if (atomic_load_explicit(&e->draining, memory_order_acquire)) {
+        error_set(err, ERROR_SERVICE_UNAVAILABLE, "the engine is shutting down");
+        if (err)
+            err->retry_after_ms = 1000;
+        return refuse(e, ERROR_SERVICE_UNAVAILABLE);
+    }
+    enum error_code code = queue_reserve(&e->queue, r->priority, err);
+    return code ? refuse(e, code) : ERROR_NONE;
+}
+
+enum error_code engine_submit(struct engine *e, const struct request *r, struct stream **out, struct error *err)
+{
+    struct error unused;
+    struct job_options options = {.tokenizer = e->model->tokenizer,
+                                  .limits = &e->limits,
+                                  .waker = &e->waker,
+                                  .max_stream_bytes = e->max_stream_bytes,
+                                  .now_ns = clock_now_ns(),
+                                  .default_timeout_ns = e->default_timeout_ns};
+    struct job *j;
+    err = err ? err : &unused;
+    *err = (struct error){0};
+    enum error_code code = request_validate(&e->limits, r, err);
+    if (!code)
+        code = reserve_place(e, r, err);
+    if (code)
+        return code;
+    if ((code = job_open(&options, r, &j, err))) { /* tokenises: only for a request that has its place */
+        queue_give_back(&e->queue);
+        return code;
+    }
+    pthread_mutex_lock(&e->stats_lock);
+    e->stats.n_requests++;
+    e->n_live++;
+    pthread_mutex_unlock(&e->stats_lock);
+    *out = j->stream; /* before the loop can end and free the job */
+    queue_put(&e->queue, &j->item);
+    waker_wake(&e->waker);
+    return ERROR_NONE;
+}
+
+void engine_stats(struct engine *e, struct engine_stats *out)
+{
+    size_t n_waiting = queue_n_waiting(&e->queue);
+    pthread_mutex_lock(&e->stats_lock);
+    *out = e->stats;
+    pthread_mutex_unlock(&e->stats_lock);
+    out->n_waiting = (uint32_t)n_waiting;
+}
+
+void engine_observe(struct engine *e, const struct engine_observer *observer)
+{
+    e->observer = *observer;
+}
+
+const struct engine_model *engine_model(const struct engine *e)
+{
+    return &e->description.model;
+}
+
+const struct tokenizer *engine_tokenizer(const struct engine *e)
+{
+    return e->model->tokenizer;
+}
+
+void engine_drain(struct engine *e, int64_t deadline_ns)
+{
+    atomic_store_explicit(&e->drain_deadline_ns, deadline_ns, memory_order_relaxed);
+    atomic_store_explicit(&e->draining, true, memory_order_release);
+    waker_wake(&e->waker);
+    pthread_mutex_lock(&e->stats_lock);
+    while (e->n_live || queue_n_taken(&e->queue))
+        waker_cond_wait(&e->drained, &e->stats_lock, clock_now_ns() + DRAIN_POLL_NS);
+    pthread_mutex_unlock(&e->stats_lock);
+}

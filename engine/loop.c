@@ -1,0 +1,187 @@
+/* The loop thread: turns of ending, admitting, planning and stepping; asleep when there is nothing to do. */
+#include "engine/loop.h"
+
+#include "base/clock.h"
+
+#define IDLE_TURN_NS CLOCK_NS_PER_S /* an idle loop shows that it lives */
+#define RETRY_DRAINING_MS 1000      /* another replica, or this one's successor */
+
+/* ---- ending what must not go on ---------------------------------------------------------------------------------- */
+
+struct sweep {
+    int64_t now_ns;
+    bool hand_back; /* draining: nothing starts any more */
+};
+
+static struct job *job_of(const struct queue_item *item)
+{
+    return (struct job *)item;
+}
+
+static enum finish_reason overdue(const struct job *j, int64_t now_ns)
+{
+    if (stream_cancelled(j->stream))
+        return FINISH_CANCELLED;
+    return now_ns >= j->deadline_ns ? FINISH_DEADLINE : FINISH_NONE;
+}
+
+static bool must_leave(const struct queue_item *item, void *user)
+{
+    const struct sweep *w = user;
+    const struct job *j = job_of(item);
+    return overdue(j, w->now_ns) != FINISH_NONE || (w->hand_back && !j->n_started);
+}
+
+static void abort_unavailable(struct engine *e, struct job *j, const char *why)
+{
+    struct error err = {0};
+    error_set(&err, ERROR_SERVICE_UNAVAILABLE, "%s", why);
+    err.retry_after_ms = RETRY_DRAINING_MS;
+    loop_abort_job(e, j, FINISH_ERROR, &err);
+}
+
+static void sweep_queue(struct engine *e, struct sweep *w)
+{
+    struct queue_item *item;
+    while ((item = queue_find(&e->queue, must_leave, w))) {
+        struct job *j = job_of(item);
+        enum finish_reason finish = overdue(j, w->now_ns);
+        if (finish)
+            loop_abort_job(e, j, finish, NULL);
+        else
+            abort_unavailable(e, j, "the engine is shutting down; the request has not started");
+    }
+}
+
+static void sweep_running(struct engine *e, int64_t now_ns, bool end_all)
+{
+    for (struct job *j = e->loop.jobs, *next; j; j = next) {
+        next = j->next;
+        enum finish_reason finish = overdue(j, now_ns);
+        if (finish)
+            loop_abort_job(e, j, finish, NULL);
+        else if (end_all)
+            abort_unavailable(e, j, "the engine is shutting down; the request was ended at the drain limit");
+    }
+}
+
+static void sweep(struct engine *e, int64_t now_ns)
+{
+    bool draining = atomic_load_explicit(&e->draining, memory_order_acquire);
+    bool end_all = draining && now_ns >= atomic_load_explicit(&e->drain_deadline_ns, memory_order_relaxed);
+    struct sweep w = {now_ns, draining};
+    sweep_queue(e, &w);
+    sweep_running(e, now_ns, end_all);
+}
+
+/* ---- admission --------------------------------------------------------------------------------------------------- */
+
+static void note_start(struct engine *e, struct job *j, int64_t now_ns)
+{
+    struct loop *l = &e->loop;
+    j->admitted_ns = now_ns;
+    j->previous = NULL;
+    j->next = l->jobs;
+    if (l->jobs)
+        l->jobs->previous = j;
+    l->jobs = j;
+    pthread_mutex_lock(&e->stats_lock);
+    e->stats.n_prompt_tokens += j->n_prompt;
+    e->stats.n_running++;
+    pthread_mutex_unlock(&e->stats_lock);
+}
+
+/* Starts the next choice of a job. */
+static void start_sequence(struct engine *e, struct job *j, int64_t now_ns)
+{
+    struct loop *l = &e->loop;
+    struct sequence *q = &j->sequences[j->n_started];
+    if (!j->n_started++)
+        note_start(e, j, now_ns);
+    q->slot = l->free_slots[--l->n_free_slots];
+    q->running = true;
+    kvcache_reserve(&l->kvcache, q->slot, job_n_positions(j)); /* there is room: scheduler_may_admit said so */
+    l->running[l->n_running++] = q;
+    if (j->n_started == j->n_choices)
+        queue_remove(&e->queue, &j->item, true, now_ns);
+}
+
+/* A request with several choices starts them one by one and stays at its place in the queue until all have. */
+static void admit(struct engine *e, int64_t now_ns)
+{
+    struct loop *l = &e->loop;
+    struct queue_item *item;
+    while ((item = queue_first(&e->queue, now_ns))) {
+        struct job *j = job_of(item);
+        uint32_t n_blocks = kvcache_blocks_for(job_n_positions(j));
+        if (!scheduler_may_admit(l->n_free_slots, l->kvcache.n_free, n_blocks))
+            return;
+        start_sequence(e, j, now_ns);
+    }
+}
+
+static size_t plan(struct loop *l)
+{
+    for (size_t i = 0; i < l->n_running; i++) {
+        const struct sequence *q = l->running[i];
+        l->items[i] = (struct scheduler_item){.n_left = sequence_n_left(q),
+                                              .decode = q->n_generated > 0,
+                                              .paused = !stream_has_room(q->job->stream, q->choice)};
+    }
+    return scheduler_plan(&l->scheduler, l->items, l->n_running);
+}
+
+/* ---- turns ------------------------------------------------------------------------------------------------------- */
+
+static void note_turn(struct engine *e, int64_t now_ns, bool idle)
+{
+    size_t n_waiting = queue_n_waiting(&e->queue);
+    const struct kvcache *kv = &e->loop.kvcache;
+    pthread_mutex_lock(&e->stats_lock);
+    e->stats.last_turn_ns = now_ns;
+    e->stats.n_waiting = (uint32_t)n_waiting;
+    e->stats.n_kv_blocks_used = kv->n_blocks - kv->n_free;
+    if (idle)
+        e->stats.batch_size = 0;
+    if (atomic_load_explicit(&e->draining, memory_order_relaxed))
+        pthread_cond_broadcast(&e->drained);
+    pthread_mutex_unlock(&e->stats_lock);
+}
+
+static bool note_deadline(const struct queue_item *item, void *user)
+{
+    int64_t *earliest_ns = user, deadline_ns = job_of(item)->deadline_ns;
+    if (deadline_ns < *earliest_ns)
+        *earliest_ns = deadline_ns;
+    return false; /* go on with the next */
+}
+
+/* When a sleeping loop must look again, if nobody wakes it before. */
+static int64_t next_look(struct engine *e, int64_t now_ns)
+{
+    int64_t at_ns = now_ns + IDLE_TURN_NS;
+    for (const struct job *j = e->loop.jobs; j; j = j->next)
+        note_deadline(&j->item, &at_ns);
+    queue_find(&e->queue, note_deadline, &at_ns);
+    int64_t drain_ns = atomic_load_explicit(&e->drain_deadline_ns, memory_order_relaxed);
+    return e->loop.jobs && drain_ns < at_ns ? drain_ns : at_ns;
+}
+
+void *loop_main(void *arg)
+{
+    struct engine *e = arg;
+    for (;;) {
+        int64_t now_ns = clock_now_ns();
+        bool closing = atomic_load_explicit(&e->closing, memory_order_acquire);
+        sweep(e, now_ns);
+        admit(e, now_ns);
+        size_t n_rows = plan(&e->loop);
+        note_turn(e, now_ns, n_rows == 0);
+        if (n_rows)
+            loop_step(e, n_rows);
+        else if (closing)
+            return NULL; /* closing set the drain deadline to now, so the sweep has ended everything */
+        else
+            waker_sleep(&e->waker, next_look(e, now_ns));
+    }
+}

@@ -1,0 +1,79 @@
+/*
+ * Inside of the engine: what the callers' threads share with the loop thread, and what the loop alone owns.
+ *
+ *   a turn:  end what was cancelled, expired or drained -> admit from the queue -> plan -> step -> tokens to streams
+ *
+ * loop.c is the thread and its turns, step.c one step, retire.c the ends of sequences and requests.
+ */
+#ifndef ENGINE_LOOP_H
+#define ENGINE_LOOP_H
+
+#include "engine/describe.h"
+#include "engine/job.h"
+#include "engine/kvcache.h"
+#include "engine/sampler.h"
+#include "engine/scheduler.h"
+
+#include <stdatomic.h>
+
+/* Owned by the loop thread; made and freed by engine_open and engine_close while there is no such thread. */
+struct loop {
+    struct forward *forward;
+    struct kvcache kvcache;
+    struct sampler *sampler;
+    struct scheduler scheduler;
+    struct buffer text;                /* of the token at hand; its memory is reserved at open */
+    struct job *jobs;                  /* that have started */
+    size_t max_sequences;
+    struct sequence **running;         /* [max_sequences] in order of admission */
+    size_t n_running;
+    uint32_t *free_slots;              /* [max_sequences] stack */
+    size_t n_free_slots;
+    /* The step: */
+    struct scheduler_item *items;      /* [max_sequences] of running[] */
+    int32_t *ids, *positions, *slots;  /* [max_batch_tokens] */
+    int32_t *out_rows;                 /* [max_sequences] rows that get logits */
+    struct sequence **out_sequences;   /* [max_sequences] whose they are; NULL when it ended meanwhile */
+    size_t n_out;
+    float *logits;                     /* [max_sequences][vocab_size] */
+};
+
+struct engine {
+    /* Constant once open. */
+    struct backend *backend;
+    struct model *model;
+    struct kv_cache kv;
+    struct model_description description;
+    struct request_limits limits;
+    size_t max_stream_bytes;
+    int64_t default_timeout_ns;
+    struct engine_observer observer;   /* written before the first submit, whose queue lock hands it to the loop */
+
+    /* Shared. */
+    struct queue queue;
+    struct waker waker;
+    atomic_bool draining;              /* set with release after drain_deadline_ns, read with acquire */
+    _Atomic int64_t drain_deadline_ns;
+    atomic_bool closing;
+    pthread_mutex_t stats_lock;        /* for stats; never held while another lock is taken */
+    pthread_cond_t drained;            /* with stats_lock: the loop ended a turn while draining */
+    struct engine_stats stats;
+    uint32_t n_live;                   /* under stats_lock: submitted jobs whose stream has not got its COMPLETE */
+    bool has_sync, has_thread;
+    pthread_t thread;
+
+    struct loop loop;
+};
+
+/* The thread's function; `arg` is the engine. Returns once closing is set and nothing is left. */
+void *loop_main(void *arg);
+
+/* Runs the planned items; n_rows > 0. */
+void loop_step(struct engine *e, size_t n_rows);
+
+/* Ends one running choice: its text, its slot, and with the last choice the job, which is freed. */
+void loop_end_sequence(struct engine *e, struct sequence *q, enum finish_reason finish, bool stop_found);
+/* Ends a job in any phase, which is freed. `error` with FINISH_ERROR. */
+void loop_abort_job(struct engine *e, struct job *j, enum finish_reason finish, const struct error *error);
+
+#endif

@@ -1,0 +1,258 @@
+/* Opening and closing an engine: backend -> model -> memory -> locks -> thread, and back. */
+#include "engine/loop.h"
+
+#include "base/clock.h"
+#include "base/log.h"
+
+#include <stdlib.h>
+
+#define DEFAULT_SEQUENCES 64
+#define DEFAULT_BATCH_TOKENS 512
+#define DEFAULT_QUEUE 256
+#define MAX_SEQUENCES 4096
+#define MAX_BATCH_TOKENS 65536
+#define MAX_QUEUE 1000000
+#define AVERAGE_POSITIONS 512 /* of a sequence, when the KV cache is sized without being told */
+
+static size_t or_default(size_t value, size_t fallback)
+{
+    return value ? value : fallback;
+}
+
+static enum error_code check_options(const struct engine_options *o, struct error *err)
+{
+    const struct {
+        const char *name;
+        size_t value, max;
+    } fields[] = {
+        {"max_sequences", o->max_sequences, MAX_SEQUENCES},
+        {"max_batch_tokens", o->max_batch_tokens, MAX_BATCH_TOKENS},
+        {"queue_limit", o->queue_limit, MAX_QUEUE},
+    };
+    if (!o->model_path)
+        return error_set_param(err, ERROR_VALIDATION_FAILED, "model_path", "expected the path of a GGUF file, found none");
+    for (size_t i = 0; i < sizeof fields / sizeof *fields; i++)
+        if (fields[i].value > fields[i].max)
+            return error_set_param(err, ERROR_VALIDATION_FAILED, fields[i].name, "expected at most %zu, found %zu",
+                                   fields[i].max, fields[i].value);
+    return ERROR_NONE;
+}
+
+static enum error_code open_model(struct engine *e, const struct engine_options *o, struct error *err)
+{
+    char fallback_reason[ENGINE_FALLBACK_BYTES];
+    struct model_options mo = {o->model_path, o->format, o->i2s_order, o->context_length};
+    enum error_code code = engine_backend_open(o, &e->backend, fallback_reason, sizeof fallback_reason, err);
+    if (!code)
+        code = model_open(&mo, e->backend, &e->model, err);
+    if (!code)
+        model_describe(e->model, o, fallback_reason, &e->description);
+    return code;
+}
+
+/* Blocks of the KV cache: as told, or for max_sequences of average length in at most a quarter of the memory, but one
+ * whole context at least; never more than all sequences could use. */
+static size_t choose_blocks(const struct engine *e, const struct engine_options *o, size_t context_length)
+{
+    const struct model_shape *s = &e->model->shape;
+    size_t block_bytes = kv_cache_block_bytes(s->n_layers, s->n_kv_heads, s->head_dim);
+    size_t full = kvcache_blocks_for(context_length), n_sequences = e->loop.max_sequences;
+    if (o->kv_cache_bytes) {
+        size_t n = o->kv_cache_bytes / block_bytes;
+        return n < full * n_sequences ? n : full * n_sequences;
+    }
+    size_t average = context_length < AVERAGE_POSITIONS ? context_length : AVERAGE_POSITIONS;
+    size_t n = kvcache_blocks_for(average) * n_sequences, most = backend_info(e->backend)->memory_bytes / 4 / block_bytes;
+    n = n < most ? n : most;
+    return n > full ? n : full;
+}
+
+static enum error_code open_kv(struct engine *e, const struct engine_options *o, struct error *err)
+{
+    const struct model_shape *s = &e->model->shape;
+    struct engine_model *m = &e->description.model;
+    size_t block_bytes = kv_cache_block_bytes(s->n_layers, s->n_kv_heads, s->head_dim);
+    uint32_t context_length = model_context_length(e->model, o);
+    size_t n_blocks = choose_blocks(e, o, context_length);
+    if (n_blocks == 0 || n_blocks > INT32_MAX)
+        return error_set_param(err, ERROR_VALIDATION_FAILED, "kv_cache_bytes",
+                               "expected room for 1 to %d blocks of %zu bytes, found %zu bytes", INT32_MAX, block_bytes,
+                               o->kv_cache_bytes);
+    if (n_blocks * KV_BLOCK_SIZE < context_length) {
+        log_warn("engine", "the KV cache is smaller than the context, which is cut to it",
+                 LOG_INT("context_length", context_length), LOG_INT("positions", n_blocks * KV_BLOCK_SIZE));
+        context_length = (uint32_t)n_blocks * KV_BLOCK_SIZE;
+    }
+    if (!kv_cache_open(e->backend, s->n_layers, n_blocks, s->n_kv_heads, s->head_dim, &e->kv) ||
+        !kvcache_open(&e->loop.kvcache, (uint32_t)n_blocks, (uint32_t)e->loop.max_sequences,
+                      kvcache_blocks_for(context_length)))
+        return error_set(err, ERROR_MEMORY_EXHAUSTED, "no memory for a KV cache of %zu blocks of %zu bytes", n_blocks,
+                         block_bytes);
+    m->kv_bytes = (uint64_t)n_blocks * block_bytes;
+    m->n_kv_blocks = (uint32_t)n_blocks;
+    m->kv_block_size = KV_BLOCK_SIZE;
+    m->context_length = e->limits.context_length = context_length;
+    return ERROR_NONE;
+}
+
+/* What one token's text can be: its bytes, those held back before it, each replaced by U+FFFD at worst. */
+static void measure_tokens(struct engine *e)
+{
+    const struct tokenizer *t = e->model->tokenizer;
+    size_t longest = 1;
+    for (uint32_t id = 0; id < tokenizer_n_tokens(t); id++) {
+        size_t n_bytes = 0;
+        if (tokenizer_piece(t, id, &n_bytes) && n_bytes > longest)
+            longest = n_bytes;
+    }
+    e->limits.max_token_bytes = longest;
+    e->max_stream_bytes = 3 * (longest + 4);
+}
+
+static bool alloc_arrays(struct loop *l, size_t vocab_size)
+{
+    size_t n = l->max_sequences, rows = l->scheduler.max_rows;
+    l->running = calloc(n, sizeof *l->running);
+    l->free_slots = calloc(n, sizeof *l->free_slots);
+    l->items = calloc(n, sizeof *l->items);
+    l->ids = calloc(rows, sizeof *l->ids);
+    l->positions = calloc(rows, sizeof *l->positions);
+    l->slots = calloc(rows, sizeof *l->slots);
+    l->out_rows = calloc(n, sizeof *l->out_rows);
+    l->out_sequences = calloc(n, sizeof *l->out_sequences);
+    l->logits = calloc(n, vocab_size * sizeof *l->logits);
+    return l->running && l->free_slots && l->items && l->ids && l->positions && l->slots && l->out_rows &&
+           l->out_sequences && l->logits;
+}
+
+static enum error_code open_memory(struct engine *e, const struct engine_options *o, struct error *err)
+{
+    struct loop *l = &e->loop;
+    size_t vocab_size = e->limits.vocab_size = e->model->shape.vocab_size;
+    l->max_sequences = or_default(o->max_sequences, DEFAULT_SEQUENCES);
+    l->scheduler.max_rows = or_default(o->max_batch_tokens, DEFAULT_BATCH_TOKENS);
+    measure_tokens(e);
+    enum error_code code = forward_open(e->model, l->scheduler.max_rows, &l->forward, err);
+    if (!code)
+        code = open_kv(e, o, err);
+    if (!code)
+        code = sampler_open((uint32_t)vocab_size, &l->sampler, err);
+    if (code)
+        return code;
+    buffer_init(&l->text, e->max_stream_bytes);
+    if (!alloc_arrays(l, vocab_size) || !buffer_reserve(&l->text, e->max_stream_bytes))
+        return error_set(err, ERROR_MEMORY_EXHAUSTED, "no memory for a batch of %zu sequences of %zu logits",
+                         l->max_sequences, vocab_size);
+    for (size_t i = 0; i < l->max_sequences; i++)
+        l->free_slots[l->n_free_slots++] = (uint32_t)(l->max_sequences - 1 - i);
+    e->description.model.scratch_bytes = forward_memory_bytes(l->forward) + sampler_memory_bytes(l->sampler) +
+                                         l->max_sequences * vocab_size * sizeof *l->logits;
+    e->stats.n_kv_blocks = l->kvcache.n_blocks;
+    return ERROR_NONE;
+}
+
+static bool open_sync(struct engine *e, size_t queue_limit)
+{
+    if (!waker_init(&e->waker))
+        return false;
+    if (pthread_mutex_init(&e->stats_lock, NULL))
+        goto fail_stats;
+    if (!waker_cond_init(&e->drained))
+        goto fail_drained;
+    if (!queue_init(&e->queue, queue_limit))
+        goto fail_queue;
+    atomic_init(&e->drain_deadline_ns, CLOCK_NEVER);
+    e->has_sync = true;
+    return true;
+fail_queue:
+    pthread_cond_destroy(&e->drained);
+fail_drained:
+    pthread_mutex_destroy(&e->stats_lock);
+fail_stats:
+    waker_fini(&e->waker);
+    return false;
+}
+
+static enum error_code start(struct engine *e, const struct engine_options *o, struct error *err)
+{
+    if (!open_sync(e, or_default(o->queue_limit, DEFAULT_QUEUE)))
+        return error_set(err, ERROR_MEMORY_EXHAUSTED, "no memory for the engine's locks");
+    e->default_timeout_ns = o->default_timeout_ns;
+    e->stats.last_turn_ns = clock_now_ns();
+    e->has_thread = !pthread_create(&e->thread, NULL, loop_main, e);
+    return e->has_thread ? ERROR_NONE : error_set(err, ERROR_MEMORY_EXHAUSTED, "no thread for the engine's loop");
+}
+
+static void close_loop(struct loop *l)
+{
+    free(l->logits);
+    free(l->out_sequences);
+    free(l->out_rows);
+    free(l->slots);
+    free(l->positions);
+    free(l->ids);
+    free(l->items);
+    free(l->free_slots);
+    free(l->running);
+    buffer_fini(&l->text);
+    sampler_close(l->sampler);
+    kvcache_close(&l->kvcache);
+}
+
+/* Frees what there is of an engine whose thread is over. */
+static void free_engine(struct engine *e)
+{
+    if (e->has_sync) {
+        queue_fini(&e->queue);
+        pthread_cond_destroy(&e->drained);
+        pthread_mutex_destroy(&e->stats_lock);
+        waker_fini(&e->waker);
+    }
+    close_loop(&e->loop);
+    if (e->kv.k)
+        kv_cache_close(e->backend, &e->kv);
+    if (e->loop.forward)
+        forward_close(e->loop.forward);
+    if (e->model)
+        model_close(e->model);
+    if (e->backend)
+        backend_close(e->backend);
+    free(e);
+}
+
+enum error_code engine_open(const struct engine_options *options, struct engine **out, struct error *err)
+{
+    int64_t start_ns = clock_now_ns();
+    enum error_code code = check_options(options, err);
+    if (code)
+        return code;
+    struct engine *e = calloc(1, sizeof *e);
+    if (!e)
+        return error_set(err, ERROR_MEMORY_EXHAUSTED, "no memory for an engine");
+    code = open_model(e, options, err);
+    if (!code)
+        code = open_memory(e, options, err);
+    e->description.model.load_seconds = (double)(clock_now_ns() - start_ns) / (double)CLOCK_NS_PER_S;
+    if (!code)
+        code = start(e, options, err);
+    if (code) {
+        free_engine(e);
+        return code;
+    }
+    log_info("engine", "model loaded", LOG_STR("model", e->description.model.id),
+             LOG_STR("device", e->description.model.device), LOG_INT("context_length", e->limits.context_length),
+             LOG_INT("kv_blocks", e->loop.kvcache.n_blocks), LOG_FLOAT("load_seconds", e->description.model.load_seconds));
+    *out = e;
+    return ERROR_NONE;
+}
+
+void engine_close(struct engine *e)
+{
+    if (!e)
+        return;
+    engine_drain(e, clock_now_ns());
+    atomic_store_explicit(&e->closing, true, memory_order_release);
+    waker_wake(&e->waker);
+    pthread_join(e->thread, NULL);
+    free_engine(e);
+}

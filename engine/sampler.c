@@ -1,0 +1,298 @@
+/* See sampler.h for the definitions. Sums of weights are in double and in a stated order, so they are the same bits on
+ * every machine; exp, log and the noise are the kernels' own. */
+#include "engine/sampler.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* No value of kernel_gumbel is above -log(2^-32) = 22.19; used to skip tokens that cannot win. */
+#define GUMBEL_BOUND 22.5f
+/* Penalised logits stay where differences of two are finite. */
+#define LOGIT_BOUND 1e37f
+#define PENALISED 0x80000000u
+
+struct candidate {
+    float logit;
+    uint32_t id;
+};
+
+struct sampler {
+    uint32_t vocab_size;
+    uint32_t *counts;             /* [vocab_size], all zero between draws; PENALISED marks a token that had its turn */
+    struct candidate *candidates; /* [vocab_size] */
+};
+
+enum error_code sampler_open(uint32_t vocab_size, struct sampler **out, struct error *err)
+{
+    struct sampler *s = calloc(1, sizeof *s);
+    if (s) {
+        s->vocab_size = vocab_size;
+        s->counts = calloc(vocab_size, sizeof *s->counts);
+        s->candidates = calloc(vocab_size, sizeof *s->candidates);
+        if (s->counts && s->candidates) {
+            *out = s;
+            return ERROR_NONE;
+        }
+    }
+    sampler_close(s);
+    return error_set(err, ERROR_MEMORY_EXHAUSTED, "no memory for a sampler over %u tokens", vocab_size);
+}
+
+void sampler_close(struct sampler *s)
+{
+    if (!s)
+        return;
+    free(s->candidates);
+    free(s->counts);
+    free(s);
+}
+
+size_t sampler_memory_bytes(const struct sampler *s)
+{
+    return sizeof *s + s->vocab_size * (sizeof *s->counts + sizeof *s->candidates);
+}
+
+/* ---- penalties and bias ------------------------------------------------------------------------------------------ */
+
+struct penalties {
+    float repetition, presence, frequency;
+};
+
+static void penalise(struct sampler *s, const struct penalties *p, uint32_t id, float *logits)
+{
+    uint32_t count = s->counts[id];
+    if (count & PENALISED)
+        return;
+    s->counts[id] = count | PENALISED;
+    float l = logits[id] > 0 ? logits[id] / p->repetition : logits[id] * p->repetition;
+    if (count)
+        l -= (float)count * p->frequency + p->presence;
+    if (l > LOGIT_BOUND && logits[id] < INFINITY) /* a tiny repetition penalty must not make an infinity */
+        l = LOGIT_BOUND;
+    logits[id] = l;
+}
+
+static void apply_penalties(struct sampler *s, const struct sampling *sp, const struct sample_input *in, float *logits)
+{
+    struct penalties p = {sp->repetition_penalty == 0 ? 1 : sp->repetition_penalty, sp->presence_penalty,
+                          sp->frequency_penalty};
+    if (p.repetition == 1 && p.presence == 0 && p.frequency == 0)
+        return;
+    for (size_t i = 0; i < in->n_generated; i++)
+        s->counts[in->generated[i]]++;
+    for (size_t i = 0; i < in->n_generated; i++)
+        penalise(s, &p, in->generated[i], logits);
+    for (size_t i = 0; i < in->n_prompt && p.repetition != 1; i++)
+        penalise(s, &p, in->prompt[i], logits);
+    /* Clearing what was set keeps the cost at the sequence's length rather than the vocabulary's. */
+    for (size_t i = 0; i < in->n_generated; i++)
+        s->counts[in->generated[i]] = 0;
+    for (size_t i = 0; i < in->n_prompt; i++)
+        s->counts[in->prompt[i]] = 0;
+}
+
+static void apply_bias(const struct sampling *p, float *logits)
+{
+    for (size_t i = 0; i < p->n_bias; i++)
+        logits[p->bias[i].id] += p->bias[i].bias;
+}
+
+/* ---- order ------------------------------------------------------------------------------------------------------- */
+
+/* The best token, which is also the one of temperature 0; false when a logit is none. */
+static bool find_best(const float *logits, uint32_t n, struct candidate *best, uint32_t *bad)
+{
+    *best = (struct candidate){-INFINITY, 0};
+    for (uint32_t i = 0; i < n; i++) {
+        if (!(logits[i] < INFINITY)) { /* true for NaN too */
+            *bad = i;
+            return false;
+        }
+        if (logits[i] > best->logit)
+            *best = (struct candidate){logits[i], i};
+    }
+    *bad = best->id;
+    return best->logit > -INFINITY;
+}
+
+static bool comes_before(struct candidate a, struct candidate b)
+{
+    return a.logit > b.logit || (a.logit == b.logit && a.id < b.id);
+}
+
+/* Restores a heap whose root is the last in order. */
+static void sift_down(struct candidate *heap, size_t n, size_t i)
+{
+    struct candidate moved = heap[i];
+    for (;;) {
+        size_t child = 2 * i + 1;
+        if (child >= n)
+            break;
+        if (child + 1 < n && comes_before(heap[child], heap[child + 1]))
+            child++;
+        if (!comes_before(moved, heap[child]))
+            break;
+        heap[i] = heap[child];
+        i = child;
+    }
+    heap[i] = moved;
+}
+
+/* The first k tokens in order, into s->candidates. A heap of k, because k is small and the vocabulary is not; no
+ * qsort, because glibc's may allocate. */
+static size_t select_first(struct sampler *s, const float *logits, size_t k)
+{
+    struct candidate *heap = s->candidates;
+    if (k > s->vocab_size)
+        k = s->vocab_size;
+    for (size_t i = 0; i < k; i++)
+        heap[i] = (struct candidate){logits[i], (uint32_t)i};
+    for (size_t i = k / 2; i-- > 0;)
+        sift_down(heap, k, i);
+    for (uint32_t i = (uint32_t)k; i < s->vocab_size; i++) {
+        if (logits[i] > heap[0].logit) { /* of equal logits the lower id is in already */
+            heap[0] = (struct candidate){logits[i], i};
+            sift_down(heap, k, 0);
+        }
+    }
+    for (size_t n = k; n > 1; n--) { /* heap sort: the last in order goes to the end */
+        struct candidate last = heap[0];
+        heap[0] = heap[n - 1];
+        heap[n - 1] = last;
+        sift_down(heap, n - 1, 0);
+    }
+    return k;
+}
+
+/* ---- truncation and draw ----------------------------------------------------------------------------------------- */
+
+struct draw {
+    const struct sampling *params;
+    uint32_t choice, position;
+    float max; /* the best logit */
+};
+
+static float scaled(const struct draw *d, float logit)
+{
+    return (logit - d->max) / d->params->temperature;
+}
+
+/* Length of the shortest prefix with a weight of at least `target`; n + 1 when all together have less. */
+static size_t prefix_of_weight(const struct draw *d, const struct candidate *c, size_t n, double target)
+{
+    double sum = 0;
+    for (size_t i = 0; i < n; i++) {
+        sum += (double)kernel_exp(scaled(d, c[i].logit));
+        if (sum >= target)
+            return i + 1;
+    }
+    return n + 1;
+}
+
+static size_t top_p_of_candidates(const struct draw *d, const struct candidate *c, size_t n)
+{
+    double total = 0;
+    for (size_t i = 0; i < n; i++)
+        total += (double)kernel_exp(scaled(d, c[i].logit));
+    size_t kept = prefix_of_weight(d, c, n, (double)d->params->top_p * total);
+    return kept < n ? kept : n;
+}
+
+/* top-p without top-k: the normaliser is over the whole vocabulary, but only as much of it is put in order as the
+ * nucleus needs, which is mostly a few dozen tokens. */
+static size_t top_p_of_all(struct sampler *s, const struct draw *d, const float *logits)
+{
+    double total = 0;
+    for (uint32_t i = 0; i < s->vocab_size; i++)
+        total += (double)kernel_exp(scaled(d, logits[i]));
+    double target = (double)d->params->top_p * total;
+    for (size_t k = 64;; k *= 16) {
+        size_t n = select_first(s, logits, k), kept = prefix_of_weight(d, s->candidates, n, target);
+        if (kept <= n)
+            return kept;
+        if (n == s->vocab_size)
+            return n;
+    }
+}
+
+struct winner {
+    float score;
+    uint32_t id;
+    bool found;
+};
+
+static void consider(const struct draw *d, struct winner *w, uint32_t id, float logit)
+{
+    float x = scaled(d, logit);
+    if (w->found && x + GUMBEL_BOUND < w->score)
+        return;
+    if (d->params->min_p > 0 && kernel_exp(x) < d->params->min_p)
+        return;
+    float score = x + kernel_gumbel(d->params->seed, d->choice, d->position, id);
+    if (!w->found || score > w->score || (score == w->score && id < w->id))
+        *w = (struct winner){score, id, true};
+}
+
+static uint32_t draw_token(struct sampler *s, const struct draw *d, const float *logits, struct candidate best)
+{
+    const struct sampling *p = d->params;
+    bool has_top_k = p->top_k > 0 && p->top_k < s->vocab_size, has_top_p = p->top_p < 1;
+    struct winner w = {0, 0, false};
+    if (!has_top_k && !has_top_p) {
+        consider(d, &w, best.id, best.logit); /* first, so that most others are skipped */
+        for (uint32_t i = 0; i < s->vocab_size; i++)
+            consider(d, &w, i, logits[i]);
+        return w.id;
+    }
+    size_t n;
+    if (has_top_k) {
+        n = select_first(s, logits, p->top_k);
+        if (has_top_p)
+            n = top_p_of_candidates(d, s->candidates, n);
+    } else {
+        n = top_p_of_all(s, d, logits);
+    }
+    for (size_t i = 0; i < n; i++)
+        consider(d, &w, s->candidates[i].id, s->candidates[i].logit);
+    return w.id;
+}
+
+/* ---- log-probabilities ------------------------------------------------------------------------------------------- */
+
+static void report_logprobs(struct sampler *s, const struct sample_input *in, const float *logits, float max,
+                            struct sample *out)
+{
+    double sum = 0;
+    for (uint32_t i = 0; i < s->vocab_size; i++)
+        sum += (double)kernel_exp(logits[i] - max);
+    float log_sum = kernel_log((float)sum);
+    out->logprob = logits[out->id] - max - log_sum;
+    if (!in->n_top)
+        return;
+    out->n_top = (uint32_t)select_first(s, logits, in->n_top < SAMPLER_MAX_TOP ? in->n_top : SAMPLER_MAX_TOP);
+    for (uint32_t i = 0; i < out->n_top; i++)
+        out->top[i] = (struct token_logprob){s->candidates[i].id, s->candidates[i].logit - max - log_sum};
+}
+
+enum error_code sampler_draw(struct sampler *s, const struct sampling *p, const struct sample_input *in, float *logits,
+                             struct sample *out, struct error *err)
+{
+    struct candidate best;
+    uint32_t bad;
+    apply_penalties(s, p, in, logits);
+    apply_bias(p, logits);
+    if (!find_best(logits, s->vocab_size, &best, &bad))
+        return error_set(err, ERROR_INFERENCE_FAILED, "expected finite logits, found %f for token %u", (double)logits[bad],
+                         bad);
+    out->id = best.id;
+    out->logprob = 0;
+    out->n_top = 0;
+    if (p->temperature > 0) {
+        struct draw d = {p, in->choice, (uint32_t)(in->n_prompt + in->n_generated), best.logit};
+        out->id = draw_token(s, &d, logits, best);
+    }
+    if (in->logprobs)
+        report_logprobs(s, in, logits, best.logit, out);
+    return ERROR_NONE;
+}

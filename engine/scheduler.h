@@ -1,0 +1,45 @@
+/*
+ * Which sequences take part in the next step, and with how many rows. Pure policy: state in, decisions out; it reads no clock
+ * and holds no sequence.
+ *
+ *   step:  | decode | decode | decode | prefill chunk of the oldest | of the next ...|   at most max_rows rows
+ *
+ * Decodes come first, one row each, so that a long prompt never stops the streams that run; prompts fill what is left in
+ * the order of admission. While there are decodes, the prompt's rows are also cut so that a step takes about
+ * SCHEDULER_STEP_NS: the time between two tokens stays bounded on a machine where a full step of prefill takes seconds.
+ * No cut can change a result, as the result of a row does not depend on its step.
+ */
+#ifndef ENGINE_SCHEDULER_H
+#define ENGINE_SCHEDULER_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#define SCHEDULER_STEP_NS INT64_C(200000000)
+#define SCHEDULER_MIN_PREFILL 16 /* rows that a prompt gets beside decodes, whatever they take */
+
+struct scheduler {
+    size_t max_rows;
+    size_t next_decode; /* where the turn begins when there are more decodes than rows */
+    int64_t row_ns;     /* what a row took lately; 0 = not known */
+};
+
+/* One admitted sequence, in the order of admission. */
+struct scheduler_item {
+    uint32_t n_left;    /* known tokens that are not in the KV cache yet; at least 1 */
+    bool decode;        /* n_left is 1 and it is a generated token */
+    bool paused;        /* its reader is behind */
+    uint32_t n_rows;    /* out: rows in the step; 0 = not in it */
+};
+
+/* Fills n_rows of each item; returns the rows of the step. */
+size_t scheduler_plan(struct scheduler *s, struct scheduler_item *items, size_t n);
+
+/* Learns from a step that was made. */
+void scheduler_learn(struct scheduler *s, size_t n_rows, int64_t step_ns);
+
+/* True when the sequence at the head of the queue may be admitted. Those behind it wait until it may. */
+bool scheduler_may_admit(size_t n_free_slots, uint32_t n_free_blocks, uint32_t n_blocks_needed);
+
+#endif
