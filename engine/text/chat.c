@@ -36,39 +36,41 @@ struct chat_template {
     const char *answer;            /* what the model continues */
 };
 
-#define LLAMA3_TURN(role)                                                                                              \
-    {                                                                                                                  \
-        "<|start_header_id|>" role "<|end_header_id|>\n\n", "<|eot_id|>"                                               \
-    }
-#define CHATML_TURN(role)                                                                                              \
-    {                                                                                                                  \
-        "<|im_start|>" role "\n", "<|im_end|>\n"                                                                       \
-    }
+#define HEADER(role) "<|start_header_id|>" role "<|end_header_id|>\n\n"
 
 static const struct chat_template TEMPLATES[] = {
     {.name = "chatml",
      .marks = {"<|im_start|>", "<|im_end|>"},
-     .turns = {CHATML_TURN("system"), CHATML_TURN("user"), CHATML_TURN("assistant"), CHATML_TURN("tool")},
+     .turns = {{"<|im_start|>system\n", "<|im_end|>\n"},
+               {"<|im_start|>user\n", "<|im_end|>\n"},
+               {"<|im_start|>assistant\n", "<|im_end|>\n"},
+               {"<|im_start|>tool\n", "<|im_end|>\n"}},
      .answer = "<|im_start|>assistant\n"},
     {.name = "llama3", /* 3.1: tools answer as ipython */
      .marks = {"<|start_header_id|>", "<|end_header_id|>", "ipython"},
      .bos = true,
      .trim = true,
-     .turns = {LLAMA3_TURN("system"), LLAMA3_TURN("user"), LLAMA3_TURN("assistant"), LLAMA3_TURN("ipython")},
-     .answer = "<|start_header_id|>assistant<|end_header_id|>\n\n"},
+     .turns = {{HEADER("system"), "<|eot_id|>"},
+               {HEADER("user"), "<|eot_id|>"},
+               {HEADER("assistant"), "<|eot_id|>"},
+               {HEADER("ipython"), "<|eot_id|>"}},
+     .answer = HEADER("assistant")},
     {.name = "llama3",
      .marks = {"<|start_header_id|>", "<|end_header_id|>"},
      .bos = true,
      .trim = true,
-     .turns = {LLAMA3_TURN("system"), LLAMA3_TURN("user"), LLAMA3_TURN("assistant"), LLAMA3_TURN("tool")},
-     .answer = "<|start_header_id|>assistant<|end_header_id|>\n\n"},
+     .turns = {{HEADER("system"), "<|eot_id|>"},
+               {HEADER("user"), "<|eot_id|>"},
+               {HEADER("assistant"), "<|eot_id|>"},
+               {HEADER("tool"), "<|eot_id|>"}},
+     .answer = HEADER("assistant")},
     {.name = "bitnet-cpp", /* written into the file by bitnet.cpp's converter, EOS after the prompt included */
-     .marks = {"'Human: '", "BITNETAssistant: ' + eos_token"},
+     .marks = {"Human: ", "BITNETAssistant: ' + eos_token"},
      .bos = true,
      .turns = {[ROLE_USER] = {"Human: ", "\n\nBITNETAssistant: " EOS}, [ROLE_ASSISTANT] = {"", EOS}},
      .answer = ""},
     {.name = "bitnet-2b4t",
-     .marks = {"capitalize", "<|eot_id|>", "'Assistant: '"},
+     .marks = {"capitalize", "<|eot_id|>", "Assistant: "},
      .bos = true,
      .trim = true,
      .turns = {{"System: ", "<|eot_id|>"},

@@ -65,27 +65,25 @@ static size_t write_piece(const struct tokenizer *t, const int16_t byte_of[ALPHA
     return text.n_bytes;
 }
 
+/* "<|im_start|>" and the like. */
 static bool is_marker(struct gguf_string s)
 {
-    return s.n_bytes > 4 && memcmp(s.data, "<|", 2) == 0 && memcmp(s.data + s.n_bytes - 2, "|>", 2) == 0;
+    return s.n_bytes > 4 && memcmp(s.data, "<|", 2) == 0 && memcmp(s.data + s.n_bytes - 2, "|>", 2) == 0 &&
+           ((s.data[2] | 0x20) >= 'a' && (s.data[2] | 0x20) <= 'z');
 }
 
-/* The kind that the file gives, or what the text looks like in a file without kinds. Markers such as <|im_start|> count as
- * control tokens even when the file calls them user-defined: those are read in any text, and messages could forge turns. */
+/* The kind that the file gives, or what the text looks like in a file without kinds. Markers count as control tokens
+ * whatever the file says: as user-defined ones they would be read in any text, and messages could forge turns. */
 static enum token_kind kind_of(enum vocab_model model, const struct gguf_key *types, uint32_t id,
                                struct gguf_string text)
 {
     uint8_t byte;
-    if (types == NULL) {
-        if (is_marker(text))
-            return TOKEN_CONTROL;
+    if (is_marker(text))
+        return TOKEN_CONTROL;
+    if (types == NULL)
         return model == VOCAB_SPM && vocab_byte_text(text.data, text.n_bytes, &byte) ? TOKEN_BYTE : TOKEN_NORMAL;
-    }
     double type = gguf_number(types, id);
-    if (!(type >= TOKEN_NORMAL && type <= TOKEN_BYTE))
-        return TOKEN_NORMAL;
-    enum token_kind kind = (enum token_kind)(int)type;
-    return kind == TOKEN_USER_DEFINED && is_marker(text) ? TOKEN_CONTROL : kind;
+    return type >= TOKEN_NORMAL && type <= TOKEN_BYTE ? (enum token_kind)(int)type : TOKEN_NORMAL;
 }
 
 static enum error_code check_sizes(const struct gguf_key *tokens, const struct gguf_key *types, size_t *n_bytes,
