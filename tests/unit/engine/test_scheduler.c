@@ -1,0 +1,132 @@
+/* The policy under simulated arrivals: the budget is kept, decodes are never held up, nothing starves, order is kept. */
+#include "engine/scheduler.h"
+#include "tests/suite.h"
+
+#define N 64
+
+START_TEST(test_decodes_first_then_prompts_in_order)
+{
+    struct scheduler s = {.max_rows = 100};
+    struct scheduler_item items[] = {{.n_left = 80}, {.n_left = 1, .decode = true}, {.n_left = 50}, {.n_left = 7},
+                                     {.n_left = 1, .decode = true}};
+    ck_assert_uint_eq(scheduler_plan(&s, items, 5), 100);
+    ck_assert_uint_eq(items[1].n_rows, 1);
+    ck_assert_uint_eq(items[4].n_rows, 1);
+    ck_assert_uint_eq(items[0].n_rows, 80);
+    ck_assert_uint_eq(items[2].n_rows, 18);
+    ck_assert_uint_eq(items[3].n_rows, 0);
+}
+END_TEST
+
+START_TEST(test_paused_are_left_out)
+{
+    struct scheduler s = {.max_rows = 100};
+    struct scheduler_item items[] = {{.n_left = 1, .decode = true, .paused = true}, {.n_left = 9}};
+    ck_assert_uint_eq(scheduler_plan(&s, items, 2), 9);
+    ck_assert_uint_eq(items[0].n_rows, 0);
+    ck_assert_uint_eq(scheduler_plan(&s, items, 1), 0);
+}
+END_TEST
+
+/* More decodes than rows: they take turns. */
+START_TEST(test_decodes_take_turns)
+{
+    struct scheduler s = {.max_rows = 10};
+    struct scheduler_item items[25];
+    unsigned served[25] = {0};
+    for (int step = 0; step < 50; step++) {
+        for (int i = 0; i < 25; i++)
+            items[i] = (struct scheduler_item){.n_left = 1, .decode = true};
+        ck_assert_uint_eq(scheduler_plan(&s, items, 25), 10);
+        for (int i = 0; i < 25; i++)
+            served[i] += items[i].n_rows;
+    }
+    for (int i = 0; i < 25; i++)
+        ck_assert_uint_eq(served[i], 20);
+}
+END_TEST
+
+/* At 10 ms a row, a step beside decodes has about 20 rows; alone, a prompt gets all. */
+START_TEST(test_prefill_is_cut_beside_decodes)
+{
+    struct scheduler s = {.max_rows = 512};
+    struct scheduler_item items[] = {{.n_left = 1, .decode = true}, {.n_left = 400}};
+    for (int i = 0; i < 50; i++)
+        scheduler_learn(&s, 100, INT64_C(1000000000));
+    ck_assert_uint_eq(scheduler_plan(&s, items, 2), 20);
+    ck_assert_uint_eq(scheduler_plan(&s, items + 1, 1), 400);
+    for (int i = 0; i < 50; i++)
+        scheduler_learn(&s, 100, INT64_C(100000000000)); /* a second a row: still some progress */
+    ck_assert_uint_eq(scheduler_plan(&s, items, 2), 1 + SCHEDULER_MIN_PREFILL);
+}
+END_TEST
+
+START_TEST(test_admission)
+{
+    ck_assert(scheduler_may_admit(1, 5, 5));
+    ck_assert(!scheduler_may_admit(0, 5, 5));
+    ck_assert(!scheduler_may_admit(1, 4, 5));
+}
+END_TEST
+
+struct simulated {
+    uint32_t n_prompt, n_max, n_fed, n_generated;
+    int born, first_token;
+};
+
+/* Random arrivals, lengths and pauses; slot i of the list is in order of admission. */
+START_TEST(test_simulation)
+{
+    struct scheduler s = {.max_rows = 48};
+    struct simulated live[N];
+    struct scheduler_item items[N];
+    size_t n = 0, n_done = 0, n_born = 0;
+    int last_started = -1; /* birth of the newest sequence that got its first token without having been paused */
+    srand(11);
+    for (int step = 0; n_done < 2000; step++) {
+        ck_assert_int_lt(step, 200000); /* nothing starves: all finish */
+        while (n < N && rand() % 3) {
+            live[n++] = (struct simulated){1 + (uint32_t)rand() % 200, 1 + (uint32_t)rand() % 30, 0, 0, (int)n_born++, -1};
+        }
+        for (size_t i = 0; i < n; i++)
+            items[i] = (struct scheduler_item){.n_left = live[i].n_prompt + live[i].n_generated - live[i].n_fed,
+                                               .decode = live[i].n_generated > 0,
+                                               .paused = live[i].n_generated && rand() % 8 == 0};
+        size_t n_rows = scheduler_plan(&s, items, n), sum = 0, n_decodes = 0, n_decode_rows = 0;
+        bool partial = false;
+        for (size_t i = 0; i < n; i++) {
+            sum += items[i].n_rows;
+            ck_assert_uint_le(items[i].n_rows, items[i].n_left);
+            ck_assert(!items[i].paused || !items[i].n_rows);
+            n_decodes += items[i].decode && !items[i].paused;
+            n_decode_rows += items[i].decode ? items[i].n_rows : 0;
+            if (items[i].decode)
+                continue;
+            ck_assert(!partial || !items[i].n_rows); /* a prompt gets rows only when those before it are complete */
+            partial |= items[i].n_rows < items[i].n_left;
+        }
+        ck_assert_uint_eq(sum, n_rows);
+        ck_assert_uint_le(n_rows, s.max_rows);
+        ck_assert_uint_eq(n_decode_rows, n_decodes < s.max_rows ? n_decodes : s.max_rows);
+        ck_assert(n_rows == s.max_rows || !partial); /* nothing is left undone while there is room */
+        size_t kept = 0;
+        for (size_t i = 0; i < n; i++) {
+            struct simulated q = live[i];
+            q.n_fed += items[i].n_rows;
+            if (items[i].n_rows && q.n_fed == q.n_prompt + q.n_generated && !q.n_generated++) {
+                ck_assert_int_gt(q.born, last_started); /* first tokens come in order of admission */
+                last_started = q.born;
+            } else if (items[i].n_rows && items[i].decode) {
+                q.n_generated++;
+            }
+            if (q.n_generated == q.n_max)
+                n_done++;
+            else
+                live[kept++] = q;
+        }
+        n = kept;
+    }
+}
+END_TEST
+
+SUITE("scheduler", test_decodes_first_then_prompts_in_order, test_paused_are_left_out, test_decodes_take_turns, test_prefill_is_cut_beside_decodes, test_admission, test_simulation)
