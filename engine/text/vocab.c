@@ -4,7 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Texts that end a generation in the models we know, whatever the file's keys say. */
+/* Special tokens that end a generation in the models we know, whatever the file's keys say. */
 static const char *const EOG_TEXTS[] = {
     "<|eot_id|>", "<|eom_id|>",    "<|end_of_text|>", "<|endoftext|>", "<|im_end|>", "<|end|>",
     "</s>",       "<end_of_turn>", "<EOT>",           "[EOT]",         "<eos>",
@@ -104,19 +104,17 @@ static bool is_eog_text(const char *piece, size_t n_bytes)
     return false;
 }
 
-/* A token that ends generations is a control token, even in files that forgot to say so. */
+/* Only special tokens: "</s>" as a normal token is a piece of HTML. */
 static void mark_eog(struct tokenizer *t)
 {
     for (uint32_t id = 0; id < t->n; id++) {
         size_t n_bytes;
         const char *piece = vocab_piece(t, id, &n_bytes);
-        if (!is_eog_text(piece, n_bytes))
+        if (t->kinds[id] == TOKEN_NORMAL || !is_eog_text(piece, n_bytes))
             continue;
         t->eog[id] = true;
         t->kinds[id] = TOKEN_CONTROL;
     }
-    if (t->eos >= 0)
-        t->eog[t->eos] = true;
 }
 
 static bool index_token(struct tokenizer *t, uint32_t id)

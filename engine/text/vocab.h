@@ -17,7 +17,7 @@
 #define VOCAB_MAX_TOKENS (1u << 22)
 #define VOCAB_MAX_BYTES (64u << 20)
 /* Tokens over this length are never made by merging: cutting a token of n bytes into its pairs takes n^2 / 2 steps. */
-#define VOCAB_MAX_MERGED_BYTES 512
+#define VOCAB_MAX_MERGED_BYTES 256
 
 enum vocab_model { VOCAB_NONE, VOCAB_BPE, VOCAB_SPM };
 

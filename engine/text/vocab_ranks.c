@@ -127,6 +127,7 @@ static void add_specials(struct tokenizer *t, uint32_t first)
     }
     t->bos = first;
     t->eos = first + 1;
+    t->eog[t->eos] = true;
     t->add_bos = true;
 }
 

@@ -5,15 +5,17 @@
 #include <stdio.h>
 
 static const char *const merges[] = {"\xc4\xa0 h", "h i", NULL}; /* 256: space-h, 257: hi */
-static const char *const llama3[] = {"<|begin_of_text|>", "<|end_of_text|>", "<|start_header_id|>", "<|end_header_id|>",
-                                     "<|eot_id|>", NULL};
+static const char *const llama3[] = {"<|begin_of_text|>", "<|end_of_text|>", "<|start_header_id|>",
+                                     "<|end_header_id|>", "<|eot_id|>",      NULL};
 static const char *const chatml[] = {"<|bos|>", "<|im_end|>", "<|im_start|>", NULL};
 static const char *const falcon3[] = {">>bos<<", "<|endoftext|>", "<|system|>", "<|user|>", "<|assistant|>", NULL};
 static const char *const plain[] = {"<s>", "</s>", NULL};
 
 #define JINJA_2B4T                                                                                                     \
-    "{% set loop_messages = messages %}{% for message in loop_messages %}{% set content = message['role'] | capitalize + " \
-    "': '+ message['content'] | trim + '<|eot_id|>' %}{% if loop.index0 == 0 %}{% set content = bos_token + content %}"   \
+    "{% set loop_messages = messages %}{% for message in loop_messages %}{% set content = message['role'] | "          \
+    "capitalize + "                                                                                                    \
+    "': '+ message['content'] | trim + '<|eot_id|>' %}{% if loop.index0 == 0 %}{% set content = bos_token + content "  \
+    "%}"                                                                                                               \
     "{% endif %}{{ content }}{% endfor %}{% if add_generation_prompt %}{{ 'Assistant: ' }}{% endif %}"
 #define JINJA_BITNET_CPP                                                                                               \
     "{% for message in messages %}{% if loop.first %}{{ bos_token }}{% endif %}{% if message['role'] == 'user' %}"     \
@@ -24,36 +26,65 @@ static const char *const plain[] = {"<s>", "</s>", NULL};
     "'<|end_header_id|>\n\n'+ message['content'] | trim + '<|eot_id|>' %}"
 #define JINJA_FALCON3                                                                                                  \
     "{% for message in messages %}{% if message['role'] == 'user' %}{{ '<|user|>\n' + message['content'] + '\n' }}"    \
-    "{% elif message['role'] == 'assistant' %}{{ '<|assistant|>\n' + message['content'] + eos_token + '\n' }}{% endif %}"
+    "{% elif message['role'] == 'assistant' %}{{ '<|assistant|>\n' + message['content'] + eos_token + '\n' }}{% "      \
+    "endif %}"
 #define JINJA_LLAMA2 "{{ bos_token + '[INST] ' + '<<SYS>>\\n' + system_message + content.strip() + ' [/INST]' }}"
 
 struct row {
     const char *const *control;
     const char *chat_template, *architecture;
-    const char *name;             /* NULL: none fits */
+    const char *name; /* NULL: none fits */
     struct chat_message messages[4];
     const char *text;
 };
 
-#define HI {{"user", " hi\n"}}
-#define TALK {{"system", "S"}, {"user", "hi"}, {"assistant", "A "}, {"user", "B"}}
+#define HI                                                                                                             \
+    {                                                                                                                  \
+        {                                                                                                              \
+            "user", " hi\n"                                                                                            \
+        }                                                                                                              \
+    }
+#define TALK                                                                                                           \
+    {                                                                                                                  \
+        {"system", "S"}, {"user", "hi"}, {"assistant", "A "},                                                          \
+        {                                                                                                              \
+            "user", "B"                                                                                                \
+        }                                                                                                              \
+    }
 
 static const struct row rows[] = {
     {llama3, JINJA_2B4T, "bitnet-b1.58", "bitnet-2b4t", HI, "<|begin_of_text|>User: hi<|eot_id|>Assistant: "},
     {llama3, JINJA_2B4T, "bitnet-b1.58", "bitnet-2b4t", TALK,
      "<|begin_of_text|>System: S<|eot_id|>User: hi<|eot_id|>Assistant: A<|eot_id|>User: B<|eot_id|>Assistant: "},
-    {llama3, JINJA_2B4T, "bitnet-b1.58", "bitnet-2b4t", {{"tool", "T"}}, "<|begin_of_text|>Tool: T<|eot_id|>Assistant: "},
-    {llama3, JINJA_BITNET_CPP, "bitnet-b1.58", "bitnet-cpp", {{"user", "hi"}, {"assistant", "A"}, {"user", "B"}},
+    {llama3,
+     JINJA_2B4T,
+     "bitnet-b1.58",
+     "bitnet-2b4t",
+     {{"tool", "T"}},
+     "<|begin_of_text|>Tool: T<|eot_id|>Assistant: "},
+    {llama3,
+     JINJA_BITNET_CPP,
+     "bitnet-b1.58",
+     "bitnet-cpp",
+     {{"user", "hi"}, {"assistant", "A"}, {"user", "B"}},
      "<|begin_of_text|>Human: hi\n\nBITNETAssistant: <|end_of_text|>A<|end_of_text|>"
      "Human: B\n\nBITNETAssistant: <|end_of_text|>"},
     {llama3, NULL, "bitnet-b1.58", "bitnet-2b4t", HI, "<|begin_of_text|>User: hi<|eot_id|>Assistant: "},
     {llama3, NULL, "llama", "llama3", HI,
      "<|begin_of_text|><|start_header_id|>user<|end_header_id|>\n\nhi<|eot_id|>"
      "<|start_header_id|>assistant<|end_header_id|>\n\n"},
-    {llama3, JINJA_LLAMA3, "llama", "llama3", {{"user", "hi"}, {"tool", "T"}},
+    {llama3,
+     JINJA_LLAMA3,
+     "llama",
+     "llama3",
+     {{"user", "hi"}, {"tool", "T"}},
      "<|begin_of_text|><|start_header_id|>user<|end_header_id|>\n\nhi<|eot_id|>"
      "<|start_header_id|>tool<|end_header_id|>\n\nT<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n"},
-    {llama3, JINJA_LLAMA3 "ipython", "llama", "llama3", {{"tool", "T"}},
+    {llama3,
+     JINJA_LLAMA3 "ipython",
+     "llama",
+     "llama3",
+     {{"tool", "T"}},
      "<|begin_of_text|><|start_header_id|>ipython<|end_header_id|>\n\nT<|eot_id|>"
      "<|start_header_id|>assistant<|end_header_id|>\n\n"},
     {chatml, NULL, "llama", "chatml", TALK,
@@ -64,7 +95,12 @@ static const struct row rows[] = {
     {falcon3, NULL, "llama", "falcon3", {{"user", "hi"}}, ">>bos<<<|user|>\nhi\n<|assistant|>\n"},
     {plain, JINJA_LLAMA2, "llama", "llama2", TALK,
      "<s>[INST] <<SYS>>\nS\n<</SYS>>\n\nhi [/INST] A </s><s>[INST] B [/INST]"},
-    {plain, JINJA_FALCON3, "llama", "falcon3", {{"user", "hi"}}, "<s><|user|>\nhi\n<|assistant|>\n"}, /* no such tokens */
+    {plain,
+     JINJA_FALCON3,
+     "llama",
+     "falcon3",
+     {{"user", "hi"}},
+     "<s><|user|>\nhi\n<|assistant|>\n"}, /* no such tokens */
     {plain, NULL, "bitnet", NULL, HI, NULL},
     {plain, "{{ something else }}", "llama", NULL, HI, NULL},
 };
@@ -74,8 +110,12 @@ static struct tokenizer *open_tokenizer(const struct row *r, const char *const *
     struct vocabulary v;
     struct error err = {0};
     vocabulary_init(&v);
-    bpe_keys(&v, &(struct bpe_spec){.pre = "llama-bpe", .merges = merges, .control = r->control, .user = user,
-                                    .chat_template = r->chat_template, .architecture = r->architecture});
+    bpe_keys(&v, &(struct bpe_spec){.pre = "llama-bpe",
+                                    .merges = merges,
+                                    .control = r->control,
+                                    .user = user,
+                                    .chat_template = r->chat_template,
+                                    .architecture = r->architecture});
     struct tokenizer *t = vocabulary_open(&v, 0, &err);
     ck_assert_msg(t != NULL, "%s", err.message);
     return t;
@@ -107,7 +147,8 @@ START_TEST(test_rows)
         ck_assert_int_eq(tokenizer_decode(t, list.ids, list.n, false, &out, &err), ERROR_NONE);
         ck_assert_str_eq(out.data, r->text);
         for (size_t i = 1; i < list.n; i++) /* BOS once, and then only where llama2 has it */
-            ck_assert(list.ids[i] != tokenizer_bos(t) || (strcmp(r->name, "llama2") == 0 && list.ids[i - 1] != list.ids[i]));
+            ck_assert(list.ids[i] != tokenizer_bos(t) ||
+                      (strcmp(r->name, "llama2") == 0 && list.ids[i - 1] != list.ids[i]));
     }
     free(list.ids);
     buffer_fini(&out);

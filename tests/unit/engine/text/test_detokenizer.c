@@ -21,7 +21,7 @@ static struct tokenizer *open_tokenizer(void)
 }
 
 struct row {
-    uint32_t ids[10]; /* ended by UINT32_MAX */
+    uint32_t ids[10];      /* ended by UINT32_MAX */
     const char *texts[10]; /* after each of them; then the rest */
 };
 
@@ -31,14 +31,14 @@ static const struct row rows[] = {
     {{256, END}, {"ab", ""}},
     {{0xf0, 0x9f, 0x98, 0x80, END}, {"", "", "", EMOJI, ""}},
     {{257, 0x98, 0x80, 'x', END}, {"", "", EMOJI, "x", ""}},
-    {{0xc3, 0xa9, 0xc3, END}, {"", "\xc3\xa9", "", BAD}},        /* ends inside of a character */
-    {{0xf0, 0x9f, 0x98, END}, {"", "", "", BAD}},                /* one mark for a whole beginning */
+    {{0xc3, 0xa9, 0xc3, END}, {"", "\xc3\xa9", "", BAD}}, /* ends inside of a character */
+    {{0xf0, 0x9f, 0x98, END}, {"", "", "", BAD}},         /* one mark for a whole beginning */
     {{0xf0, 0x9f, 'a', END}, {"", "", BAD "a", ""}},
     {{0xf0, 0xf0, 0x9f, 0x98, 0x80, END}, {"", BAD, "", "", EMOJI, ""}},
     {{0x80, 0xff, 'a', END}, {BAD, BAD, "a", ""}},
-    {{0xed, 0xa0, 0x80, END}, {"", BAD BAD, BAD, ""}},           /* a surrogate: no byte belongs to another */
+    {{0xed, 0xa0, 0x80, END}, {"", BAD BAD, BAD, ""}},                     /* a surrogate: no byte belongs to another */
     {{0xc3, 258, 0xa9, 259, 'z', END}, {"", "", "\xc3\xa9", "", "z", ""}}, /* control tokens have no text */
-    {{0xe3, 9999, END}, {"", "", BAD}},                          /* nor have ids that do not exist */
+    {{0xe3, 9999, END}, {"", "", BAD}},                                    /* nor have ids that do not exist */
     {{257, 257, 0x98, 0x80, END}, {"", BAD, "", EMOJI, ""}},
 };
 
@@ -119,7 +119,9 @@ END_TEST
 /* In an answer, the first token's space continues the prompt and stays. */
 START_TEST(test_spm_keeps_the_leading_space)
 {
-    static const struct spm_token tokens[] = {{"\xe2\x96\x81" "a", -1, 1}};
+    static const struct spm_token tokens[] = {{"\xe2\x96\x81"
+                                               "a",
+                                               -1, 1}};
     struct vocabulary v;
     struct error err = {0};
     struct detokenizer d = {0};

@@ -6,8 +6,8 @@
 
 /* Ids: a byte is itself; then he 256, ll 257, hell 258, hello 259, space-h 260, space-hello 261, ab 262, bc 263, 11 264,
  * 111 265, !! 266; user-defined :) 267 and a space 4 times 268; control <|bos|> 269, <|eos|> 270, PAD 271. */
-static const char *const merges[] = {"h e",       "l l", "he ll", "hell o", "\xc4\xa0 h", "\xc4\xa0 hello",
-                                     "a b",       "b c", "1 1",   "11 1",   "! !",        NULL};
+static const char *const merges[] = {"h e", "l l", "he ll", "hell o", "\xc4\xa0 h", "\xc4\xa0 hello",
+                                     "a b", "b c", "1 1",   "11 1",   "! !",        NULL};
 static const char *const user[] = {":)", "    ", NULL};
 static const char *const control[] = {"<|bos|>", "<|eos|>", "PAD", NULL};
 
@@ -50,8 +50,8 @@ static const struct row bpe_rows[] = {
     {"gpt-2", "hello hello", false, false, "259 261"},
     {"llama-bpe", "hello hello", false, false, "259 261"},
     {"llama-bpe", "111", false, false, "265"},
-    {"gpt-2", "abc", false, false, "262 99"},                      /* the better rank, not the later pair */
-    {"gpt-2", "1111", false, false, "264 264"},                    /* both pairs before 11 1 */
+    {"gpt-2", "abc", false, false, "262 99"},   /* the better rank, not the later pair */
+    {"gpt-2", "1111", false, false, "264 264"}, /* both pairs before 11 1 */
     {"llama-bpe", " h", false, false, "260"},
     {"llama-bpe", "1111", false, false, "265 49"},
     {"llama-bpe", "111111", false, false, "265 265"},
@@ -62,14 +62,14 @@ static const struct row bpe_rows[] = {
     {"default", "x!!x", false, false, "120 266 120"},
     {"gpt-2", "a\n\nb", false, false, "97 10 10 98"},
     {"gpt-2", "\xe3\x81\x82", false, false, UP},
-    {"gpt-2", ":)", false, false, "267"},              /* user-defined: always */
+    {"gpt-2", ":)", false, false, "267"}, /* user-defined: always */
     {"gpt-2", "a    b", false, false, "97 268 98"},
     {"gpt-2", "<|eos|>", false, false, "60 124 101 111 115 124 62"},
     {"gpt-2", "<|eos|>", false, true, "270"},
     {"gpt-2", "a<|eos|>b<|eos|><|bos|>", false, true, "97 270 98 270 269"},
-    {"llama-bpe", "PAD", false, false, "80 65 68"},    /* not as a whole word either: control tokens are no words */
+    {"llama-bpe", "PAD", false, false, "80 65 68"}, /* not as a whole word either: control tokens are no words */
     {"llama-bpe", "PAD", false, true, "271"},
-    {"gpt-2", "a", true, false, "97"},                 /* by default only llama-bpe begins with BOS */
+    {"gpt-2", "a", true, false, "97"}, /* by default only llama-bpe begins with BOS */
     {"llama-bpe", "a", true, false, "269 97"},
     {"llama3", "", true, false, "269"},
 };
@@ -88,9 +88,19 @@ END_TEST
 /* From 259: space 259, a 260, b 261, space-a 262, ab 263, space-ab 264, two spaces 265, user-defined <tool> 266, xy 267
  * (whose x and y are no tokens). */
 static const struct spm_token spm_tokens[] = {
-    {"\xe2\x96\x81", -10, 1},   {"a", -11, 1},  {"b", -12, 1},
-    {"\xe2\x96\x81" "a", -2, 1}, {"ab", -1, 1}, {"\xe2\x96\x81" "ab", -3, 1},
-    {"\xe2\x96\x81\xe2\x96\x81", -4, 1}, {"<tool>", 0, 4}, {"xy", -5, 1},
+    {"\xe2\x96\x81", -10, 1},
+    {"a", -11, 1},
+    {"b", -12, 1},
+    {"\xe2\x96\x81"
+     "a",
+     -2, 1},
+    {"ab", -1, 1},
+    {"\xe2\x96\x81"
+     "ab",
+     -3, 1},
+    {"\xe2\x96\x81\xe2\x96\x81", -4, 1},
+    {"<tool>", 0, 4},
+    {"xy", -5, 1},
 };
 
 static struct tokenizer *open_spm(int add_space_prefix)
@@ -109,20 +119,23 @@ static struct tokenizer *open_spm(int add_space_prefix)
 static const struct row spm_rows[] = {
     {"", "", false, false, ""},
     {"", "", true, false, "1"},
-    {"", "ab", false, false, "264"},                 /* a b has the best score, then space-ab */
+    {"", "ab", false, false, "264"}, /* a b has the best score, then space-ab */
     {"", "a", true, false, "1 262"},
     {"", "abab", false, false, "264 263"},
-    {"", " a", false, false, "259 262"},             /* of two spaces and an a: space-a has the better score */
+    {"", " a", false, false, "259 262"}, /* of two spaces and an a: space-a has the better score */
     {"", "ba", false, false, "259 261 260"},
     {"", "b a", false, false, "259 261 262"},
-    {"", "c", false, false, "259 102"},              /* byte fallback: c is byte 99 */
-    {"", "xy", false, false, "259 267"},             /* made of characters that are no tokens */
+    {"", "c", false, false, "259 102"},  /* byte fallback: c is byte 99 */
+    {"", "xy", false, false, "259 267"}, /* made of characters that are no tokens */
     {"", "x", false, false, "259 123"},
     {"", "yx", false, false, "259 124 123"},
     {"", "\xe3\x81\x82", false, false, "259 230 132 133"},
-    {"", "b\xe2\x96\x81" "a", false, false, "259 261 262"}, /* U+2581 counts as a space */
+    {"",
+     "b\xe2\x96\x81"
+     "a",
+     false, false, "259 261 262"}, /* U+2581 counts as a space */
     {"", "</s>", false, false, "259 63 50 118 65"},
-    {"", "a</s>a", false, true, "262 2 262"},        /* what follows a special token gets a space again */
+    {"", "a</s>a", false, true, "262 2 262"}, /* what follows a special token gets a space again */
     {"", "<tool>b", false, false, "266 259 261"},
     {"no prefix", "a", false, false, "260"},
     {"no prefix", "a a", false, false, "260 262"},
@@ -155,8 +168,9 @@ static void check_round_trip(const struct tokenizer *t, const char *text, size_t
 
 START_TEST(test_round_trip)
 {
-    static const char *const pieces[] = {"a", "b", " ", "hello", "\n", "1", "!", "\xc3\xa9", "\xf0\x9f\x98\x80", "    ",
-                                         "\xcc\x81", "x", "\t", ":)", "'s", "\xe3\x80\x80"};
+    static const char *const pieces[] = {
+        "a",    "b",        " ", "hello", "\n", "1",  "!",           "\xc3\xa9", "\xf0\x9f\x98\x80",
+        "    ", "\xcc\x81", "x", "\t",    ":)", "'s", "\xe3\x80\x80"};
     static const char *const pres[] = {"gpt-2", "llama-bpe", "falcon", "default", "spm"};
     struct tokenizer *t = strcmp(pres[_i], "spm") == 0 ? open_spm(-1) : open_bpe(pres[_i]);
     srand((unsigned)_i);

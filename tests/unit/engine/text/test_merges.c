@@ -113,11 +113,11 @@ static const struct special_row special_rows[] = {
     {"", true, -1, 0},
     {"plain", true, -1, 0},
     {"x<a>", true, 0, 1},
-    {"x<a><b>y", true, 1, 1},    /* the longest */
-    {"x<a><c", true, 0, 1},      /* a longer one that does not come to its end */
-    {"<b", true, 2, 0},          /* one that is the beginning of others */
+    {"x<a><b>y", true, 1, 1}, /* the longest */
+    {"x<a><c", true, 0, 1},   /* a longer one that does not come to its end */
+    {"<b", true, 2, 0},       /* one that is the beginning of others */
     {"<a", true, 5, 0},
-    {"<a>:::", false, 3, 3},     /* only user-defined ones */
+    {"<a>:::", false, 3, 3}, /* only user-defined ones */
     {"a:::x<a>", false, 4, 1},
     {"a:::y", false, 3, 1},
     {"<a> < \xff", false, -1, 0},

@@ -82,7 +82,8 @@ static inline void key_strings(struct vocabulary *v, const char *name, const cha
         put_string(&v->keys, values[i]);
 }
 
-static inline void key_numbers(struct vocabulary *v, const char *name, uint32_t element_type, const void *values, size_t n)
+static inline void key_numbers(struct vocabulary *v, const char *name, uint32_t element_type, const void *values,
+                               size_t n)
 {
     key_array(v, name, element_type, n);
     buffer_append(&v->keys, values, n * 4);
@@ -129,10 +130,10 @@ static inline void byte_character(int byte, char out[5])
 }
 
 struct bpe_spec {
-    const char *pre;             /* NULL = no key */
-    const char *const *merges;   /* "left right" in GPT-2's alphabet, NULL-terminated; each makes a token */
-    const char *const *user;     /* user-defined tokens, NULL-terminated or NULL */
-    const char *const *control;  /* control tokens, likewise; the first is BOS, the second EOS */
+    const char *pre;            /* NULL = no key */
+    const char *const *merges;  /* "left right" in GPT-2's alphabet, NULL-terminated; each makes a token */
+    const char *const *user;    /* user-defined tokens, NULL-terminated or NULL */
+    const char *const *control; /* control tokens, likewise; the first is BOS, the second EOS */
     const char *chat_template, *architecture;
 };
 
