@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #define FOLDER "../shared/data/tokenizers/"
+#define MERGES_OF_RANKS "../shared/data/golden/tinyA.gguf"
 #define CORPUS "../shared/data/corpus/tales.valid.txt.xz"
 #define SEPARATOR "\n__ggml_vocab_test__\n"
 #define N_VECTORS 46
@@ -139,6 +140,49 @@ START_TEST(test_corpus_round_trip)
 }
 END_TEST
 
+/* The first lines of a file, as a file of their own. */
+static void copy_lines(const char *from, const char *to, int n)
+{
+    char line[1024];
+    FILE *in = fopen(from, "r"), *out = fopen(to, "w");
+    ck_assert(in != NULL && out != NULL);
+    for (; n > 0 && fgets(line, sizeof line, in) != NULL; n--)
+        fputs(line, out);
+    fclose(in);
+    ck_assert_int_eq(fclose(out), 0);
+}
+
+/* A converter turned 1024 of Llama 3's ranks into a GGUF with a list of merges: both must read texts alike. */
+START_TEST(test_ranks_and_merges_agree)
+{
+    if (!available(rows[0].vocabulary) || !available(MERGES_OF_RANKS))
+        return;
+    char path[] = "/tmp/test-ranks-XXXXXX";
+    int fd = mkstemp(path);
+    ck_assert_int_ge(fd, 0);
+    close(fd);
+    copy_lines(rows[0].vocabulary, path, 1024);
+    struct tokenizer *ranks = open_tokenizer(path), *merges = open_tokenizer(MERGES_OF_RANKS);
+    unlink(path);
+    ck_assert_uint_eq(tokenizer_n_tokens(ranks), tokenizer_n_tokens(merges));
+    char *text = read_vectors(rows[0].vectors, ".inp");
+    for (size_t from = 0; from < strlen(text); from++) {
+        if ((text[from] & 0xc0) == 0x80)
+            continue;
+        struct token_list a = {0}, b = {0};
+        ck_assert_int_eq(tokenizer_encode(ranks, text + from, strlen(text + from), true, true, &a, NULL), ERROR_NONE);
+        ck_assert_int_eq(tokenizer_encode(merges, text + from, strlen(text + from), true, true, &b, NULL), ERROR_NONE);
+        ck_assert_uint_eq(a.n, b.n);
+        ck_assert(memcmp(a.ids, b.ids, a.n * sizeof *a.ids) == 0);
+        free(a.ids);
+        free(b.ids);
+    }
+    free(text);
+    tokenizer_close(ranks);
+    tokenizer_close(merges);
+}
+END_TEST
+
 /* Llama 3's special tokens are where Meta's code puts them. */
 START_TEST(test_llama3_specials)
 {
@@ -167,6 +211,7 @@ int main(void)
     tcase_add_loop_test(c, test_vectors, 0, (int)(sizeof rows / sizeof *rows));
     tcase_add_loop_test(c, test_corpus_round_trip, 0, (int)(sizeof rows / sizeof *rows));
     tcase_add_test(c, test_llama3_specials);
+    tcase_add_test(c, test_ranks_and_merges_agree);
 #else
     tcase_add_loop_test(c, test_vectors, 3, 4);
     tcase_add_loop_test(c, test_corpus_round_trip, 3, 4);
