@@ -4,7 +4,9 @@
  */
 #include "kernels/arith.h"
 
-#include "kernels/kernels.h"
+#include "kernels/cpu.h"
+
+#include <pthread.h>
 
 /* Polynomials of fdlibm's __kernel_sin and __kernel_cos (Sun Microsystems, k_sin.c, k_cos.c) on [-pi/4, pi/4]; x + tail
  * is the reduced argument. */
@@ -84,13 +86,31 @@ double arith_pow(double a, double b)
     return ldexp(p, (int)k);
 }
 
-float kernel_exp(float x) { return arith_exp(x); }
+float exp_one_portable(float x) { return arith_exp(x); }
+float log_one_portable(float x) { return arith_log(x); }
+float gumbel_one_portable(uint64_t seed, uint32_t choice, uint32_t position, uint32_t id)
+{
+    return arith_gumbel(seed, choice, position, id);
+}
 
-float kernel_log(float x) { return arith_log(x); }
+static struct cpu_kernels best;
+static void find_best(void) { cpu_kernels_init(&best, NULL); }
+
+/* The variants of this CPU, found once for the process: these functions know no backend. */
+static const struct cpu_kernels *kernels(void)
+{
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    pthread_once(&once, find_best);
+    return &best;
+}
+
+float kernel_exp(float x) { return kernels()->exp_one(x); }
+
+float kernel_log(float x) { return kernels()->log_one(x); }
 
 float kernel_gumbel(uint64_t seed, uint32_t choice, uint32_t position, uint32_t token_id)
 {
-    return arith_gumbel(seed, choice, position, token_id);
+    return kernels()->gumbel_one(seed, choice, position, token_id);
 }
 
 uint64_t kernel_hash(uint64_t seed, const void *data, size_t n_bytes)

@@ -5,7 +5,9 @@
  *
  *  dot product, sum   16 partial sums: lane l takes elements l, l+16, l+32, ... in ascending order, by fma (or +); a tail is
  *                     padded with zeros. Then the fixed tree l += l+8, l += l+4, l += l+2, l += l+1.
- *  max                exact, so of any order; NaN never enters (activations are finite, see op_quantize).
+ *  max                exact, so of any order; a NaN is passed over (p > max ? p : max).
+ *  quantisation       s = 127 / max(|x|, 1e-5); q = rint(x * s) clamped to -128..127. A value that is not finite counts as 0,
+ *                     in the maximum too, so that any input has a defined result.
  *  ternary product    integers, exact; then (float)sum / s * scale, rounded after each step.
  *  RMSNorm            ss = sum of squares (a dot product); r = 1 / sqrt(ss / dim + eps), each step rounded;
  *                     y = (x * r) * weight.
@@ -21,6 +23,7 @@
  *  LM head            the row converted to f32 exactly (F16, BF16) or by its format's definition, then a dot product with x in f32.
  *  exp, log           arith_exp, arith_log below; the same operations in the same order in every variant.
  *  noise              arith_gumbel below.
+ *  NaN                where an operation yields NaN, that it is one is defined, its sign and payload are not.
  *
  * Integers inside kernels: a pair sum of u8 codes 0..2 and int8 is at most 512 in size; 64 such pairs' sums (16 blocks of
  * 128 weights) fit int16 and are widened to int32 before they can overflow, whatever the data.

@@ -64,7 +64,11 @@ struct attention_segment {
     X(void, attention_segment, (const struct attention_segment *segment))                                              \
     /* joins segment b into a, which comes before it */                                                                \
     X(void, attention_merge, (float *out_a, float *max_a, float *sum_a, const float *out_b, float max_b, float sum_b,  \
-                              size_t head_dim))
+                              size_t head_dim))                                                                        \
+    /* arith_exp, arith_log, arith_gumbel: where fma is an instruction they need no call */                            \
+    X(float, exp_one, (float x))                                                                                       \
+    X(float, log_one, (float x))                                                                                       \
+    X(float, gumbel_one, (uint64_t seed, uint32_t choice, uint32_t position, uint32_t id))
 
 #define CPU_DECLARE(ret, name, args)                                                                                   \
     typedef ret name##_fn args;                                                                                        \

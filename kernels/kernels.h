@@ -36,7 +36,7 @@ enum tensor_type {
 
 /* How the codes of an I2_S tensor are packed; the type number is the same for both. */
 enum i2s_order {
-    I2S_ORDER_128, /* x86 files: 128 weights in 32 bytes, byte j holds j, 32+j, 64+j, 96+j from the high bits down */
+    I2S_ORDER_128, /* x86 files, flat over the tensor: 128 weights in 32 bytes, byte j holds j, 32+j, 64+j, 96+j from the high bits down */
     I2S_ORDER_64,  /* some ARM builds: 64 weights in 16 bytes, byte j holds j, 16+j, 32+j, 48+j likewise */
 };
 
@@ -62,13 +62,15 @@ bool tensor_type_is_ternary(uint32_t type);
 
 struct backend;
 
-/* The ternary layouts that multiply-add or lookup kernels read at run time; all give the same integers. */
+/* The ternary layouts that multiply-add or lookup kernels read at run time; all give the same integers. I2S serves all
+ * requests where there is no lookup kernel for the CPU: ternary_format() says what is in use. */
 enum ternary_format { TERNARY_AUTO, TERNARY_I2S, TERNARY_TL1, TERNARY_TL2 };
 
 struct backend_options {
     const char *device;       /* "cpu" or "cuda:N"; NULL = "cpu" */
     int n_threads;            /* compute threads, the caller's included; 0 = what the machine and its cgroup offer */
-    const char *isa;          /* highest instruction set to use: "portable", "avx2", "neon"; NULL = the best there is */
+    const char *isa;          /* highest instruction set to use: "portable", "avx2"; NULL = the best there is. One that the
+                               * build has and the CPU lacks gives the best below it; see backend_info */
 };
 
 struct backend_info {
@@ -103,7 +105,8 @@ struct dense;   /* n_rows x n_cols, F32 F16 BF16 Q8_0 or Q6_K, kept in the file'
 /* Makes the runtime form of a ternary matrix: read in place where a kernel can, else repacked. n_cols must be a multiple
  * of 128 or is padded with zeros when repacked (needs a multiple of 32). Refuses (ERROR_MODEL_LOAD_FAILED): other
  * types, n_bytes that do not fit, a scale that is not finite and positive, a code 3, TQ block scales that differ within the
- * tensor. `format` TERNARY_AUTO lets the backend choose. */
+ * tensor (a block of zeros may have scale 0). The message names the first bad row and column. `format` TERNARY_AUTO lets
+ * the backend choose. */
 enum error_code ternary_open(struct backend *be, const struct tensor_view *view, enum ternary_format format,
                              struct ternary **out, struct error *err);
 void ternary_close(struct backend *be, struct ternary *w);
@@ -119,7 +122,8 @@ enum error_code vector_open(struct backend *be, const struct tensor_view *view, 
 
 /* ---- operations: x, y are dev f32, row-major, rows contiguous ---------------------------------------------------- */
 
-/* Activations quantised to int8, one scale a row (absmax): q = clamp(rint(x * s), -128, 127), s = 127 / max(absmax, 1e-5). */
+/* Activations quantised to int8, one scale a row (absmax): q = clamp(rint(x * s), -128, 127), s = 127 / max(absmax, 1e-5).
+ * A value that is not finite counts as 0. */
 struct activations {
     int8_t *q;      /* dev [max_rows][stride], zero beyond n_cols */
     float *scale;   /* dev [max_rows]: s */
@@ -171,7 +175,7 @@ struct kv_cache {
     uint16_t *k, *v; /* dev */
     size_t n_layers, n_blocks, n_kv_heads, head_dim;
 };
-/* Room for the cache; false when memory is out. */
+/* Room for the cache; false when memory is out or head_dim is above 256. */
 bool kv_cache_open(struct backend *be, size_t n_layers, size_t n_blocks, size_t n_kv_heads, size_t head_dim,
                    struct kv_cache *out);
 void kv_cache_close(struct backend *be, struct kv_cache *kv);
