@@ -159,8 +159,6 @@ START_TEST(test_no_vocabulary)
 }
 END_TEST
 
-#ifdef HAVE_PCRE2
-
 static uint32_t first_id(const struct tokenizer *t, const char *text, size_t *n)
 {
     struct token_list list = {0};
@@ -256,8 +254,6 @@ START_TEST(test_bytes_without_token)
 }
 END_TEST
 
-#endif
-
 static const char *write_file(const char *text)
 {
     static char path[] = "/tmp/test-ranks-XXXXXX";
@@ -298,13 +294,20 @@ START_TEST(test_ranks)
     ck_assert_uint_eq(tokenizer_n_tokens(t), 258 + 256);
     ck_assert(tokenizer_is_eog(t, 258 + 1) && tokenizer_is_eog(t, 258 + 9) && !tokenizer_is_eog(t, 258));
     ck_assert_str_eq(tokenizer_chat_template(t), "llama3");
-#ifdef HAVE_PCRE2
+    tokenizer_close(t);
+}
+END_TEST
+
+START_TEST(test_ranks_merge)
+{
+    struct tokenizer *t;
+    struct error err = {0};
+    ck_assert_int_eq(open_ranks("YWI= 256\nYWJj 257", &t, &err), ERROR_NONE);
     struct token_list list = {0};
     ck_assert_int_eq(tokenizer_encode(t, "abcab", 5, true, false, &list, &err), ERROR_NONE);
     ck_assert_uint_eq(list.n, 3);
     ck_assert(list.ids[0] == 258 && list.ids[1] == 257 && list.ids[2] == 256);
     free(list.ids);
-#endif
     tokenizer_close(t);
 }
 END_TEST
@@ -346,13 +349,12 @@ int main(void)
     tcase_add_test(c, test_wrong_types);
     tcase_add_test(c, test_nan_score);
     tcase_add_test(c, test_no_vocabulary);
-#ifdef HAVE_PCRE2
-    tcase_add_test(c, test_missing_pre);
-    tcase_add_test(c, test_eog_by_text);
-    tcase_add_test(c, test_eos_keys);
-    tcase_add_test(c, test_bytes_without_token);
-#endif
+    tcase_add_loop_test(c, test_missing_pre, 0, BPE_RUNS(1));
+    tcase_add_loop_test(c, test_eog_by_text, 0, BPE_RUNS(1));
+    tcase_add_loop_test(c, test_eos_keys, 0, BPE_RUNS(1));
+    tcase_add_loop_test(c, test_bytes_without_token, 0, BPE_RUNS(1));
     tcase_add_test(c, test_ranks);
+    tcase_add_loop_test(c, test_ranks_merge, 0, BPE_RUNS(1));
     tcase_add_loop_test(c, test_bad_ranks, 0, (int)(sizeof bad_ranks / sizeof *bad_ranks));
     tcase_add_test(c, test_other_files);
     suite_add_tcase(suite, c);

@@ -15,6 +15,13 @@
 
 #define VOCABULARY_MAX 512
 
+/* Runs of a case that cuts words, which a build without PCRE2 cannot: 0 there. */
+#ifdef HAVE_PCRE2
+#define BPE_RUNS(n) ((int)(n))
+#else
+#define BPE_RUNS(n) ((int)(n)*0)
+#endif
+
 struct vocabulary {
     struct buffer keys; /* the encoded keys */
     uint64_t n_keys;
