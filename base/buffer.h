@@ -10,11 +10,11 @@
 #include <stdint.h>
 
 struct buffer {
-    char *data;          /* owned; always followed by a NUL that is not counted, once anything was appended */
+    char *data; /* owned; always followed by a NUL that is not counted, once anything was appended */
     size_t n_bytes;
     size_t capacity;
     size_t max_bytes;
-    bool failed;         /* an append did not fit or memory ran out; sticky until buffer_clear */
+    bool failed; /* an append did not fit or memory ran out; sticky until buffer_clear */
 };
 
 /* Makes an empty buffer that never holds more than max_bytes. Allocates nothing yet. */

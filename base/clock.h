@@ -7,7 +7,7 @@
 
 #define CLOCK_NS_PER_MS INT64_C(1000000)
 #define CLOCK_NS_PER_S INT64_C(1000000000)
-#define CLOCK_NEVER INT64_MAX /* a deadline that does not pass */
+#define CLOCK_NEVER INT64_MAX  /* a deadline that does not pass */
 #define CLOCK_RFC3339_BYTES 25 /* "2026-01-31T23:59:59.123Z" and its NUL */
 
 /* CLOCK_MONOTONIC in nanoseconds. */

@@ -11,8 +11,8 @@
 /* 0 is success everywhere. The names of the contract (JSON `code`, gRPC ErrorInfo.reason) are in error_info(). */
 enum error_code {
     ERROR_NONE = 0,
-    ERROR_INVALID_REQUEST,         /* not JSON, not a message, wrong type */
-    ERROR_VALIDATION_FAILED,       /* out of bounds, unknown field */
+    ERROR_INVALID_REQUEST,   /* not JSON, not a message, wrong type */
+    ERROR_VALIDATION_FAILED, /* out of bounds, unknown field */
     ERROR_AUTHENTICATION_REQUIRED,
     ERROR_AUTHORIZATION_FAILED,
     ERROR_MODEL_NOT_FOUND,
@@ -27,7 +27,7 @@ enum error_code {
     ERROR_INFERENCE_FAILED,
     ERROR_INTERNAL,
     ERROR_QUANTIZATION,
-    ERROR_SERVICE_UNAVAILABLE,     /* queue full, draining, no engine */
+    ERROR_SERVICE_UNAVAILABLE, /* queue full, draining, no engine */
     ERROR_DEVICE_UNAVAILABLE,
     ERROR_MEMORY_EXHAUSTED,
     ERROR_DEADLINE_EXCEEDED,
@@ -39,19 +39,19 @@ enum error_code {
 
 /* One row of the error table. All strings are static. */
 struct error_info {
-    const char *name;              /* "SERVICE_UNAVAILABLE": JSON `code` and ErrorInfo.reason */
-    int grpc_status;               /* google.rpc.Code */
+    const char *name; /* "SERVICE_UNAVAILABLE": JSON `code` and ErrorInfo.reason */
+    int grpc_status;  /* google.rpc.Code */
     int http_status;
-    const char *openai_type;       /* "invalid_request_error", ... */
-    const char *suggestion;        /* one recovery suggestion, or NULL */
+    const char *openai_type; /* "invalid_request_error", ... */
+    const char *suggestion;  /* one recovery suggestion, or NULL */
 };
 
 /* An error to be filled in by the callee. The caller owns it; a zeroed one is "no error". */
 struct error {
     enum error_code code;
-    char message[512];             /* UTF-8, one sentence, no newline */
-    char param[96];                /* the field, key or tensor at fault; "" when there is none */
-    int64_t retry_after_ms;        /* for 429 and 503: when a retry may succeed; 0 = not known */
+    char message[512];      /* UTF-8, one sentence, no newline */
+    char param[96];         /* the field, key or tensor at fault; "" when there is none */
+    int64_t retry_after_ms; /* for 429 and 503: when a retry may succeed; 0 = not known */
 };
 
 /* The table's row of `code`; an unknown code gives the row of ERROR_INTERNAL. Any thread. */

@@ -32,7 +32,8 @@ struct log_field {
 #define log_info(component, ...) LOG_AT(LOG_INFO, component, __VA_ARGS__)
 #define log_warn(component, ...) LOG_AT(LOG_WARN, component, __VA_ARGS__)
 #define log_error(component, ...) LOG_AT(LOG_ERROR, component, __VA_ARGS__)
-#define LOG_AT(level, component, ...) LOG_PICK(level, component, __VA_ARGS__, ((struct log_field){.kind = LOG_KIND_END}))
+#define LOG_AT(level, component, ...)                                                                                  \
+    LOG_PICK(level, component, __VA_ARGS__, ((struct log_field){.kind = LOG_KIND_END}))
 #define LOG_PICK(level, component, message, ...)                                                                       \
     do {                                                                                                               \
         if (log_enabled((level), (component)))                                                                         \

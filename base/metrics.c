@@ -25,12 +25,12 @@
 #define MAX_NAME_BYTES 64
 
 struct metrics_series {
-    struct metrics_family *family; /* NULL for `lost` */
+    struct metrics_family *family;     /* NULL for `lost` */
     struct metrics_series *next;       /* in order of making */
     struct metrics_series *chain_next; /* with the same hash */
     char *values;                      /* owned; a NUL, then the label values, each with its NUL */
     size_t n_value_bytes;
-    _Atomic uint64_t value;            /* bits of a double: the value, or a histogram's sum */
+    _Atomic uint64_t value;                           /* bits of a double: the value, or a histogram's sum */
     _Atomic uint64_t counts[METRICS_MAX_BUCKETS + 1]; /* of each bucket alone; the last is above all bounds */
 };
 
@@ -429,9 +429,10 @@ static bool read_stat(struct proc_stat *stat)
     fclose(file);
     text[n] = '\0';
     const char *rest = strrchr(text, ')');
-    return rest && sscanf(rest + 1,
-                          " %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %*u %*u %*d %*d %*d %*d %llu %*d %llu %llu %lld",
-                          &stat->threads, &stat->start_ticks, &stat->virtual_bytes, &stat->resident_pages) == 4;
+    return rest &&
+           sscanf(rest + 1,
+                  " %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %*u %*u %*d %*d %*d %*d %llu %*d %llu %llu %lld",
+                  &stat->threads, &stat->start_ticks, &stat->virtual_bytes, &stat->resident_pages) == 4;
 }
 
 /* Boot time in seconds since 1970 (the btime line of /proc/stat), or 0. */

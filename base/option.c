@@ -490,8 +490,9 @@ void option_free(const struct option_table *table, void *config)
 
 static void help_one(const struct option_def *def, struct buffer *out)
 {
-    static const char *const placeholders[] = {[OPTION_STRING] = " TEXT", [OPTION_INT] = " N",     [OPTION_FLOAT] = " X",
-                                               [OPTION_BOOL] = "",        [OPTION_CHOICE] = " ",   [OPTION_SIZE] = " SIZE"};
+    static const char *const placeholders[] = {
+        [OPTION_STRING] = " TEXT", [OPTION_INT] = " N",   [OPTION_FLOAT] = " X",
+        [OPTION_BOOL] = "",        [OPTION_CHOICE] = " ", [OPTION_SIZE] = " SIZE"};
     char variable[MAX_NAME_BYTES];
     variable_name(def->name, variable);
     if (def->secret)

@@ -22,21 +22,21 @@ enum option_type {
 };
 
 struct option_def {
-    const char *name;          /* "queue-limit": flag --queue-limit, file key, BITNET_QUEUE_LIMIT */
+    const char *name; /* "queue-limit": flag --queue-limit, file key, BITNET_QUEUE_LIMIT */
     enum option_type type;
     size_t offset;             /* of the field in the program's configuration struct */
     const char *default_value; /* as it would be written, or NULL (string: NULL, others: 0/false) */
     double min, max;           /* for numbers */
     const char *choices;
-    const char *unit;          /* "ms", "bytes", ... or NULL */
-    bool secret;               /* never as a flag, never printed */
-    const char *help;          /* one sentence */
+    const char *unit; /* "ms", "bytes", ... or NULL */
+    bool secret;      /* never as a flag, never printed */
+    const char *help; /* one sentence */
 };
 
 /* The program's table; `defs` ends with a NULL name. */
 struct option_table {
-    const char *program;       /* "bitnet-engine" */
-    const char *usage;         /* text in front of the options in --help */
+    const char *program; /* "bitnet-engine" */
+    const char *usage;   /* text in front of the options in --help */
     const struct option_def *defs;
 };
 

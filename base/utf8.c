@@ -5,7 +5,7 @@
 #include "base/utf8.h"
 
 struct lead {
-    unsigned char length;      /* of the whole character; 0: cannot begin one */
+    unsigned char length; /* of the whole character; 0: cannot begin one */
     unsigned char second_min;
     unsigned char second_max;
 };

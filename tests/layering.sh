@@ -5,7 +5,7 @@
 set -u
 cd "$(dirname "$0")/.." || exit 1
 build=${BITNET_BUILD:-build/release}
-folders='base kernels engine rpc service gateway tools tests'
+folders=$(ls -d base kernels engine rpc service gateway tools tests 2>/dev/null)
 work=$(mktemp -d) || exit 1
 trap 'rm -rf "$work"' EXIT
 
@@ -52,7 +52,7 @@ check_includes() {
         text = substr(rest, length(line) + 2); gsub(/^[ \t]+|[ \t]+$/, "", text)
         header = text; sub(/^#[ \t]*include[ \t]*/, "", header)
         quoted = header ~ /^"/
-        gsub(/^["<]|[">].*$/, "", header)
+        header = substr(header, 2); sub(/[">].*/, "", header)
         if (header ~ /\.\./) bad("not from the root")
         else if (quoted && header !~ may(file)) bad("not for this folder")
         else if (!quoted && file !~ place(header)) bad("not in this place")
@@ -72,12 +72,8 @@ fi
 
 # ---- the same check, shown to see what it is for ----
 copy=$work/copy
-mkdir "$copy"
-for folder in $folders; do
-    [ -d "$folder" ] && find "$folder" -name node_modules -prune -o \( -name '*.[ch]' -o -name '*.cu' \) -print
-done | cpio --quiet -pdm "$copy" 2>/dev/null || {
-    for folder in $folders; do [ -d "$folder" ] && cp -r "$folder" "$copy/"; done
-}
+mkdir "$copy" && (cd "$copy" && mkdir $folders)
+find $folders \( -name '*.[ch]' -o -name '*.cu' \) -type f -print0 | tar --null -T - -cf - | tar -xf - -C "$copy"
 plant() { # FILE INCLUDE
     local before after had=
     mkdir -p "$copy/$(dirname "$1")"

@@ -3,7 +3,7 @@
 # and last, alone on its line, "N passed, M failed" (", K skipped" when there were any). Exit 1 when any failed.
 #
 # A unit test is a Check executable below $BITNET_BUILD/tests. A script (tests/*.sh, tests/golden/*.sh, tests/e2e/*.{sh,mjs};
-# names that begin with "lib" are helpers) prints "ok NAME", "not ok NAME" or "skip NAME reason" for each of its cases, and
+# lib* and harness* are helpers) prints "ok NAME", "not ok NAME" or "skip NAME reason" for each of its cases, and
 # may ask for more than 120 seconds by "timeout: SECONDS" in its first ten lines. A Check case that cannot run prints such
 # a skip line too. Scripts get BITNET_BUILD, the folder with the programs, and BITNET_SHARED, which is empty where the
 # folder ../shared with models and reference data is not there: the cases that need it are skipped then.
@@ -91,7 +91,7 @@ while read -r source; do
 done < <(find tests/unit tests/kernels -name 'test_*.c' 2>/dev/null | LC_ALL=C sort)
 
 for script in tests/*.sh tests/golden/*.sh tests/e2e/*.sh tests/e2e/*.mjs; do
-    case $script in tests/run.sh | tests/fuzz.sh | */lib*) continue ;; esac
+    case $script in tests/run.sh | tests/fuzz.sh | */lib* | */harness*) continue ;; esac
     [ -f "$script" ] || continue
     case $script in *"$filter"*) run_script "$script" ;; esac
 done
