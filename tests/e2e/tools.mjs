@@ -63,7 +63,7 @@ await test('tools: held-out bits per byte match the recipe\'s within 1 % and are
 
 await test('tools: compat-check says yes to the demo model and why not to others', () => {
   const report = JSON.parse(ok(['compat-check', model, '--json']));
-  assert.equal(report.architecture ?? report.arch, 'bitnet-b1.58');
+  assert.equal(report.model.architecture, 'bitnet-b1.58');
   const bytes = readFileSync(model);
   writeFileSync(file('cut.gguf'), bytes.subarray(0, bytes.length - 1000));
   fails(['compat-check', file('cut.gguf')], /tensor|end/);
