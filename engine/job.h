@@ -1,6 +1,6 @@
 /*
- * A request inside the engine: everything copied, tokenised, and all the memory that it needs until its end. Made on the
- * caller's thread, owned by the queue, then by the loop. Each choice is a sequence of its own.
+ * A request inside the engine: everything copied, tokenised, and all the memory that it needs until its end. Made on
+ * the caller's thread, owned by the queue, then by the loop. Each choice is a sequence of its own.
  *
  *   waiting (in the queue) -> running (some sequences have a slot; still in the queue until all have) -> ended
  */
@@ -17,14 +17,14 @@
 struct sequence {
     struct job *job;
     uint32_t choice;
-    uint32_t slot;               /* row of the block tables, while running */
+    uint32_t slot; /* row of the block tables, while running */
     bool running;
-    uint32_t n_fed;              /* tokens whose K and V are in the cache, or will be after this step */
+    uint32_t n_fed; /* tokens whose K and V are in the cache, or will be after this step */
     uint32_t n_generated;
-    uint32_t *generated;         /* [max_tokens], in the job's pool */
+    uint32_t *generated; /* [max_tokens], in the job's pool */
     struct detokenizer detokenizer;
     struct stopper_state stop;
-    uint64_t safe;               /* bytes of the choice's text that may be shown */
+    uint64_t safe; /* bytes of the choice's text that may be shown */
     int64_t last_token_ns;
 };
 
@@ -32,18 +32,18 @@ struct job {
     struct queue_item item;      /* first: a queue_item is cast back */
     struct job *next, *previous; /* started jobs, in the loop's list */
     char *id;
-    uint32_t *prompt;            /* [n_prompt] */
+    uint32_t *prompt; /* [n_prompt] */
     uint32_t n_prompt, max_tokens, n_choices, n_top;
     bool logprobs, ignore_eos;
-    bool in_step;                /* has rows in the step that is made */
+    bool in_step; /* has rows in the step that is made */
     struct sampling sampling;
-    struct logit_bias *bias;     /* owned; sampling.bias points to it */
+    struct logit_bias *bias; /* owned; sampling.bias points to it */
     struct stopper *stopper;
-    struct stream *stream;       /* the loop's reference */
+    struct stream *stream;                            /* the loop's reference */
     int64_t deadline_ns, admitted_ns, first_token_ns; /* arrival is item.arrival_ns; 0 = not yet */
-    uint32_t n_started, n_ended, n_generated; /* sequences, sequences, tokens of all */
-    uint64_t n_steps, n_step_sequences;       /* steps that it took part in; sequences in them */
-    enum finish_reason finish;   /* of choice 0 */
+    uint32_t n_started, n_ended, n_generated;         /* sequences, sequences, tokens of all */
+    uint64_t n_steps, n_step_sequences;               /* steps that it took part in; sequences in them */
+    enum finish_reason finish;                        /* of choice 0 */
     uint32_t *pool;
     struct sequence sequences[]; /* [n_choices] */
 };
@@ -52,12 +52,13 @@ struct job_options {
     const struct tokenizer *tokenizer;
     const struct request_limits *limits;
     struct waker *waker;
-    size_t max_stream_bytes;     /* text that one token can add to a stream */
+    size_t max_stream_bytes; /* text that one token can add to a stream */
     int64_t now_ns, default_timeout_ns;
 };
 
 /* Tokenises and copies a validated request. VALIDATION_FAILED when its prompt does not fit the context. */
-enum error_code job_open(const struct job_options *options, const struct request *r, struct job **out, struct error *err);
+enum error_code job_open(const struct job_options *options, const struct request *r, struct job **out,
+                         struct error *err);
 /* Frees it with its reference to the stream. */
 void job_close(struct job *j);
 

@@ -1,6 +1,7 @@
 /*
- * Who has which block of the KV cache: a free list and a block table for each sequence slot. A sequence reserves all the
- * blocks that it can ever need when it is admitted, so memory cannot run out in mid-flight and nothing is preempted.
+ * Who has which block of the KV cache: a free list and a block table for each sequence slot. A sequence reserves all
+ * the blocks that it can ever need when it is admitted, so memory cannot run out in mid-flight and nothing is
+ * preempted.
  *
  *   tables[slot][i] = block that holds positions [i * KV_BLOCK_SIZE, (i + 1) * KV_BLOCK_SIZE) of the slot's sequence
  *
@@ -13,9 +14,10 @@
 
 struct kvcache {
     uint32_t n_blocks, n_slots, max_blocks;
-    int32_t *tables;   /* [n_slots][max_blocks]; the first n_reserved[slot] are valid */
+    int32_t *tables;      /* [n_slots][max_blocks]; the first n_reserved[slot] are valid */
     uint32_t *n_reserved; /* [n_slots] */
-    int32_t *free;     /* [n_free] used as a stack: a block that was just given back is the next to go out, so that an engine
+    int32_t
+        *free; /* [n_free] used as a stack: a block that was just given back is the next to go out, so that an engine
                         * that never has many sequences never touches most of the memory */
     uint32_t n_free;
 };

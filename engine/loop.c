@@ -170,6 +170,7 @@ static int64_t next_look(struct engine *e, int64_t now_ns)
 void *loop_main(void *arg)
 {
     struct engine *e = arg;
+    pthread_setname_np(pthread_self(), "engine-loop");
     for (;;) {
         int64_t now_ns = clock_now_ns();
         bool closing = atomic_load_explicit(&e->closing, memory_order_acquire);

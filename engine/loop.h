@@ -22,20 +22,20 @@ struct loop {
     struct kvcache kvcache;
     struct sampler *sampler;
     struct scheduler scheduler;
-    struct buffer text;                /* of the token at hand; its memory is reserved at open */
-    struct job *jobs;                  /* that have started */
+    struct buffer text; /* of the token at hand; its memory is reserved at open */
+    struct job *jobs;   /* that have started */
     size_t max_sequences;
-    struct sequence **running;         /* [max_sequences] in order of admission */
+    struct sequence **running; /* [max_sequences] in order of admission */
     size_t n_running;
-    uint32_t *free_slots;              /* [max_sequences] stack */
+    uint32_t *free_slots; /* [max_sequences] stack */
     size_t n_free_slots;
     /* The step: */
-    struct scheduler_item *items;      /* [max_sequences] of running[] */
-    int32_t *ids, *positions, *slots;  /* [max_batch_tokens] */
-    int32_t *out_rows;                 /* [max_sequences] rows that get logits */
-    struct sequence **out_sequences;   /* [max_sequences] whose they are; NULL when it ended meanwhile */
+    struct scheduler_item *items;     /* [max_sequences] of running[] */
+    int32_t *ids, *positions, *slots; /* [max_batch_tokens] */
+    int32_t *out_rows;                /* [max_sequences] rows that get logits */
+    struct sequence **out_sequences;  /* [max_sequences] whose they are; NULL when it ended meanwhile */
     size_t n_out;
-    float *logits;                     /* [max_sequences][vocab_size] */
+    float *logits; /* [max_sequences][vocab_size] */
 };
 
 struct engine {
@@ -47,19 +47,19 @@ struct engine {
     struct request_limits limits;
     size_t max_stream_bytes;
     int64_t default_timeout_ns;
-    struct engine_observer observer;   /* written before the first submit, whose queue lock hands it to the loop */
+    struct engine_observer observer; /* written before the first submit, whose queue lock hands it to the loop */
 
     /* Shared. */
     struct queue queue;
     struct waker waker;
-    atomic_bool draining;              /* set with release after drain_deadline_ns, read with acquire */
+    atomic_bool draining; /* set with release after drain_deadline_ns, read with acquire */
     _Atomic int64_t drain_deadline_ns;
     atomic_bool closing;
-    pthread_mutex_t stats_lock;        /* for stats; never held while another lock is taken */
-    pthread_cond_t drained;            /* with stats_lock: the loop ended a turn while draining */
+    pthread_mutex_t stats_lock; /* for stats; never held while another lock is taken */
+    pthread_cond_t drained;     /* with stats_lock: the loop ended a turn while draining */
     struct engine_stats stats;
-    uint32_t n_live;                   /* under stats_lock: submitted jobs whose stream has not got its COMPLETE */
-    bool has_sync, has_thread;
+    uint32_t n_live; /* under stats_lock: submitted jobs whose stream has not got its COMPLETE */
+    bool has_sync;   /* the locks have been made */
     pthread_t thread;
 
     struct loop loop;

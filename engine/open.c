@@ -4,6 +4,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 
+#include <signal.h>
 #include <stdlib.h>
 
 #define DEFAULT_SEQUENCES 64
@@ -30,7 +31,8 @@ static enum error_code check_options(const struct engine_options *o, struct erro
         {"queue_limit", o->queue_limit, MAX_QUEUE},
     };
     if (!o->model_path)
-        return error_set_param(err, ERROR_VALIDATION_FAILED, "model_path", "expected the path of a GGUF file, found none");
+        return error_set_param(err, ERROR_VALIDATION_FAILED, "model_path",
+                               "expected the path of a GGUF file, found none");
     for (size_t i = 0; i < sizeof fields / sizeof *fields; i++)
         if (fields[i].value > fields[i].max)
             return error_set_param(err, ERROR_VALIDATION_FAILED, fields[i].name, "expected at most %zu, found %zu",
@@ -62,7 +64,8 @@ static size_t choose_blocks(const struct engine *e, const struct engine_options 
         return n < full * n_sequences ? n : full * n_sequences;
     }
     size_t average = context_length < AVERAGE_POSITIONS ? context_length : AVERAGE_POSITIONS;
-    size_t n = kvcache_blocks_for(average) * n_sequences, most = backend_info(e->backend)->memory_bytes / 4 / block_bytes;
+    size_t n = kvcache_blocks_for(average) * n_sequences,
+           most = backend_info(e->backend)->memory_bytes / 4 / block_bytes;
     n = n < most ? n : most;
     return n > full ? n : full;
 }
@@ -173,14 +176,24 @@ fail_stats:
     return false;
 }
 
+/* Signals are for the program's own threads: the loop takes none. */
+static bool start_thread(struct engine *e)
+{
+    sigset_t all, before;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    bool ok = !pthread_create(&e->thread, NULL, loop_main, e);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    return ok;
+}
+
 static enum error_code start(struct engine *e, const struct engine_options *o, struct error *err)
 {
     if (!open_sync(e, or_default(o->queue_limit, DEFAULT_QUEUE)))
         return error_set(err, ERROR_MEMORY_EXHAUSTED, "no memory for the engine's locks");
     e->default_timeout_ns = o->default_timeout_ns;
     e->stats.last_turn_ns = clock_now_ns();
-    e->has_thread = !pthread_create(&e->thread, NULL, loop_main, e);
-    return e->has_thread ? ERROR_NONE : error_set(err, ERROR_MEMORY_EXHAUSTED, "no thread for the engine's loop");
+    return start_thread(e) ? ERROR_NONE : error_set(err, ERROR_MEMORY_EXHAUSTED, "no thread for the engine's loop");
 }
 
 static void close_loop(struct loop *l)
@@ -241,7 +254,8 @@ enum error_code engine_open(const struct engine_options *options, struct engine 
     }
     log_info("engine", "model loaded", LOG_STR("model", e->description.model.id),
              LOG_STR("device", e->description.model.device), LOG_INT("context_length", e->limits.context_length),
-             LOG_INT("kv_blocks", e->loop.kvcache.n_blocks), LOG_FLOAT("load_seconds", e->description.model.load_seconds));
+             LOG_INT("kv_blocks", e->loop.kvcache.n_blocks),
+             LOG_FLOAT("load_seconds", e->description.model.load_seconds));
     *out = e;
     return ERROR_NONE;
 }

@@ -85,7 +85,8 @@ void queue_put(struct queue *q, struct queue_item *item)
     pthread_mutex_unlock(&q->lock);
 }
 
-/* Each class is worth QUEUE_AGE_NS of waiting. An arrival in the future (a clock read on another thread) is as one now. */
+/* Each class is worth QUEUE_AGE_NS of waiting. An arrival in the future (a clock read on another thread) is as one
+ * now. */
 static int64_t rank(const struct queue_item *item, unsigned c, int64_t now_ns)
 {
     int64_t waited_ns = now_ns - item->arrival_ns;
@@ -110,7 +111,8 @@ struct queue_item *queue_first(struct queue *q, int64_t now_ns)
 static void note_departure(struct queue *q, int64_t now_ns)
 {
     if (q->last_departure_ns) {
-        int64_t gap_ns = now_ns - q->last_departure_ns, mean_ns = atomic_load_explicit(&q->interval_ns, memory_order_relaxed);
+        int64_t gap_ns = now_ns - q->last_departure_ns,
+                mean_ns = atomic_load_explicit(&q->interval_ns, memory_order_relaxed);
         gap_ns = gap_ns > 1 ? gap_ns : 1;
         mean_ns = mean_ns ? mean_ns + (gap_ns - mean_ns) / 8 : gap_ns;
         atomic_store_explicit(&q->interval_ns, mean_ns > 0 ? mean_ns : 1, memory_order_relaxed);

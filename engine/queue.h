@@ -30,10 +30,10 @@ struct queue_item {
 };
 
 struct queue {
-    atomic_size_t n_taken;          /* places: reserved and waiting. Relaxed: the count alone is what matters */
-    _Atomic int64_t interval_ns;    /* moving average of the time between departures, 0 = not known; relaxed, a hint */
+    atomic_size_t n_taken;       /* places: reserved and waiting. Relaxed: the count alone is what matters */
+    _Atomic int64_t interval_ns; /* moving average of the time between departures, 0 = not known; relaxed, a hint */
     size_t limit;
-    pthread_mutex_t lock;           /* for the rest */
+    pthread_mutex_t lock; /* for the rest */
     struct queue_item *first[QUEUE_N_CLASSES], *last[QUEUE_N_CLASSES];
     size_t n_waiting;
     int64_t last_departure_ns;
@@ -46,7 +46,8 @@ void queue_fini(struct queue *q);
 enum error_code queue_reserve(struct queue *q, enum priority priority, struct error *err);
 void queue_give_back(struct queue *q);
 
-/* Puts an item for which a place was reserved; sets item->queued. item->priority and arrival_ns are set by the caller. */
+/* Puts an item for which a place was reserved; sets item->queued. item->priority and arrival_ns are set by the
+ * caller. */
 void queue_put(struct queue *q, struct queue_item *item);
 
 /* Which item is next; it stays in the queue. NULL when there is none. Loop only, as is what follows. */

@@ -1,5 +1,5 @@
-/* The ends of sequences and requests. What a request held is free, and the statistics know of its end, before its reader hears
- * of it, so a client that saw the end sees its effect. */
+/* The ends of sequences and requests. What a request held is free, and the statistics know of its end, before its
+ * reader hears of it, so a client that saw the end sees its effect. */
 #include "engine/loop.h"
 
 #include "base/clock.h"
@@ -45,8 +45,10 @@ static void count_end(struct engine *e, const struct job *j, enum finish_reason 
 {
     pthread_mutex_lock(&e->stats_lock);
     struct engine_stats *st = &e->stats;
-    uint64_t *counters[] = {[FINISH_STOP] = &st->n_finished_stop, [FINISH_LENGTH] = &st->n_finished_length,
-                            [FINISH_CANCELLED] = &st->n_cancelled, [FINISH_DEADLINE] = &st->n_deadline,
+    uint64_t *counters[] = {[FINISH_STOP] = &st->n_finished_stop,
+                            [FINISH_LENGTH] = &st->n_finished_length,
+                            [FINISH_CANCELLED] = &st->n_cancelled,
+                            [FINISH_DEADLINE] = &st->n_deadline,
                             [FINISH_ERROR] = &st->n_failed};
     ++*counters[finish];
     if (j->n_started)
@@ -58,7 +60,8 @@ static void count_end(struct engine *e, const struct job *j, enum finish_reason 
 static void observe_end(struct engine *e, const struct job *j, enum finish_reason finish, int64_t now_ns)
 {
     struct engine_observation o = {.finish = finish,
-                                   .queue_s = seconds_between(j->item.arrival_ns, j->admitted_ns ? j->admitted_ns : now_ns),
+                                   .queue_s =
+                                       seconds_between(j->item.arrival_ns, j->admitted_ns ? j->admitted_ns : now_ns),
                                    .first_token_s = -1,
                                    .total_s = seconds_between(j->item.arrival_ns, now_ns),
                                    .n_prompt_tokens = j->n_prompt,

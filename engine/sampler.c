@@ -100,19 +100,49 @@ static void apply_bias(const struct sampling *p, float *logits)
 
 /* ---- order ------------------------------------------------------------------------------------------------------- */
 
-/* The best token, which is also the one of temperature 0; false when a logit is none. */
+#define LANES 16
+
+/* The largest logit. False when one is NaN or +infinity. In lanes, so that it is one pass of vector instructions over
+ * what may be half a megabyte. */
+static bool find_max(const float *logits, uint32_t n, float *max)
+{
+    float lane[LANES];
+    int bad[LANES] = {0};
+    uint32_t whole = n - n % LANES;
+    for (int k = 0; k < LANES; k++)
+        lane[k] = -INFINITY;
+    for (uint32_t i = 0; i < whole; i += LANES) {
+        for (int k = 0; k < LANES; k++) {
+            float l = logits[i + (uint32_t)k];
+            lane[k] = l > lane[k] ? l : lane[k];
+            bad[k] |= !(l < INFINITY); /* true for NaN too */
+        }
+    }
+    for (uint32_t i = whole; i < n; i++) {
+        lane[0] = logits[i] > lane[0] ? logits[i] : lane[0];
+        bad[0] |= !(logits[i] < INFINITY);
+    }
+    *max = -INFINITY;
+    for (int k = 0; k < LANES; k++) {
+        *max = lane[k] > *max ? lane[k] : *max;
+        bad[0] |= bad[k];
+    }
+    return !bad[0];
+}
+
+/* The best token, which is also the one of temperature 0; false, and the token at fault, when a logit is none. */
 static bool find_best(const float *logits, uint32_t n, struct candidate *best, uint32_t *bad)
 {
-    *best = (struct candidate){-INFINITY, 0};
-    for (uint32_t i = 0; i < n; i++) {
-        if (!(logits[i] < INFINITY)) { /* true for NaN too */
-            *bad = i;
-            return false;
-        }
-        if (logits[i] > best->logit)
-            *best = (struct candidate){logits[i], i};
+    uint32_t i = 0;
+    *bad = 0;
+    if (!find_max(logits, n, &best->logit)) {
+        while (logits[*bad] < INFINITY)
+            ++*bad;
+        return false;
     }
-    *bad = best->id;
+    while (i < n && logits[i] < best->logit)
+        i++;
+    best->id = i;
     return best->logit > -INFINITY;
 }
 
@@ -139,6 +169,21 @@ static void sift_down(struct candidate *heap, size_t n, size_t i)
     heap[i] = moved;
 }
 
+/* The first token from i on whose logit is above `bound`, or n; most are not, so they are skipped in lanes. */
+static uint32_t next_above(const float *logits, uint32_t i, uint32_t n, float bound)
+{
+    for (; i + LANES <= n; i += LANES) {
+        int any = 0;
+        for (uint32_t k = 0; k < LANES; k++)
+            any |= logits[i + k] > bound;
+        if (any)
+            break;
+    }
+    while (i < n && !(logits[i] > bound))
+        i++;
+    return i;
+}
+
 /* The first k tokens in order, into s->candidates. A heap of k, because k is small and the vocabulary is not; no
  * qsort, because glibc's may allocate. */
 static size_t select_first(struct sampler *s, const float *logits, size_t k)
@@ -146,15 +191,15 @@ static size_t select_first(struct sampler *s, const float *logits, size_t k)
     struct candidate *heap = s->candidates;
     if (k > s->vocab_size)
         k = s->vocab_size;
-    for (size_t i = 0; i < k; i++)
-        heap[i] = (struct candidate){logits[i], (uint32_t)i};
-    for (size_t i = k / 2; i-- > 0;)
-        sift_down(heap, k, i);
-    for (uint32_t i = (uint32_t)k; i < s->vocab_size; i++) {
-        if (logits[i] > heap[0].logit) { /* of equal logits the lower id is in already */
-            heap[0] = (struct candidate){logits[i], i};
-            sift_down(heap, k, 0);
-        }
+    for (size_t j = 0; j < k; j++)
+        heap[j] = (struct candidate){logits[j], (uint32_t)j};
+    for (size_t j = k / 2; j-- > 0;)
+        sift_down(heap, k, j);
+    uint32_t i = (uint32_t)k;
+    while ((i = next_above(logits, i, s->vocab_size, heap[0].logit)) < s->vocab_size) {
+        heap[0] = (struct candidate){logits[i], i}; /* of equal logits the lower id is in already */
+        sift_down(heap, k, 0);
+        i++;
     }
     for (size_t n = k; n > 1; n--) { /* heap sort: the last in order goes to the end */
         struct candidate last = heap[0];
@@ -283,8 +328,8 @@ enum error_code sampler_draw(struct sampler *s, const struct sampling *p, const 
     apply_penalties(s, p, in, logits);
     apply_bias(p, logits);
     if (!find_best(logits, s->vocab_size, &best, &bad))
-        return error_set(err, ERROR_INFERENCE_FAILED, "expected finite logits, found %f for token %u", (double)logits[bad],
-                         bad);
+        return error_set(err, ERROR_INFERENCE_FAILED, "expected finite logits, found %f for token %u",
+                         (double)logits[bad], bad);
     out->id = best.id;
     out->logprob = 0;
     out->n_top = 0;

@@ -26,18 +26,18 @@
 struct sampler;
 
 struct sample_input {
-    const uint32_t *prompt;    /* [n_prompt], ids below the vocabulary's size, as are generated[] and bias[] */
+    const uint32_t *prompt; /* [n_prompt], ids below the vocabulary's size, as are generated[] and bias[] */
     size_t n_prompt;
     const uint32_t *generated; /* [n_generated] */
     size_t n_generated;
     uint32_t choice;
     bool logprobs;
-    uint32_t n_top;            /* 0..SAMPLER_MAX_TOP */
+    uint32_t n_top; /* 0..SAMPLER_MAX_TOP */
 };
 
 struct sample {
     uint32_t id;
-    float logprob;             /* 0 when not asked for */
+    float logprob; /* 0 when not asked for */
     uint32_t n_top;
     struct token_logprob top[SAMPLER_MAX_TOP];
 };

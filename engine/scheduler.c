@@ -18,11 +18,11 @@ static size_t plan_decodes(struct scheduler *s, struct scheduler_item *items, si
 /* Rows that prompts may have beside n_decodes decodes. */
 static size_t prefill_room(const struct scheduler *s, size_t n_decodes)
 {
-    size_t room = s->max_rows - n_decodes;
-    if (!n_decodes || !s->row_ns)
-        return room;
-    size_t affordable = (size_t)(SCHEDULER_STEP_NS / s->row_ns);
-    affordable = affordable > n_decodes ? affordable - n_decodes : 0;
+    size_t room = s->max_rows - n_decodes, affordable = SCHEDULER_FIRST_PREFILL;
+    if (s->row_ns) {
+        affordable = (size_t)((n_decodes ? SCHEDULER_STEP_NS : SCHEDULER_ALONE_NS) / s->row_ns);
+        affordable = affordable > n_decodes ? affordable - n_decodes : 0;
+    }
     if (affordable < SCHEDULER_MIN_PREFILL)
         affordable = SCHEDULER_MIN_PREFILL;
     return affordable < room ? affordable : room;

@@ -1,13 +1,14 @@
 /*
- * Which sequences take part in the next step, and with how many rows. Pure policy: state in, decisions out; it reads no clock
- * and holds no sequence.
+ * Which sequences take part in the next step, and with how many rows. Pure policy: state in, decisions out; it reads
+ * no clock and holds no sequence.
  *
  *   step:  | decode | decode | decode | prefill chunk of the oldest | of the next ...|   at most max_rows rows
  *
- * Decodes come first, one row each, so that a long prompt never stops the streams that run; prompts fill what is left in
- * the order of admission. While there are decodes, the prompt's rows are also cut so that a step takes about
- * SCHEDULER_STEP_NS: the time between two tokens stays bounded on a machine where a full step of prefill takes seconds.
- * No cut can change a result, as the result of a row does not depend on its step.
+ * Decodes come first, one row each, so that a long prompt never stops the streams that run; prompts fill what is left
+ * in the order of admission. The prompts' rows are also cut so that a step takes about SCHEDULER_STEP_NS beside
+ * decodes, and SCHEDULER_ALONE_NS without: where a full step of prefill takes seconds, the time between two tokens
+ * stays bounded, and so does the time until a cancel, a deadline or a new request is seen. No cut can change a result,
+ * as the result of a row does not depend on its step.
  */
 #ifndef ENGINE_SCHEDULER_H
 #define ENGINE_SCHEDULER_H
@@ -17,7 +18,9 @@
 #include <stdint.h>
 
 #define SCHEDULER_STEP_NS INT64_C(200000000)
-#define SCHEDULER_MIN_PREFILL 16 /* rows that a prompt gets beside decodes, whatever they take */
+#define SCHEDULER_ALONE_NS INT64_C(1000000000)
+#define SCHEDULER_FIRST_PREFILL 64 /* rows of prompts in a step before the time of a row is known */
+#define SCHEDULER_MIN_PREFILL 16   /* rows that prompts get in a step, whatever they take */
 
 struct scheduler {
     size_t max_rows;
@@ -27,10 +30,10 @@ struct scheduler {
 
 /* One admitted sequence, in the order of admission. */
 struct scheduler_item {
-    uint32_t n_left;    /* known tokens that are not in the KV cache yet; at least 1 */
-    bool decode;        /* n_left is 1 and it is a generated token */
-    bool paused;        /* its reader is behind */
-    uint32_t n_rows;    /* out: rows in the step; 0 = not in it */
+    uint32_t n_left; /* known tokens that are not in the KV cache yet; at least 1 */
+    bool decode;     /* n_left is 1 and it is a generated token */
+    bool paused;     /* its reader is behind */
+    uint32_t n_rows; /* out: rows in the step; 0 = not in it */
 };
 
 /* Fills n_rows of each item; returns the rows of the step. */

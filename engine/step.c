@@ -50,7 +50,8 @@ static void note_batch(struct loop *l, size_t n_sequences)
 }
 
 /* Sampling depends on the sequence alone: its tokens, its parameters, its position. */
-static enum error_code sample(struct engine *e, const struct sequence *q, float *logits, struct sample *out, struct error *err)
+static enum error_code sample(struct engine *e, const struct sequence *q, float *logits, struct sample *out,
+                              struct error *err)
 {
     const struct job *j = q->job;
     struct sample_input in = {.prompt = j->prompt,

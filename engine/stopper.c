@@ -7,7 +7,8 @@
 
 struct pattern {
     const unsigned char *text; /* [n_bytes] in the stopper's pool */
-    const unsigned char *fail; /* [n_bytes] length of the longest proper beginning of text[0..i] that it also ends with */
+    const unsigned char
+        *fail; /* [n_bytes] length of the longest proper beginning of text[0..i] that it also ends with */
     uint16_t n_bytes;
 };
 
@@ -64,7 +65,8 @@ static uint16_t advance(const struct pattern *p, uint16_t k, unsigned char byte)
     return p->text[k] == byte ? (uint16_t)(k + 1) : k;
 }
 
-bool stopper_push(const struct stopper *s, struct stopper_state *state, const char *text, size_t n_bytes, uint64_t *safe)
+bool stopper_push(const struct stopper *s, struct stopper_state *state, const char *text, size_t n_bytes,
+                  uint64_t *safe)
 {
     uint16_t held = 0;
     for (size_t i = 0; i < s->n; i++)

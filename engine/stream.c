@@ -19,9 +19,9 @@ struct record {
 
 /* Counts run from 0 and are never wrapped; an index into a ring is the count modulo the ring's size. */
 struct choice {
-    struct record *records;      /* [n_records] */
-    struct token_logprob *tops;  /* [n_records][n_top] */
-    char *text;                  /* [n_text] */
+    struct record *records;     /* [n_records] */
+    struct token_logprob *tops; /* [n_records][n_top] */
+    char *text;                 /* [n_text] */
     uint32_t n_read, n_shown, n_written;
     uint64_t text_read, text_written;
     bool ended, end_read;
@@ -29,26 +29,26 @@ struct choice {
 };
 
 struct stream {
-    pthread_mutex_t lock;        /* for all that is not constant or atomic */
-    pthread_cond_t cond;         /* something to read; a call of on_ready is over */
-    atomic_int n_references;     /* release on drop, acquire by the last */
-    atomic_bool cancelled;       /* relaxed: it carries no data */
+    pthread_mutex_t lock;    /* for all that is not constant or atomic */
+    pthread_cond_t cond;     /* something to read; a call of on_ready is over */
+    atomic_int n_references; /* release on drop, acquire by the last */
+    atomic_bool cancelled;   /* relaxed: it carries no data */
     uint32_t n_choices, n_records, n_top, next_choice;
     size_t n_text, max_token_bytes;
     void (*on_ready)(void *user);
     void *user;
-    struct waker *waker;         /* NULL once complete */
-    bool readable;               /* stream_read would give something */
-    bool calling;                /* on_ready is running */
+    struct waker *waker; /* NULL once complete */
+    bool readable;       /* stream_read would give something */
+    bool calling;        /* on_ready is running */
     bool closed, complete, complete_read;
     enum finish_reason finish;
     struct error error;
     struct stream_summary summary;
-    struct choice *choices;      /* [n_choices] */
+    struct choice *choices; /* [n_choices] */
     /* What the last stream_read gave out; the reader's. */
-    struct token *out_tokens;    /* [n_records] */
+    struct token *out_tokens;       /* [n_records] */
     struct token_logprob *out_tops; /* [n_records][n_top] */
-    char *out_text;              /* [n_text] */
+    char *out_text;                 /* [n_text] */
 };
 
 /* ---- open and close ---------------------------------------------------------------------------------------------- */
@@ -97,7 +97,8 @@ struct stream *stream_open(const struct stream_options *options)
     s->n_records = options->max_tokens < most ? options->max_tokens + 1 : most;
     s->n_top = options->n_top;
     s->max_token_bytes = options->max_token_bytes;
-    /* Held text (a stop string at most) and two tokens always fit, so an empty stream has room whatever its tokens are. */
+    /* Held text (a stop string at most) and two tokens always fit, so an empty stream has room whatever its tokens
+     * are. */
     s->n_text = (size_t)s->n_records * TEXT_BYTES_A_TOKEN + 256 + 3 * options->max_token_bytes;
     s->on_ready = options->on_ready;
     s->user = options->user;
@@ -234,7 +235,8 @@ void stream_push(struct stream *s, uint32_t choice, const struct stream_token *t
     while (c->n_shown < c->n_written - hold_last && record_at(s, c, c->n_shown)->end <= safe)
         c->n_shown++;
     if (c->n_written - c->n_shown > STREAM_MAX_UNDECIDED) {
-        /* Held by a stop string that tokens without text do not decide: the oldest goes out without its undecided text. */
+        /* Held by a stop string that tokens without text do not decide: the oldest goes out without its undecided
+         * text. */
         uint64_t before = c->n_shown ? record_at(s, c, c->n_shown - 1)->end : 0;
         record_at(s, c, c->n_shown)->end = safe > before ? safe : before;
         c->n_shown++;

@@ -1,21 +1,22 @@
 /*
- * A token stream: the bounded buffer between the loop, which writes, and one reader. Two references, the reader's and the
- * loop's; the last to go frees it. The reader's functions (stream_read, _wait, _cancel, _close) are in engine.h.
+ * A token stream: the bounded buffer between the loop, which writes, and one reader. Two references, the reader's and
+ * the loop's; the last to go frees it. The reader's functions (stream_read, _wait, _cancel, _close) are in engine.h.
  *
- * Each choice has a ring of token records and a ring of their text. A record is written as soon as its token is drawn and shown
- * to the reader when its text is decided: when no stop string can begin in it and no character is still open.
+ * Each choice has a ring of token records and a ring of their text. A record is written as soon as its token is drawn
+ * and shown to the reader when its text is decided: when no stop string can begin in it and no character is still open.
  *
  *   choice:  | taken by the reader | shown | written, text undecided | free |
  *            ^                     ^ read  ^ shown                   ^ written
  *
- * At most STREAM_MAX_UNDECIDED records are held back; an older one is then shown without its text, which moves on to the next.
- * Records of a token whose text is cut off by a stop string are shown too, so the records are exactly the generated tokens.
+ * At most STREAM_MAX_UNDECIDED records are held back; an older one is then shown without its text, which moves on to
+ * the next. Records of a token whose text is cut off by a stop string are shown too, so the records are exactly the
+ * generated tokens.
  *
  * Events: tokens of the choices in turns; CHOICE_END once a choice is done and read; COMPLETE last. A request that
  * ends by an error, or by cancel or deadline before its first token, has no CHOICE_END, only COMPLETE.
  *
- * on_ready is called when a stream in which there was nothing to read gets something; without the lock held, never after
- * stream_close has returned: stream_close waits for a call that is under way, so a caller must hold no lock that
+ * on_ready is called when a stream in which there was nothing to read gets something; without the lock held, never
+ * after stream_close has returned: stream_close waits for a call that is under way, so a caller must hold no lock that
  * on_ready takes.
  */
 #ifndef ENGINE_STREAM_H
@@ -24,17 +25,17 @@
 #include "engine/engine.h"
 #include "engine/waker.h"
 
-#define STREAM_MAX_UNREAD 256   /* unread tokens of a choice at which its sequence is paused */
+#define STREAM_MAX_UNREAD 256 /* unread tokens of a choice at which its sequence is paused */
 #define STREAM_MAX_UNDECIDED 64
 
 struct stream_options {
     uint32_t n_choices;
-    uint32_t max_tokens;         /* of a choice */
-    uint32_t n_top;              /* top log-probabilities of each token */
-    size_t max_token_bytes;      /* text that one token can add, at most */
+    uint32_t max_tokens;    /* of a choice */
+    uint32_t n_top;         /* top log-probabilities of each token */
+    size_t max_token_bytes; /* text that one token can add, at most */
     void (*on_ready)(void *user);
     void *user;
-    struct waker *waker;         /* woken when a full ring has room again, and by cancel and close; borrowed until
+    struct waker *waker; /* woken when a full ring has room again, and by cancel and close; borrowed until
                                   * stream_complete */
 };
 
@@ -57,11 +58,12 @@ bool stream_has_room(struct stream *s, uint32_t choice);
 /* The reader has asked for the end, or is gone. */
 bool stream_cancelled(const struct stream *s);
 
-/* Appends a token with the text that it completed (needs room). Then shows the records whose text lies in the first `safe` bytes of
- * the choice's text; hold_last: not the newest, because a character is open that it has begun. */
+/* Appends a token with the text that it completed (needs room). Then shows the records whose text lies in the first
+ * `safe` bytes of the choice's text; hold_last: not the newest, because a character is open that it has begun. */
 void stream_push(struct stream *s, uint32_t choice, const struct stream_token *token, const char *text, size_t n_bytes,
                  uint64_t safe, bool hold_last);
-/* Ends a choice: adds `text` to its last record if that is not shown yet, cuts the text at `safe` bytes and shows all records. */
+/* Ends a choice: adds `text` to its last record if that is not shown yet, cuts the text at `safe` bytes and shows
+ * all records. */
 void stream_end_choice(struct stream *s, uint32_t choice, const char *text, size_t n_bytes, uint64_t safe,
                        enum finish_reason finish);
 /* Ends the stream; `error` (copied, NULL = none) with FINISH_ERROR. The waker is not used any more. */

@@ -10,7 +10,8 @@ const char *request_input_name(const struct request *r)
     return r->tokens ? "tokens" : r->messages ? "messages" : "prompt";
 }
 
-enum error_code request_validate_length(const struct request_limits *limits, const char *param, size_t n, struct error *err)
+enum error_code request_validate_length(const struct request_limits *limits, const char *param, size_t n,
+                                        struct error *err)
 {
     if (n == 0)
         return error_set_param(err, ERROR_VALIDATION_FAILED, param,
@@ -79,7 +80,8 @@ static enum error_code check_stop(const struct request *r, struct error *err)
             return error_set_param(err, ERROR_VALIDATION_FAILED, "stop", "expected strings of 1 to %d bytes, found %zu",
                                    REQUEST_MAX_STOP_BYTES, n);
         if (!utf8_valid(r->stop[i], n, &bad))
-            return error_set_param(err, ERROR_VALIDATION_FAILED, "stop", "expected UTF-8, found an invalid byte at %zu", bad);
+            return error_set_param(err, ERROR_VALIDATION_FAILED, "stop", "expected UTF-8, found an invalid byte at %zu",
+                                   bad);
     }
     return ERROR_NONE;
 }
@@ -92,7 +94,8 @@ static enum error_code check_text_bytes(const struct request_limits *limits, con
     return error_set_param(err, ERROR_VALIDATION_FAILED, param,
                            "expected at most %u tokens (the context of %u less one for the answer), found %zu bytes, "
                            "which are at least %zu tokens",
-                           limits->context_length - 1, limits->context_length, n_bytes, n_bytes / limits->max_token_bytes);
+                           limits->context_length - 1, limits->context_length, n_bytes,
+                           n_bytes / limits->max_token_bytes);
 }
 
 static enum error_code check_messages(const struct request_limits *limits, const struct request *r, struct error *err)
@@ -139,13 +142,14 @@ static enum error_code check_numbers(const struct request *r, struct error *err)
     if (r->max_tokens < 1)
         return error_set_param(err, ERROR_VALIDATION_FAILED, "max_tokens", "expected at least 1, found 0");
     if (r->n > REQUEST_MAX_CHOICES)
-        return error_set_param(err, ERROR_VALIDATION_FAILED, "n", "expected 1 to %d, found %u", REQUEST_MAX_CHOICES, r->n);
+        return error_set_param(err, ERROR_VALIDATION_FAILED, "n", "expected 1 to %d, found %u", REQUEST_MAX_CHOICES,
+                               r->n);
     if (r->top_logprobs > REQUEST_MAX_TOP)
-        return error_set_param(err, ERROR_VALIDATION_FAILED, "top_logprobs", "expected 0 to %d, found %u", REQUEST_MAX_TOP,
-                               r->top_logprobs);
+        return error_set_param(err, ERROR_VALIDATION_FAILED, "top_logprobs", "expected 0 to %d, found %u",
+                               REQUEST_MAX_TOP, r->top_logprobs);
     if (r->top_logprobs && !r->logprobs)
-        return error_set_param(err, ERROR_VALIDATION_FAILED, "top_logprobs", "expected logprobs with it, found %u without",
-                               r->top_logprobs);
+        return error_set_param(err, ERROR_VALIDATION_FAILED, "top_logprobs",
+                               "expected logprobs with it, found %u without", r->top_logprobs);
     if (r->priority != PRIORITY_NORMAL && r->priority != PRIORITY_LOW && r->priority != PRIORITY_HIGH)
         return error_set_param(err, ERROR_VALIDATION_FAILED, "priority", "expected normal, low or high, found %d",
                                (int)r->priority);

@@ -1,6 +1,6 @@
 /*
- * The bounds of a request, checked before it takes a place in the queue or costs anything. Messages say what was expected and
- * what was found; the error's param is the field's name in bitnet/v1/inference.proto. Any thread.
+ * The bounds of a request, checked before it takes a place in the queue or costs anything. Messages say what was
+ * expected and what was found; the error's param is the field's name in bitnet/v1/inference.proto. Any thread.
  */
 #ifndef ENGINE_VALIDATE_H
 #define ENGINE_VALIDATE_H
@@ -22,7 +22,8 @@ struct request_limits {
 enum error_code request_validate(const struct request_limits *limits, const struct request *r, struct error *err);
 
 /* For a prompt of n tokens: at least one, and one position left for the answer. `param` names the input. */
-enum error_code request_validate_length(const struct request_limits *limits, const char *param, size_t n, struct error *err);
+enum error_code request_validate_length(const struct request_limits *limits, const char *param, size_t n,
+                                        struct error *err);
 
 /* "prompt", "messages" or "tokens". */
 const char *request_input_name(const struct request *r);

@@ -22,7 +22,8 @@ bool waker_cond_wait(pthread_cond_t *cond, pthread_mutex_t *lock, int64_t deadli
         return !pthread_cond_wait(cond, lock);
     if (deadline_ns < 0)
         deadline_ns = 0;
-    struct timespec at = {.tv_sec = (time_t)(deadline_ns / CLOCK_NS_PER_S), .tv_nsec = (long)(deadline_ns % CLOCK_NS_PER_S)};
+    struct timespec at = {.tv_sec = (time_t)(deadline_ns / CLOCK_NS_PER_S),
+                          .tv_nsec = (long)(deadline_ns % CLOCK_NS_PER_S)};
     return pthread_cond_timedwait(cond, lock, &at) != ETIMEDOUT;
 }
 

@@ -21,7 +21,7 @@ struct harness_choice {
     uint32_t n_tokens;
     uint32_t ids[HARNESS_CONTEXT];
     float logprobs[HARNESS_CONTEXT];
-    uint64_t tops;              /* hash of the top log-probabilities */
+    uint64_t tops; /* hash of the top log-probabilities */
     size_t n_text;
     char text[HARNESS_CONTEXT * 40];
     bool ended;
@@ -74,7 +74,8 @@ static inline struct engine *harness_open(struct engine_options options)
     return e;
 }
 
-/* A request of n_prompt pseudo-random ids that are a function of `seed`, into `ids` [n_prompt]; sampled at temperature 1. */
+/* A request of n_prompt pseudo-random ids that are a function of `seed`, into `ids` [n_prompt]; sampled at
+ * temperature 1. */
 static inline struct request harness_request(uint32_t seed, uint32_t *ids, uint32_t n_prompt, uint32_t max_tokens)
 {
     for (uint32_t i = 0; i < n_prompt; i++)
@@ -147,7 +148,8 @@ static inline struct harness_answer *harness_finish(struct stream *s)
 }
 
 /* Fails the test unless both are the same to the bit. */
-static inline void harness_expect_same(const struct harness_answer *a, const struct harness_answer *b, uint32_t n_choices)
+static inline void harness_expect_same(const struct harness_answer *a, const struct harness_answer *b,
+                                       uint32_t n_choices)
 {
     ck_assert_int_eq(a->finish, b->finish);
     ck_assert_uint_eq(a->summary.n_prompt_tokens, b->summary.n_prompt_tokens);

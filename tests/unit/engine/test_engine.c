@@ -1,5 +1,5 @@
-/* Results of the engine end to end: the same request gives the same tokens whatever runs beside it, its text is that of its
- * tokens, stop strings cut it, a slow reader stops nobody else. */
+/* Results of the engine end to end: the same request gives the same tokens whatever runs beside it, its text is that
+ * of its tokens, stop strings cut it, a slow reader stops nobody else. */
 #include "tests/suite.h"
 #include "tests/unit/engine/harness.h"
 
@@ -91,7 +91,8 @@ START_TEST(test_text_is_that_of_the_tokens)
 }
 END_TEST
 
-/* Each piece of a text as a stop string: the text ends before its first occurrence, and the tokens are the same up to there. */
+/* Each piece of a text as a stop string: the text ends before its first occurrence, and the tokens are the same up
+ * to there. */
 START_TEST(test_stop_strings)
 {
     uint32_t ids[20];
@@ -171,8 +172,8 @@ START_TEST(test_context_ends_the_answer)
 }
 END_TEST
 
-/* A reader that does not read pauses its own sequence: another one starts, runs and ends beside it; then the first goes on, and
- * its answer is what it would have been. */
+/* A reader that does not read pauses its own sequence: another one starts, runs and ends beside it; then the first
+ * goes on, and its answer is what it would have been. */
 static bool paused(const struct engine_stats *st)
 {
     return st->n_generated_tokens >= 256;
@@ -254,8 +255,12 @@ START_TEST(test_text_prompt_and_chat)
 {
     struct engine *e = harness_open((struct engine_options){0});
     struct chat_message messages[] = {{"user", "hello"}};
-    struct request r = {.prompt = "hello", .prompt_bytes = 5, .max_tokens = 4, .sampling = sampling_defaults(),
-                        .ignore_eos = true, .deadline_ns = CLOCK_NEVER};
+    struct request r = {.prompt = "hello",
+                        .prompt_bytes = 5,
+                        .max_tokens = 4,
+                        .sampling = sampling_defaults(),
+                        .ignore_eos = true,
+                        .deadline_ns = CLOCK_NEVER};
     struct token_list list = {0};
     ck_assert_int_eq(tokenizer_encode(engine_tokenizer(e), "hello", 5, true, false, &list, NULL), ERROR_NONE);
     struct harness_answer *a = harness_finish(harness_submit(e, &r));

@@ -1,6 +1,6 @@
-/* How requests end other than by themselves: cancel in each phase, deadlines, a full queue, drain, close, a failing model. After each
- * of them nothing is held any more. A request whose reader does not read is paused in mid-answer: it occupies its sequence for as
- * long as a test needs. */
+/* How requests end other than by themselves: cancel in each phase, deadlines, a full queue, drain, close, a failing
+ * model. After each of them nothing is held any more. A request whose reader does not read is paused in mid-answer: it
+ * occupies its sequence for as long as a test needs. */
 #include "tests/suite.h"
 #include "tests/unit/engine/harness.h"
 

@@ -168,4 +168,5 @@ START_TEST(test_places_under_threads)
 }
 END_TEST
 
-SUITE("queue", test_backpressure_by_fill, test_order, test_ageing, test_remove_in_the_middle, test_retry_after_follows_the_drain_rate, test_places_under_threads)
+SUITE("queue", test_backpressure_by_fill, test_order, test_ageing, test_remove_in_the_middle,
+      test_retry_after_follows_the_drain_rate, test_places_under_threads)

@@ -1,4 +1,5 @@
-/* The sampler: penalties and log-probabilities by hand, which tokens each truncation leaves, the draw against softmax. */
+/* The sampler: penalties and log-probabilities by hand, which tokens each truncation leaves, the draw against
+ * softmax. */
 #include "engine/sampler.h"
 #include "tests/suite.h"
 
@@ -100,7 +101,8 @@ START_TEST(test_bias)
 }
 END_TEST
 
-/* ---- which tokens a truncation leaves: everything that many draws at a high temperature give ----------------------- */
+/* ---- which tokens a truncation leaves: everything that many draws at a high temperature give
+ * ----------------------- */
 
 struct row {
     uint32_t top_k;
@@ -115,18 +117,18 @@ static const struct row rows[] = {
     {2, 1, 0, 1, 1u << 2 | 1u << 4},
     {3, 1, 0, 1, 1u << 2 | 1u << 4 | 1u << 0},
     {5, 1, 0, 1, 1u << 2 | 1u << 4 | 1u << 0 | 1u << 1 | 1u << 3},
-    {100, 1, 0, 1, 0xff},                            /* more than there are */
-    {0, 0, 0, 1, 1u << 2},                           /* one is always left */
-    {0, 0.37f, 0, 1, 1u << 2},                       /* 1/2.654 = .3768 */
+    {100, 1, 0, 1, 0xff},      /* more than there are */
+    {0, 0, 0, 1, 1u << 2},     /* one is always left */
+    {0, 0.37f, 0, 1, 1u << 2}, /* 1/2.654 = .3768 */
     {0, 0.38f, 0, 1, 1u << 2 | 1u << 4},
-    {0, 0.75f, 0, 1, 1u << 2 | 1u << 4},             /* .7536 */
+    {0, 0.75f, 0, 1, 1u << 2 | 1u << 4}, /* .7536 */
     {0, 0.76f, 0, 1, 1u << 2 | 1u << 4 | 1u << 0},
     {0, 0.92f, 0, 1, 1u << 2 | 1u << 4 | 1u << 0 | 1u << 1}, /* .8922 after three, .9431 after four */
-    {3, 0.84f, 0, 1, 1u << 2 | 1u << 4},             /* over the rest: 2/2.368 = .8446 */
+    {3, 0.84f, 0, 1, 1u << 2 | 1u << 4},                     /* over the rest: 2/2.368 = .8446 */
     {3, 0.85f, 0, 1, 1u << 2 | 1u << 4 | 1u << 0},
-    {0, 1, 0.36f, 1, 1u << 2 | 1u << 4 | 1u << 0},   /* e^-1 = .3679 */
+    {0, 1, 0.36f, 1, 1u << 2 | 1u << 4 | 1u << 0}, /* e^-1 = .3679 */
     {0, 1, 0.37f, 1, 1u << 2 | 1u << 4},
-    {0, 1, 0.6f, 2, 1u << 2 | 1u << 4 | 1u << 0},    /* at T = 2: e^-.5 = .6065 */
+    {0, 1, 0.6f, 2, 1u << 2 | 1u << 4 | 1u << 0}, /* at T = 2: e^-.5 = .6065 */
     {0, 1, 1, 1, 1u << 2 | 1u << 4},
     {4, 0.9f, 0.3f, 1, 1u << 2 | 1u << 4 | 1u << 0}, /* all three at once */
 };

@@ -1,4 +1,5 @@
-/* The policy under simulated arrivals: the budget is kept, decodes are never held up, nothing starves, order is kept. */
+/* The policy under simulated arrivals: the budget is kept, decodes are never held up, nothing starves, order is
+ * kept. */
 #include "engine/scheduler.h"
 #include "tests/suite.h"
 
@@ -6,9 +7,9 @@
 
 START_TEST(test_decodes_first_then_prompts_in_order)
 {
-    struct scheduler s = {.max_rows = 100};
-    struct scheduler_item items[] = {{.n_left = 80}, {.n_left = 1, .decode = true}, {.n_left = 50}, {.n_left = 7},
-                                     {.n_left = 1, .decode = true}};
+    struct scheduler s = {.max_rows = 100, .row_ns = 1};
+    struct scheduler_item items[] = {
+        {.n_left = 80}, {.n_left = 1, .decode = true}, {.n_left = 50}, {.n_left = 7}, {.n_left = 1, .decode = true}};
     ck_assert_uint_eq(scheduler_plan(&s, items, 5), 100);
     ck_assert_uint_eq(items[1].n_rows, 1);
     ck_assert_uint_eq(items[4].n_rows, 1);
@@ -46,15 +47,16 @@ START_TEST(test_decodes_take_turns)
 }
 END_TEST
 
-/* At 10 ms a row, a step beside decodes has about 20 rows; alone, a prompt gets all. */
-START_TEST(test_prefill_is_cut_beside_decodes)
+/* At 10 ms a row, a step beside decodes has about 20 rows, of prompts alone 100. */
+START_TEST(test_prefill_is_cut_to_bound_a_step)
 {
     struct scheduler s = {.max_rows = 512};
     struct scheduler_item items[] = {{.n_left = 1, .decode = true}, {.n_left = 400}};
+    ck_assert_uint_eq(scheduler_plan(&s, items + 1, 1), SCHEDULER_FIRST_PREFILL); /* not known yet */
     for (int i = 0; i < 50; i++)
         scheduler_learn(&s, 100, INT64_C(1000000000));
     ck_assert_uint_eq(scheduler_plan(&s, items, 2), 20);
-    ck_assert_uint_eq(scheduler_plan(&s, items + 1, 1), 400);
+    ck_assert_uint_eq(scheduler_plan(&s, items + 1, 1), 100);
     for (int i = 0; i < 50; i++)
         scheduler_learn(&s, 100, INT64_C(100000000000)); /* a second a row: still some progress */
     ck_assert_uint_eq(scheduler_plan(&s, items, 2), 1 + SCHEDULER_MIN_PREFILL);
@@ -77,7 +79,7 @@ struct simulated {
 /* Random arrivals, lengths and pauses; slot i of the list is in order of admission. */
 START_TEST(test_simulation)
 {
-    struct scheduler s = {.max_rows = 48};
+    struct scheduler s = {.max_rows = 48, .row_ns = 1};
     struct simulated live[N];
     struct scheduler_item items[N];
     size_t n = 0, n_done = 0, n_born = 0;
@@ -86,7 +88,8 @@ START_TEST(test_simulation)
     for (int step = 0; n_done < 2000; step++) {
         ck_assert_int_lt(step, 200000); /* nothing starves: all finish */
         while (n < N && rand() % 3) {
-            live[n++] = (struct simulated){1 + (uint32_t)rand() % 200, 1 + (uint32_t)rand() % 30, 0, 0, (int)n_born++, -1};
+            live[n++] =
+                (struct simulated){1 + (uint32_t)rand() % 200, 1 + (uint32_t)rand() % 30, 0, 0, (int)n_born++, -1};
         }
         for (size_t i = 0; i < n; i++)
             items[i] = (struct scheduler_item){.n_left = live[i].n_prompt + live[i].n_generated - live[i].n_fed,
@@ -129,4 +132,5 @@ START_TEST(test_simulation)
 }
 END_TEST
 
-SUITE("scheduler", test_decodes_first_then_prompts_in_order, test_paused_are_left_out, test_decodes_take_turns, test_prefill_is_cut_beside_decodes, test_admission, test_simulation)
+SUITE("scheduler", test_decodes_first_then_prompts_in_order, test_paused_are_left_out, test_decodes_take_turns,
+      test_prefill_is_cut_to_bound_a_step, test_admission, test_simulation)

@@ -5,7 +5,7 @@
 struct row {
     const char *stops[4];
     const char *pieces[8];
-    const char *shown;  /* all text that is shown before the end of the sequence, or up to the stop string */
+    const char *shown; /* all text that is shown before the end of the sequence, or up to the stop string */
     bool found;
 };
 
@@ -18,10 +18,10 @@ static const struct row rows[] = {
     {{"END"}, {"EEN", "D"}, "E", true},
     {{"aab"}, {"aaa", "ab"}, "aa", true},
     {{"abab", "xy"}, {"aba", "xy"}, "aba", true},
-    {{"abcd", "bc"}, {"ab", "cd"}, "a", true},           /* the first to be complete */
-    {{"bc", "abc"}, {"abc"}, "", true},                  /* of two at the same byte the longest */
+    {{"abcd", "bc"}, {"ab", "cd"}, "a", true}, /* the first to be complete */
+    {{"bc", "abc"}, {"abc"}, "", true},        /* of two at the same byte the longest */
     {{"\n\n"}, {"one\n", "two\n", "\nthree"}, "one\ntwo", true},
-    {{"\xc3\xa9"}, {"caf\xc3\xa9"}, "caf", true},        /* a character of two bytes */
+    {{"\xc3\xa9"}, {"caf\xc3\xa9"}, "caf", true},            /* a character of two bytes */
     {{"\xc3\xa9"}, {"caf\xc3\xa8!"}, "caf\xc3\xa8!", false}, /* another with the same first byte */
     {{"x"}, {"", "a", "", "x"}, "a", true},
 };

@@ -10,7 +10,8 @@
 
 static struct stream *open_stream(uint32_t n_choices, uint32_t max_tokens, struct waker *waker)
 {
-    struct stream_options o = {.n_choices = n_choices, .max_tokens = max_tokens, .n_top = 2, .max_token_bytes = 16, .waker = waker};
+    struct stream_options o = {
+        .n_choices = n_choices, .max_tokens = max_tokens, .n_top = 2, .max_token_bytes = 16, .waker = waker};
     struct stream *s = stream_open(&o);
     ck_assert_ptr_nonnull(s);
     return s;
@@ -46,7 +47,8 @@ static const char *next_event(struct stream *s, size_t max_tokens)
     else {
         int n = snprintf(out, sizeof out, "%u@%u:", ev.choice, ev.position);
         for (size_t i = 0; i < ev.n_tokens; i++) {
-            n += snprintf(out + n, sizeof out - (size_t)n, "%s%.*s", i ? "|" : "", (int)ev.tokens[i].n_bytes, ev.tokens[i].text);
+            n += snprintf(out + n, sizeof out - (size_t)n, "%s%.*s", i ? "|" : "", (int)ev.tokens[i].n_bytes,
+                          ev.tokens[i].text);
             ck_assert_uint_eq(ev.tokens[i].top[0].id, ev.tokens[i].id);
             ck_assert_uint_eq(ev.tokens[i].top[1].id, ev.tokens[i].id + 1);
         }
@@ -242,8 +244,13 @@ static void *write_all(void *arg)
 
 static struct stream *start_writer(struct writer *w, struct reader *r, uint32_t n_tokens, pthread_t *thread)
 {
-    struct stream_options o = {.n_choices = 1, .max_tokens = n_tokens, .n_top = 2, .max_token_bytes = 16,
-                               .on_ready = on_ready, .user = r, .waker = &w->waker};
+    struct stream_options o = {.n_choices = 1,
+                               .max_tokens = n_tokens,
+                               .n_top = 2,
+                               .max_token_bytes = 16,
+                               .on_ready = on_ready,
+                               .user = r,
+                               .waker = &w->waker};
     memset(r, 0, sizeof *r);
     pthread_mutex_init(&r->lock, NULL);
     pthread_cond_init(&r->cond, NULL);
@@ -321,5 +328,5 @@ START_TEST(test_wait_times_out)
 END_TEST
 
 SUITE("stream", test_tokens_then_end_then_complete, test_held_back_tokens_come_out_when_decided,
-      test_stop_string_in_the_middle_of_a_token, test_open_character, test_held_tokens_are_bounded, test_choices_take_turns,
-      test_bound_and_wake, test_two_threads, test_close_at_any_moment, test_wait_times_out)
+      test_stop_string_in_the_middle_of_a_token, test_open_character, test_held_tokens_are_bounded,
+      test_choices_take_turns, test_bound_and_wake, test_two_threads, test_close_at_any_moment, test_wait_times_out)
