@@ -5,9 +5,10 @@
 #include <stdio.h>
 
 /* Ids: a byte is itself; then he 256, ll 257, hell 258, hello 259, space-h 260, space-hello 261, ab 262, bc 263, 11 264,
- * 111 265, !! 266; user-defined :) 267 and a space 4 times 268; control <|bos|> 269, <|eos|> 270, PAD 271. */
-static const char *const merges[] = {"h e", "l l", "he ll", "hell o", "\xc4\xa0 h", "\xc4\xa0 hello",
-                                     "a b", "b c", "1 1",   "11 1",   "! !",        NULL};
+ * 111 265, !! 266, abc 267 (out of reach by merging, since ab comes first); user-defined :) 268 and four spaces 269; control
+ * <|bos|> 270, <|eos|> 271, PAD 272. */
+static const char *const merges[] = {"h e", "l l",  "he ll", "hell o", "\xc4\xa0 h", "\xc4\xa0 hello", "a b", "b c",
+                                     "1 1", "11 1", "! !",   "a bc",   NULL};
 static const char *const user[] = {":)", "    ", NULL};
 static const char *const control[] = {"<|bos|>", "<|eos|>", "PAD", NULL};
 
@@ -17,7 +18,7 @@ static struct tokenizer *open_bpe(const char *pre)
     struct error err = {0};
     vocabulary_init(&v);
     bpe_keys(&v, &(struct bpe_spec){.pre = pre, .merges = merges, .user = user, .control = control});
-    struct tokenizer *t = vocabulary_open(&v, 272, &err);
+    struct tokenizer *t = vocabulary_open(&v, 273, &err);
     ck_assert_msg(t != NULL, "%s", err.message);
     return t;
 }
@@ -51,6 +52,7 @@ static const struct row bpe_rows[] = {
     {"llama-bpe", "hello hello", false, false, "259 261"},
     {"llama-bpe", "111", false, false, "265"},
     {"gpt-2", "abc", false, false, "262 99"},   /* the better rank, not the later pair */
+    {"llama-bpe", "abc", false, false, "267"},  /* a whole word that is a token */
     {"gpt-2", "1111", false, false, "264 264"}, /* both pairs before 11 1 */
     {"llama-bpe", " h", false, false, "260"},
     {"llama-bpe", "1111", false, false, "265 49"},
@@ -62,16 +64,16 @@ static const struct row bpe_rows[] = {
     {"default", "x!!x", false, false, "120 266 120"},
     {"gpt-2", "a\n\nb", false, false, "97 10 10 98"},
     {"gpt-2", "\xe3\x81\x82", false, false, UP},
-    {"gpt-2", ":)", false, false, "267"}, /* user-defined: always */
-    {"gpt-2", "a    b", false, false, "97 268 98"},
+    {"gpt-2", ":)", false, false, "268"}, /* user-defined: always */
+    {"gpt-2", "a    b", false, false, "97 269 98"},
     {"gpt-2", "<|eos|>", false, false, "60 124 101 111 115 124 62"},
-    {"gpt-2", "<|eos|>", false, true, "270"},
-    {"gpt-2", "a<|eos|>b<|eos|><|bos|>", false, true, "97 270 98 270 269"},
+    {"gpt-2", "<|eos|>", false, true, "271"},
+    {"gpt-2", "a<|eos|>b<|eos|><|bos|>", false, true, "97 271 98 271 270"},
     {"llama-bpe", "PAD", false, false, "80 65 68"}, /* not as a whole word either: control tokens are no words */
-    {"llama-bpe", "PAD", false, true, "271"},
+    {"llama-bpe", "PAD", false, true, "272"},
     {"gpt-2", "a", true, false, "97"}, /* by default only llama-bpe begins with BOS */
-    {"llama-bpe", "a", true, false, "269 97"},
-    {"llama3", "", true, false, "269"},
+    {"llama-bpe", "a", true, false, "270 97"},
+    {"llama3", "", true, false, "270"},
 };
 
 START_TEST(test_bpe)
@@ -251,18 +253,18 @@ START_TEST(test_pieces_and_eog)
 {
     struct tokenizer *t = open_bpe("gpt-2");
     size_t n;
-    ck_assert_uint_eq(tokenizer_n_tokens(t), 272);
+    ck_assert_uint_eq(tokenizer_n_tokens(t), 273);
     const char *piece = tokenizer_piece(t, 261, &n);
     ck_assert(n == 6 && memcmp(piece, " hello", 6) == 0);
     piece = tokenizer_piece(t, 0xc3, &n);
     ck_assert(n == 1 && *piece == '\xc3');
-    piece = tokenizer_piece(t, 270, &n);
+    piece = tokenizer_piece(t, 271, &n);
     ck_assert(n == 7 && memcmp(piece, "<|eos|>", 7) == 0);
-    ck_assert_ptr_null(tokenizer_piece(t, 272, &n));
-    ck_assert(tokenizer_is_eog(t, 270));
-    ck_assert(!tokenizer_is_eog(t, 269));
+    ck_assert_ptr_null(tokenizer_piece(t, 273, &n));
+    ck_assert(tokenizer_is_eog(t, 271));
+    ck_assert(!tokenizer_is_eog(t, 270));
     ck_assert(!tokenizer_is_eog(t, UINT32_MAX));
-    ck_assert_int_eq(tokenizer_bos(t), 269);
+    ck_assert_int_eq(tokenizer_bos(t), 270);
     ck_assert_ptr_null(tokenizer_chat_template(t));
     tokenizer_close(t);
 }
@@ -273,7 +275,7 @@ START_TEST(test_decode)
     struct tokenizer *t = open_bpe("gpt-2");
     struct buffer out;
     struct error err = {0};
-    const uint32_t ids[] = {269, 259, 261, 0xc3, 0xa9, 270}, unknown[] = {1, 272};
+    const uint32_t ids[] = {270, 259, 261, 0xc3, 0xa9, 271}, unknown[] = {1, 273};
     buffer_init(&out, 64);
     ck_assert_int_eq(tokenizer_decode(t, ids, 6, true, &out, &err), ERROR_NONE);
     ck_assert_str_eq(out.data, "hello hello\xc3\xa9");
@@ -281,7 +283,7 @@ START_TEST(test_decode)
     ck_assert_int_eq(tokenizer_decode(t, ids, 6, false, &out, &err), ERROR_NONE);
     ck_assert_str_eq(out.data, "<|bos|>hello hello\xc3\xa9<|eos|>");
     ck_assert_int_eq(tokenizer_decode(t, unknown, 2, false, &out, &err), ERROR_VALIDATION_FAILED);
-    ck_assert_ptr_nonnull(strstr(err.message, "272"));
+    ck_assert_ptr_nonnull(strstr(err.message, "273"));
     buffer_fini(&out);
     tokenizer_close(t);
 }
