@@ -4,6 +4,7 @@
 VERSION      := 0.1.0
 FEATURES     ?= cpu prometheus opentelemetry
 SAN          ?=
+OUT          ?= build
 PREFIX       ?= /usr/local
 DESTDIR      ?=
 T            ?=
@@ -32,8 +33,10 @@ HAVE_PCRE2 ?= $(call has,libpcre2-8)
 empty   :=
 features = $(subst $(empty) ,_,$(sort $(1)))
 DEFAULT := $(call features,cpu prometheus opentelemetry)
-CONFIG  := $(or $(SAN),release)$(CROSS:%=-%)$(if $(filter $(DEFAULT),$(call features,$(FEATURES))),,-$(call features,$(FEATURES)))
-BUILD   := build/$(CONFIG)
+# Without NUMA or PCRE2 by request, so that it does not mix with the build that has them.
+without := $(foreach v,NUMA PCRE2,$(if $(findstring command,$(origin HAVE_$(v))),-$(v)$(HAVE_$(v))))
+CONFIG  := $(or $(SAN),release)$(CROSS:%=-%)$(subst $(empty) ,,$(without))$(if $(filter $(DEFAULT),$(call features,$(FEATURES))),,-$(call features,$(FEATURES)))
+BUILD   := $(OUT)/$(CONFIG)
 GEN     := $(BUILD)/gen
 
 # ---- flags ----
@@ -106,7 +109,6 @@ LIBS_service := service rpc engine kernels proto base
 LIBS_gateway := gateway rpc proto llhttp base
 LIBS_tools   := tools engine kernels base
 LIBS_load    := load rpc proto base
-LIBS_fuzz    := gateway service tools rpc engine kernels proto llhttp base
 SYS_base     := -lm -lpthread
 SYS_kernels  := $(core)
 SYS_engine   := $(core)
@@ -115,10 +117,11 @@ SYS_service  := $(grpc) $(events) $(core)
 SYS_gateway  := $(grpc) $(events) -lnghttp2 $(SYS_base)
 SYS_tools    := $(core)
 SYS_load     := $(grpc) $(events) $(SYS_base)
-SYS_fuzz     := $(grpc) $(events) -lnghttp2 $(core)
 libs          = $(foreach l,$(LIBS_$(1)),$(if $(OBJ_$(l)),$(BUILD)/lib$(l).a))
 # tests/unit/engine/text/test_x and tests/kernels/test_x -> engine, kernels
 folder        = $(if $(filter tests/unit/%,$(1)),$(word 3,$(subst /, ,$(1))),$(word 2,$(subst /, ,$(1))))
+# A fuzzer links what its includes say: the highest of these, or the engine.
+fuzzed        = $(firstword $(foreach f,gateway service rpc,$(if $(shell grep -l '"$(f)/' $(1)),$(f))) engine)
 
 main_service := $(wildcard service/main.c)
 main_gateway := $(wildcard gateway/main.c)
@@ -146,7 +149,7 @@ deps-test: ## the same for `make test`
 	@tools/deps.sh test
 all: $(HAVE_LIBS) $(PROGRAMS:%=$(BUILD)/%) cuda ## libraries and programs, in build/<config>/
 ifeq ($(CONFIG),release)
-	@$(foreach p,$(PROGRAMS),ln -sfn release/$(p) build/$(p);)
+	@$(foreach p,$(PROGRAMS),ln -sfn release/$(p) $(OUT)/$(p);)
 endif
 tools: $(BUILD)/bitnet ## `bitnet` alone: needs only a C compiler
 tests: $(if $(T),$(foreach t,$(TESTS),$(if $(findstring $(T),$(t)),$(t))),$(TESTS)) ## the unit tests' executables
@@ -175,8 +178,8 @@ install: all ## programs, model and licence below DESTDIR/PREFIX
 	$(Q)install -m 755 $(PROGRAMS:%=$(BUILD)/%) $(DESTDIR)$(PREFIX)/bin
 	$(Q)install -m 644 LICENSE $(wildcard models/*.gguf) $(DESTDIR)$(PREFIX)/share/bitnet
 	$(Q)! test -f $(BUILD)/libbitnet-cuda.so || install -m 755 $(BUILD)/libbitnet-cuda.so $(DESTDIR)$(PREFIX)/lib/bitnet
-clean: ## removes build/
-	$(Q)rm -rf build
+clean: ## removes what was built
+	$(Q)rm -rf $(OUT)
 
 # ---- rules ----
 # What the commands were; a change of flags rebuilds.
@@ -215,9 +218,9 @@ CHECK_LIBS = $(shell pkg-config --libs check)
 $(TESTS): $(BUILD)/%: $(BUILD)/%.o $$(patsubst %.c,$(BUILD)/%.o,$$(filter $$(dir $$*)%,$(HELPERS))) $$(call libs,$$(call folder,$$*))
 	$(call say,LINK,$@)
 	$(call link,$(CHECK_LIBS) $(SYS_$(call folder,$*)))
-$(FUZZERS): $(BUILD)/%: $(BUILD)/%.o $(call libs,fuzz)
+$(FUZZERS): $(BUILD)/%: $(BUILD)/%.o $$(call libs,$$(call fuzzed,$$*.c))
 	$(call say,LINK,$@)
-	$(call link,-fsanitize=fuzzer $(SYS_fuzz))
+	$(call link,-fsanitize=fuzzer $(SYS_$(call fuzzed,$*.c)))
 
 # ---- generated ----
 git_sha  = $(or $(shell git describe --always --dirty 2>/dev/null),unknown)
@@ -244,7 +247,7 @@ $(GEN)/descriptors.h $(GEN)/descriptors.c &: $(GEN)/descriptors.bin
 $(filter $(BUILD)/rpc/% $(BUILD)/service/% $(BUILD)/gateway/% $(BUILD)/tools/load% $(BUILD)/tests/%,\
   $(foreach f,$(FOLDERS),$(OBJ_$(f))) $(BUILD)/service/main.o $(BUILD)/gateway/main.o $(BUILD)/tools/load.o \
   $(foreach d,rpc service gateway,$(patsubst %.c,$(BUILD)/%.o,$(filter tests/unit/$(d)/%,$(TEST_SRC) $(HELPERS)))) \
-  $(FUZZERS:%=%.o)): | $(GEN_H)
+  $(foreach f,$(FUZZERS),$(if $(filter engine,$(call fuzzed,$(f:$(BUILD)/%=%.c))),,$(f).o))): | $(GEN_H)
 
 # ---- CUDA: a library of its own that the engine loads at run time ----
 .PHONY: cuda

@@ -26,7 +26,7 @@ check_includes() {
         if (file ~ /^tools\//) return "^(base/|tools/|engine/engine\\.h$|kernels/kernels\\.h$|version\\.h$)"
         if (file ~ /^tests\/(unit\/)?kernels\//) return "^(base|kernels|tests)/"
         if (file ~ /^tests\/unit\/base\//) return "^(base|tests)/"
-        if (file ~ /^tests\/unit\/engine\//) return "^(base/|engine/|tests/|kernels/kernels\\.h$)"
+        if (file ~ /^tests\/unit\/engine\//) return "^(base/|engine/|tests/|kernels/kernels\\.h$|tools/(synth|gguf_[a-z_]*)\\.h$)"
         if (file ~ /^tests\/unit\/rpc\//) return "^(base/|rpc/|tests/|" generated "$)"
         if (file ~ /^tests\/unit\/service\//) return "^(base/|rpc/|service/|tests/|engine/engine\\.h$|" generated "$|descriptors\\.h$)"
         if (file ~ /^tests\/unit\/gateway\//) return "^(base/|rpc/|gateway/|tests/|llhttp\\.h$|" generated "$)"

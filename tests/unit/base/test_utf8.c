@@ -8,21 +8,20 @@ START_TEST(round_trip_of_all_code_points)
         if (c >= 0xD800 && c < 0xE000)
             continue;
         char text[4];
-        uint32_t decoded = 0;
+        uint32_t decoded = 0, cut;
         size_t n = utf8_encode(c, text);
-        ck_assert_uint_eq(n, c < 0x80 ? 1u : c < 0x800 ? 2u : c < 0x10000 ? 3u : 4u);
-        ck_assert_uint_eq(utf8_decode(text, n, &decoded), n);
-        ck_assert_uint_eq(decoded, c);
-        ck_assert_uint_eq(utf8_decode(text, n - 1, &decoded), 0);
+        if (n != (c < 0x80 ? 1u : c < 0x800 ? 2u : c < 0x10000 ? 3u : 4u) || utf8_decode(text, n, &decoded) != n ||
+            decoded != c || utf8_decode(text, n - 1, &cut) != 0)
+            ck_abort_msg("U+%04X: %zu bytes, decoded as U+%04X", c, n, decoded);
     }
 }
 END_TEST
 
-/* All sequences of up to three bytes that decode are those that an encoder makes: nothing else gets through. */
+/* All sequences of up to three bytes that begin outside ASCII and decode are those that an encoder makes: nothing else gets through. */
 START_TEST(only_shortest_forms_decode)
 {
     size_t n_valid = 0;
-    for (uint32_t bytes = 0; bytes < 0x1000000; bytes++) {
+    for (uint32_t bytes = 0x800000; bytes < 0x1000000; bytes++) {
         char text[3] = {(char)(bytes >> 16), (char)(bytes >> 8), (char)bytes}, again[4];
         uint32_t c;
         size_t n = utf8_decode(text, 3, &c);
