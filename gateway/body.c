@@ -1,0 +1,25 @@
+/* Content-Type and JSON of a request's body. */
+#include "gateway/body.h"
+
+#include <string.h>
+#include <strings.h>
+
+bool body_type_is_json(const char *type)
+{
+    static const char json[] = "application/json";
+    if (!type)
+        return true;
+    size_t n = strcspn(type, "; \t");
+    return n == sizeof json - 1 && strncasecmp(type, json, n) == 0;
+}
+
+json_t *body_json(struct request *r, struct failure *f)
+{
+    json_t *root = NULL;
+    if (!body_type_is_json(http_header(r->http, "content-type"))) {
+        error_set(&f->error, ERROR_UNSUPPORTED_MEDIA_TYPE, "expected Content-Type: application/json");
+        return NULL;
+    }
+    fields_object(r->http->body, r->http->n_body, &root, f);
+    return root;
+}

@@ -1,0 +1,101 @@
+/* A connection: the first bytes choose the protocol, then everything is handed on. HTTP/2 begins with 24 fixed bytes. */
+#include "gateway/http_internal.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static const char preface[24] = {'P', 'R', 'I', ' ', '*', ' ', 'H', 'T', 'T', 'P', '/', '2',
+                                 '.', '0', '\r', '\n', '\r', '\n', 'S', 'M', '\r', '\n', '\r', '\n'};
+
+/* The output has no maximum of its own: HTTP/2 makes frames only up to the high-water mark, and for HTTP/1.1 the
+ * application keeps to http_queued. */
+struct http_conn *http_conn_open(const struct http_settings *settings, const struct http_transport *transport,
+                                 const char *peer)
+{
+    struct http_conn *c = calloc(1, sizeof *c);
+    if (!c)
+        return NULL;
+    c->settings = settings;
+    c->transport = *transport;
+    buffer_init(&c->out, SIZE_MAX / 2);
+    snprintf(c->peer, sizeof c->peer, "%s", peer);
+    return c;
+}
+
+static bool choose(struct http_conn *c, const struct http_protocol *protocol, void *state)
+{
+    if (!state)
+        return false;
+    c->protocol = protocol;
+    c->state = state;
+    if (c->draining)
+        protocol->drain(state);
+    return true;
+}
+
+/* Keeps the bytes while they could still become the preface. */
+static bool sniff(struct http_conn *c, const char *data, size_t n_bytes)
+{
+    size_t n = 0;
+    while (n < n_bytes && c->n_preface < sizeof preface && data[n] == preface[c->n_preface])
+        c->preface[c->n_preface++] = data[n++];
+    if (c->n_preface < sizeof preface && n == n_bytes)
+        return true;
+    bool chosen = c->n_preface == sizeof preface ? choose(c, &http2_protocol, http2_open(c))
+                                                 : choose(c, &http1_protocol, http1_open(c));
+    return chosen && c->protocol->input(c->state, c->preface, c->n_preface) &&
+           (n == n_bytes || c->protocol->input(c->state, data + n, n_bytes - n));
+}
+
+bool http_conn_input(struct http_conn *c, const char *data, size_t n_bytes)
+{
+    if (c->failed)
+        return false;
+    bool ok = c->protocol ? c->protocol->input(c->state, data, n_bytes) : sniff(c, data, n_bytes);
+    if (!ok)
+        c->failed = true;
+    http_wake(c);
+    return ok;
+}
+
+void http_conn_output(struct http_conn *c, struct buffer *out)
+{
+    if (c->protocol)
+        c->protocol->output(c->state);
+    if (c->out.failed || !buffer_append(out, c->out.data ? c->out.data : "", c->out.n_bytes))
+        c->failed = true;
+    buffer_clear(&c->out);
+}
+
+enum http_phase http_conn_phase(const struct http_conn *c)
+{
+    if (c->failed)
+        return HTTP_PHASE_CLOSED;
+    if (!c->protocol)
+        return c->draining ? HTTP_PHASE_CLOSED : c->n_preface > 0 ? HTTP_PHASE_HEAD : HTTP_PHASE_IDLE;
+    return c->protocol->phase(c->state);
+}
+
+bool http_conn_wants_input(const struct http_conn *c)
+{
+    return !c->failed && (!c->protocol || c->protocol->wants_input(c->state));
+}
+
+void http_conn_drain(struct http_conn *c)
+{
+    if (c->draining)
+        return;
+    c->draining = true;
+    if (c->protocol)
+        c->protocol->drain(c->state);
+    http_wake(c);
+}
+
+void http_conn_close(struct http_conn *c)
+{
+    if (c->protocol)
+        c->protocol->close(c->state);
+    buffer_fini(&c->out);
+    free(c);
+}

@@ -1,0 +1,110 @@
+/*
+ * The gateway's application side: what all handlers share. Everything here belongs to the loop thread; only the CQ
+ * threads of rpc run beside it, and they go no further than engine.c.
+ */
+#ifndef GATEWAY_GATEWAY_H
+#define GATEWAY_GATEWAY_H
+
+#include "base/error.h"
+#include "base/metrics.h"
+#include "gateway/http.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#define GATEWAY_REQUEST_ID_BYTES 129
+#define GATEWAY_TRACEPARENT_BYTES 56
+
+struct event_base;
+struct engine;
+struct health;
+struct job;
+struct field;
+
+/* The program's options; the table is in options.c. */
+struct gateway_config {
+    const char *engine, *listen, *admin_listen, *log_level, *log_format, *rate_limits;
+    int64_t max_body_bytes, max_prompt_chars, request_timeout_ms, max_connections, drain_timeout_ms;
+    bool metrics_on_main;
+};
+
+struct gateway {
+    const struct gateway_config *config;
+    struct event_base *base;
+    struct engine *engine;
+    struct health *health;
+    struct metrics *metrics;
+    struct metrics_family *m_requests, *m_duration, *m_errors;
+    struct metrics_series *m_active;
+    struct job *jobs;            /* generations in flight; job.c */
+    struct http_settings main_http, admin_http;
+    int64_t started_ns;
+    size_t n_active;             /* requests in flight on the main port */
+    bool draining;
+};
+
+struct request;
+
+struct route {
+    enum http_method method;
+    const char *pattern;         /* "/v1/models/{id}"; the label `endpoint` */
+    void (*handle)(struct request *r);
+    unsigned where;              /* ROUTE_MAIN | ROUTE_ADMIN */
+};
+
+enum { ROUTE_MAIN = 1, ROUTE_ADMIN = 2 };
+
+/* One HTTP request on its way through; made by the router, freed when its exchange is over. */
+struct request {
+    struct gateway *g;
+    struct http_exchange *x;
+    const struct http_request *http;
+    const struct route *route;   /* NULL: none fits */
+    bool admin;                  /* came in on the admin port */
+    char id[GATEWAY_REQUEST_ID_BYTES];
+    char traceparent[GATEWAY_TRACEPARENT_BYTES]; /* "" = none came */
+    char param[128];             /* what stood for {id}, decoded */
+    int64_t started_ns;
+    enum error_code failed;      /* for log and metrics */
+    const struct field *fields;  /* the endpoint's table, to name fields of engine errors; NULL = none */
+    void *user;                  /* the handler's, for the two callbacks */
+    void (*on_gone)(void *user);
+    void (*on_writable)(void *user);
+};
+
+/* Answers with a JSON body (borrowed). */
+void request_json(struct request *r, int status, const struct buffer *body);
+/* Answers with a body of another type. */
+void request_text(struct request *r, int status, const char *content_type, const struct buffer *body);
+/* Begins a Server-Sent Events answer. */
+void request_stream(struct request *r);
+
+/* router.c */
+void gateway_request(void *gateway, struct http_exchange *x);
+void gateway_admin_request(void *gateway, struct http_exchange *x);
+void gateway_reject(void *gateway, struct http_exchange *x, int status, const char *reason);
+void gateway_finish(void *gateway, struct http_exchange *x, bool aborted);
+/* Fills the settings of both ports. */
+void gateway_init_http(struct gateway *g);
+
+/* metrics.c */
+enum error_code gateway_metrics_open(struct gateway *g);
+void gateway_metrics_request(struct gateway *g, const struct request *r, int status, double seconds);
+
+/* Handlers, one file for each family. */
+void handle_inference(struct request *r);
+void handle_inference_stream(struct request *r);
+void handle_chat(struct request *r);
+void handle_completions(struct request *r);
+void handle_models(struct request *r);
+void handle_model(struct request *r);
+void handle_model_status(struct request *r);
+void handle_tokenize(struct request *r);
+void handle_detokenize(struct request *r);
+void handle_health(struct request *r);
+void handle_live(struct request *r);
+void handle_ready(struct request *r);
+void handle_metrics(struct request *r);
+void handle_not_implemented(struct request *r);
+
+#endif

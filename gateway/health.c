@@ -1,0 +1,309 @@
+/*
+ * GET /health, /health/live, /health/ready. Live says that this loop turns; the other two ask the engine. Requests that come
+ * while a question is under way wait for its answer, so that probes never add up to load.
+ */
+#include "gateway/health.h"
+
+#include "base/clock.h"
+#include "bitnet/v1/admin.pb-c.h"
+#include "gateway/emit.h"
+#include "gateway/engine.h"
+
+#include "version.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#define FRESH_NS CLOCK_NS_PER_S
+#define TIMEOUT_NS (450 * CLOCK_NS_PER_MS) /* within the 500 ms that readiness may take */
+
+#ifdef FEATURE_DEGRADED_OK
+#define DEGRADED_STATUS 200
+#else
+#define DEGRADED_STATUS 503
+#endif
+
+/* A request that waits for the engine's answer. */
+struct waiter {
+    struct health *health;
+    struct request *r;
+    void (*answer)(struct request *r, const Bitnet__V1__HealthResponse *engine);
+    struct waiter *next, *previous;
+};
+
+struct health {
+    struct gateway *g;
+    struct engine_call *call;            /* NULL: nothing is under way */
+    Bitnet__V1__HealthResponse *last;    /* owned; NULL: no engine answered */
+    int64_t last_ns;
+    struct waiter *waiters;
+};
+
+struct health *health_open(struct gateway *g)
+{
+    struct health *h = calloc(1, sizeof *h);
+    if (h)
+        h->g = g;
+    return h;
+}
+
+static void forget(struct health *h)
+{
+    if (h->last)
+        bitnet__v1__health_response__free_unpacked(h->last, NULL);
+    h->last = NULL;
+}
+
+void health_close(struct health *h)
+{
+    if (!h)
+        return;
+    if (h->call)
+        engine_cancel(h->call);
+    forget(h);
+    free(h);
+}
+
+/* ---- asking ---- */
+
+static void waiter_free(struct waiter *w)
+{
+    *(w->previous ? &w->previous->next : &w->health->waiters) = w->next;
+    if (w->next)
+        w->next->previous = w->previous;
+    w->r->on_gone = NULL;
+    free(w);
+}
+
+static void on_gone(void *user)
+{
+    waiter_free(user); /* the question goes on: its answer serves the next one */
+}
+
+static void answer_all(struct health *h)
+{
+    while (h->waiters) {
+        struct waiter *w = h->waiters;
+        struct request *r = w->r;
+        void (*answer)(struct request *, const Bitnet__V1__HealthResponse *) = w->answer;
+        waiter_free(w);
+        answer(r, h->last);
+    }
+}
+
+static void on_message(void *user, const void *data, size_t n_bytes, size_t cost)
+{
+    struct health *h = user;
+    forget(h);
+    h->last = bitnet__v1__health_response__unpack(NULL, n_bytes, data);
+    h->last_ns = clock_now_ns();
+    engine_release(h->call, cost);
+}
+
+static void on_status(void *user, const struct rpc_status *status)
+{
+    struct health *h = user;
+    h->call = NULL;
+    if (status->code != 0)
+        forget(h);
+    answer_all(h);
+}
+
+static void ask(struct request *r, void (*answer)(struct request *, const Bitnet__V1__HealthResponse *))
+{
+    struct health *h = r->g->health;
+    if (h->last && clock_now_ns() - h->last_ns < FRESH_NS) {
+        answer(r, h->last);
+        return;
+    }
+    const struct engine_call_options options = {
+        .channel = ENGINE_ADMIN,
+        .path = "/bitnet.v1.AdminService/Health",
+        .data = "",
+        .deadline_ns = clock_now_ns() + TIMEOUT_NS,
+        .user = h,
+        .on_message = on_message,
+        .on_status = on_status,
+    };
+    struct error err;
+    struct waiter *w = calloc(1, sizeof *w);
+    if (!w || (!h->call && engine_start(r->g->engine, &options, &h->call, &err) != ERROR_NONE)) {
+        free(w);
+        answer(r, NULL);
+        return;
+    }
+    *w = (struct waiter){.health = h, .r = r, .answer = answer, .next = h->waiters};
+    if (w->next)
+        w->next->previous = w;
+    h->waiters = w;
+    r->user = w;
+    r->on_gone = on_gone;
+}
+
+/* ---- answers ---- */
+
+static void put_timestamp(struct buffer *b)
+{
+    char now[CLOCK_RFC3339_BYTES];
+    emit_key(b, "timestamp");
+    emit_text(b, clock_rfc3339(clock_wall_ns(), now));
+}
+
+void handle_live(struct request *r)
+{
+    struct buffer b;
+    buffer_init(&b, 256);
+    emit_open(&b, '{');
+    emit_key(&b, "status");
+    emit_text(&b, "alive");
+    put_timestamp(&b);
+    emit_close(&b, '}');
+    request_json(r, 200, &b);
+    buffer_fini(&b);
+}
+
+static void put_check(struct buffer *b, const char *name, bool ok)
+{
+    emit_key(b, name);
+    emit_bool(b, ok);
+}
+
+static void ready_answer(struct request *r, const Bitnet__V1__HealthResponse *e)
+{
+    bool draining = r->g->draining || (e && e->draining);
+    bool ready = !draining && e && e->model_loaded && e->engine_ready && e->device_available && e->resources_available;
+    struct buffer b;
+    buffer_init(&b, 1024);
+    emit_open(&b, '{');
+    emit_key(&b, "status");
+    emit_text(&b, ready ? "ready" : draining ? "draining" : "not_ready");
+    put_timestamp(&b);
+    emit_key(&b, "checks");
+    emit_open(&b, '{');
+    put_check(&b, "model_loaded", e && e->model_loaded);
+    put_check(&b, "inference_engine_ready", e && e->engine_ready);
+    put_check(&b, "device_available", e && e->device_available);
+    put_check(&b, "resources_available", e && e->resources_available);
+    emit_close(&b, '}');
+    emit_close(&b, '}');
+    request_json(r, ready ? 200 : 503, &b);
+    buffer_fini(&b);
+}
+
+static const char *status_name(Bitnet__V1__HealthStatus status)
+{
+    return status == BITNET__V1__HEALTH_STATUS__HEALTH_STATUS_HEALTHY    ? "healthy"
+           : status == BITNET__V1__HEALTH_STATUS__HEALTH_STATUS_DEGRADED ? "degraded"
+                                                                         : "unhealthy";
+}
+
+static void put_component(struct buffer *b, const char *name, const char *status, const char *message)
+{
+    emit_key(b, name);
+    emit_open(b, '{');
+    emit_key(b, "status");
+    emit_text(b, status);
+    if (message && message[0] != '\0') {
+        emit_key(b, "message");
+        emit_text(b, message);
+    }
+    emit_close(b, '}');
+}
+
+static void put_components(struct buffer *b, const Bitnet__V1__HealthResponse *e)
+{
+    static const char *const names[] = {"model_manager", "execution_router", "batch_engine", "device_monitor",
+                                        "quantization_engine"};
+    emit_key(b, "components");
+    emit_open(b, '{');
+    for (size_t i = 0; !e && i < sizeof names / sizeof *names; i++)
+        put_component(b, names[i], "unhealthy", "no inference engine answers");
+    for (size_t i = 0; e && i < e->n_components; i++)
+        put_component(b, e->components[i]->name, status_name(e->components[i]->status), e->components[i]->message);
+    emit_close(b, '}');
+}
+
+/* Words separated by spaces as an array. */
+static void put_words(struct buffer *b, const char *key, const char *words)
+{
+    emit_key(b, key);
+    emit_open(b, '[');
+    for (const char *p = words; *p; p += strspn(p, " ")) {
+        size_t n = strcspn(p, " ");
+        if (n > 0)
+            emit_bytes(b, p, n);
+        p += n;
+    }
+    emit_close(b, ']');
+}
+
+static void put_build(struct buffer *b, const Bitnet__V1__HealthResponse *e)
+{
+    emit_key(b, "version");
+    emit_text(b, e ? e->version : BITNET_VERSION);
+    emit_key(b, "build");
+    emit_open(b, '{');
+    emit_key(b, "git_sha");
+    emit_text(b, e ? e->git_sha : BITNET_GIT_SHA);
+    emit_key(b, "compiler");
+    emit_text(b, e ? e->compiler : BITNET_COMPILER);
+    put_words(b, "features", e ? e->features : BITNET_FEATURES);
+    emit_close(b, '}');
+}
+
+static void put_measured(struct buffer *b, const Bitnet__V1__HealthResponse *e)
+{
+    emit_key(b, "system_metrics");
+    emit_open(b, '{');
+    emit_key(b, "cpu_utilization");
+    emit_fixed(b, e->cpu_utilization, 4);
+    emit_key(b, "memory_usage_bytes");
+    emit_uint(b, e->memory_bytes);
+    emit_key(b, "active_requests");
+    emit_uint(b, e->active_requests);
+    emit_key(b, "queue_depth");
+    emit_uint(b, e->queue_depth);
+    emit_close(b, '}');
+    if (e->window_requests == 0)
+        return;
+    emit_key(b, "performance_indicators");
+    emit_open(b, '{');
+    emit_key(b, "avg_response_time_ms");
+    emit_fixed(b, e->avg_response_time_ms, 3);
+    emit_key(b, "requests_per_second");
+    emit_fixed(b, e->requests_per_second, 3);
+    emit_key(b, "error_rate");
+    emit_fixed(b, e->error_rate, 6);
+    emit_close(b, '}');
+}
+
+static void health_answer(struct request *r, const Bitnet__V1__HealthResponse *e)
+{
+    const char *status = e ? status_name(e->status) : "unhealthy";
+    struct buffer b;
+    buffer_init(&b, 65536);
+    emit_open(&b, '{');
+    emit_key(&b, "status");
+    emit_text(&b, status);
+    put_timestamp(&b);
+    emit_key(&b, "uptime_seconds");
+    emit_fixed(&b, e ? e->uptime_seconds : (double)(clock_now_ns() - r->g->started_ns) / 1e9, 3);
+    put_build(&b, e);
+    put_components(&b, e);
+    if (e)
+        put_measured(&b, e);
+    emit_close(&b, '}');
+    int code = strcmp(status, "healthy") == 0 ? 200 : strcmp(status, "degraded") == 0 ? DEGRADED_STATUS : 503;
+    request_json(r, code, &b);
+    buffer_fini(&b);
+}
+
+void handle_health(struct request *r)
+{
+    ask(r, health_answer);
+}
+
+void handle_ready(struct request *r)
+{
+    ask(r, ready_answer);
+}

@@ -1,0 +1,256 @@
+/* Exchanges: the request's text, and the answer handed on to the protocol. */
+#include "gateway/http_internal.h"
+
+#include <ctype.h>
+#include <stdlib.h>
+#include <string.h>
+
+static const char *const method_names[HTTP_N_METHODS] = {
+    [HTTP_METHOD_GET] = "GET",       [HTTP_METHOD_HEAD] = "HEAD",     [HTTP_METHOD_POST] = "POST",
+    [HTTP_METHOD_PUT] = "PUT",       [HTTP_METHOD_DELETE] = "DELETE", [HTTP_METHOD_PATCH] = "PATCH",
+    [HTTP_METHOD_OPTIONS] = "OPTIONS", [HTTP_METHOD_OTHER] = "OTHER",
+};
+
+const char *http_method_name(enum http_method method)
+{
+    return method_names[method];
+}
+
+enum http_method http_method_from_name(const char *name, size_t n_bytes)
+{
+    for (int m = 0; m < HTTP_METHOD_OTHER; m++)
+        if (strlen(method_names[m]) == n_bytes && memcmp(method_names[m], name, n_bytes) == 0)
+            return (enum http_method)m;
+    return HTTP_METHOD_OTHER;
+}
+
+const char *http_reason(int status)
+{
+    static const struct {
+        int status;
+        const char *reason;
+    } reasons[] = {
+        {200, "OK"},                {204, "No Content"},         {400, "Bad Request"},
+        {401, "Unauthorized"},      {403, "Forbidden"},          {404, "Not Found"},
+        {405, "Method Not Allowed"}, {408, "Request Timeout"},   {409, "Conflict"},
+        {413, "Content Too Large"}, {415, "Unsupported Media Type"}, {422, "Unprocessable Content"},
+        {429, "Too Many Requests"}, {431, "Request Header Fields Too Large"}, {499, "Client Closed Request"},
+        {500, "Internal Server Error"}, {501, "Not Implemented"}, {503, "Service Unavailable"},
+        {504, "Gateway Timeout"},
+    };
+    for (size_t i = 0; i < sizeof reasons / sizeof *reasons; i++)
+        if (reasons[i].status == status)
+            return reasons[i].reason;
+    return "Unknown";
+}
+
+void http_wake(struct http_conn *c)
+{
+    c->transport.wake(c->transport.user);
+}
+
+struct http_exchange *http_exchange_open(struct http_conn *c)
+{
+    struct http_exchange *x = calloc(1, sizeof *x);
+    if (!x)
+        return NULL;
+    x->conn = c;
+    /* A NUL behind each string, and the path twice over at most. */
+    buffer_init(&x->text, 2 * HTTP_MAX_HEAD_BYTES + 2 * HTTP_MAX_HEADERS);
+    buffer_init(&x->body, c->settings->max_body_bytes);
+    buffer_init(&x->out, SIZE_MAX / 2);
+    x->request = (struct http_request){.method = HTTP_METHOD_OTHER, .path = "", .query = "", .body = "", .peer = c->peer};
+    return x;
+}
+
+void http_exchange_close(struct http_exchange *x)
+{
+    if (x->seen) {
+        const struct http_settings *s = x->conn->settings;
+        bool aborted = !x->ended || x->aborted;
+        if (!x->ended && x->on_gone)
+            x->on_gone(x->user);
+        if (s->on_finish)
+            s->on_finish(s->user, x, aborted);
+    }
+    buffer_fini(&x->text);
+    buffer_fini(&x->body);
+    buffer_fini(&x->out);
+    free(x);
+}
+
+/* Appends a string with its NUL and gives its offset. */
+static bool put_text(struct http_exchange *x, const char *text, size_t n_bytes, size_t *offset)
+{
+    *offset = x->text.n_bytes;
+    return buffer_append(&x->text, text, n_bytes) && buffer_append_char(&x->text, '\0');
+}
+
+bool http_exchange_header(struct http_exchange *x, const char *name, size_t n_name, const char *value, size_t n_value)
+{
+    size_t *offset = x->offsets[x->n_offsets];
+    if (n_name == 0 || x->n_offsets == HTTP_MAX_HEADERS || !put_text(x, name, n_name, &offset[0]) ||
+        !put_text(x, value, n_value, &offset[1]))
+        return false;
+    for (char *p = x->text.data + offset[0]; *p; p++)
+        *p = (char)tolower((unsigned char)*p);
+    x->n_offsets++;
+    return true;
+}
+
+/* Origin form, or absolute form of which only the path counts (RFC 9112 section 3.2). */
+bool http_exchange_path(struct http_exchange *x, const char *target, size_t n_bytes)
+{
+    if (n_bytes > 0 && target[0] != '/') {
+        const char *scheme = memmem(target, n_bytes, "://", 3);
+        if (!scheme)
+            return n_bytes == 1 && target[0] == '*' && (x->has_path = put_text(x, "*", 1, &x->path_offset));
+        const char *end = target + n_bytes, *path = memchr(scheme + 3, '/', (size_t)(end - scheme - 3));
+        if (!path)
+            return (x->has_path = put_text(x, "/", 1, &x->path_offset));
+        target = path;
+        n_bytes = (size_t)(end - path);
+    }
+    for (size_t i = 0; i < n_bytes; i++)
+        if ((unsigned char)target[i] <= ' ' || (unsigned char)target[i] >= 0x7F || target[i] == '#')
+            return false;
+    return n_bytes > 0 && (x->has_path = put_text(x, target, n_bytes, &x->path_offset));
+}
+
+void http_exchange_freeze(struct http_exchange *x)
+{
+    if (x->has_path && x->request.path[0] == '\0') {
+        char *path = x->text.data + x->path_offset, *query = strchr(path, '?');
+        if (query) {
+            *query = '\0';
+            x->request.query = query + 1;
+        }
+        x->request.path = path;
+    }
+    for (size_t i = 0; i < x->n_offsets; i++)
+        x->headers[i] = (struct http_header){x->text.data + x->offsets[i][0], x->text.data + x->offsets[i][1]};
+    x->request.headers = x->headers;
+    x->request.n_headers = x->n_offsets;
+    if (x->body.n_bytes > 0) {
+        x->request.body = x->body.data;
+        x->request.n_body = x->body.n_bytes;
+    }
+}
+
+void http_exchange_request(struct http_exchange *x)
+{
+    const struct http_settings *s = x->conn->settings;
+    http_exchange_freeze(x);
+    x->seen = true;
+    s->on_request(s->user, x);
+}
+
+void http_exchange_reject(struct http_exchange *x, int status, const char *reason)
+{
+    const struct http_settings *s = x->conn->settings;
+    http_exchange_freeze(x);
+    x->seen = true;
+    s->on_reject(s->user, x, status, reason);
+}
+
+void http_exchange_writable(struct http_exchange *x)
+{
+    if (!x->over_low_water || http_queued(x) >= HTTP_LOW_WATER_BYTES)
+        return;
+    x->over_low_water = false;
+    if (x->on_writable && !x->ended)
+        x->on_writable(x->user);
+}
+
+const struct http_request *http_request_of(const struct http_exchange *x)
+{
+    return &x->request;
+}
+
+const char *http_header(const struct http_request *r, const char *name)
+{
+    for (size_t i = 0; i < r->n_headers; i++)
+        if (strcmp(r->headers[i].name, name) == 0)
+            return r->headers[i].value;
+    return NULL;
+}
+
+void http_set_user(struct http_exchange *x, void *user)
+{
+    x->user = user;
+}
+
+void *http_user(const struct http_exchange *x)
+{
+    return x->user;
+}
+
+void http_set_callbacks(struct http_exchange *x, void (*on_gone)(void *user), void (*on_writable)(void *user))
+{
+    x->on_gone = on_gone;
+    x->on_writable = on_writable;
+}
+
+static void start(struct http_exchange *x, int status, const struct http_header *headers, int64_t n_body)
+{
+    x->started = true;
+    x->status = status;
+    x->conn->protocol->start(x, headers, n_body);
+    http_wake(x->conn);
+}
+
+void http_start(struct http_exchange *x, int status, const struct http_header *headers)
+{
+    start(x, status, headers, -1);
+}
+
+void http_respond(struct http_exchange *x, int status, const struct http_header *headers, const void *body, size_t n_body)
+{
+    start(x, status, headers, (int64_t)n_body);
+    http_write(x, body, n_body);
+    http_end(x);
+}
+
+void http_write(struct http_exchange *x, const void *data, size_t n_bytes)
+{
+    if (x->ended || x->request.method == HTTP_METHOD_HEAD || n_bytes == 0)
+        return;
+    x->n_sent += n_bytes;
+    x->conn->protocol->write(x, data, n_bytes);
+    if (http_queued(x) >= HTTP_LOW_WATER_BYTES)
+        x->over_low_water = true;
+    http_wake(x->conn);
+}
+
+void http_end(struct http_exchange *x)
+{
+    if (x->ended)
+        return;
+    x->ended = true;
+    x->conn->protocol->end(x);
+    http_wake(x->conn);
+}
+
+void http_abort(struct http_exchange *x)
+{
+    if (x->ended)
+        return;
+    x->ended = x->aborted = true;
+    x->conn->protocol->abort(x);
+    http_wake(x->conn);
+}
+
+size_t http_queued(const struct http_exchange *x)
+{
+    return x->conn->protocol->queued(x);
+}
+
+int http_status_of(const struct http_exchange *x)
+{
+    return x->status;
+}
+
+uint64_t http_bytes_of(const struct http_exchange *x)
+{
+    return x->n_sent;
+}

@@ -1,0 +1,456 @@
+/*
+ * HTTP/1.0 and HTTP/1.1 (RFC 9112) on llhttp, stricter than llhttp where leniency lets requests be smuggled.
+ *
+ *            head complete            body complete        answer ended, keep-alive
+ *   HEAD ---------------------> BODY ---------------> ANSWER ----------------------> HEAD
+ *     \__________ bad request: ANSWER, then ____________\____ no keep-alive ________> LINGER
+ *
+ * The head is gathered whole before llhttp sees it: its size is bounded in one place, names and values are never in
+ * pieces, and what llhttp would let through (folded lines, control characters) is refused beforehand. Input behind a
+ * request waits in `in` until the answer is out, so pipelined requests are answered in order.
+ */
+#include "gateway/http_internal.h"
+
+#include <llhttp.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+#include <time.h>
+
+#define MAX_IN_BYTES (4 * HTTP_HIGH_WATER_BYTES) /* beyond it the transport did not listen to wants_input */
+
+enum step { STEP_HEAD, STEP_BODY, STEP_ANSWER, STEP_LINGER, STEP_CLOSED };
+
+struct http1 {
+    struct http_conn *conn;
+    enum step step;
+    llhttp_t parser;
+    struct buffer in;
+    size_t n_scanned;            /* of `in`, in search of the head's end */
+    struct http_exchange *x;     /* from the head's end to the answer's */
+    struct http_header field;    /* the header being parsed: into `in` */
+    size_t n_name, n_value;
+    bool bad_field;
+    bool complete;               /* the request is whole */
+    bool keep_alive;
+    bool chunked;                /* the answer */
+    bool answered;
+    uint64_t n_raw_body;         /* with chunk headers */
+};
+
+/* ---- llhttp's callbacks; trailers come through the same ones and are thrown away ---- */
+
+static int on_url(llhttp_t *p, const char *at, size_t n)
+{
+    struct http1 *h = p->data;
+    if (!http_exchange_path(h->x, at, n))
+        h->bad_field = true;
+    return 0;
+}
+
+static int on_name(llhttp_t *p, const char *at, size_t n)
+{
+    struct http1 *h = p->data;
+    h->field = (struct http_header){at, at};
+    h->n_name = n;
+    h->n_value = 0;
+    return 0;
+}
+
+static int on_value(llhttp_t *p, const char *at, size_t n)
+{
+    struct http1 *h = p->data;
+    h->field.value = at;
+    h->n_value = n;
+    return 0;
+}
+
+static int on_value_complete(llhttp_t *p)
+{
+    struct http1 *h = p->data;
+    if (h->step != STEP_HEAD)
+        return 0;
+    while (h->n_value > 0 && (h->field.value[h->n_value - 1] == ' ' || h->field.value[h->n_value - 1] == '\t'))
+        h->n_value--;
+    if (!http_exchange_header(h->x, h->field.name, h->n_name, h->field.value, h->n_value))
+        h->bad_field = true;
+    return 0;
+}
+
+static int on_headers_complete(llhttp_t *p)
+{
+    struct http1 *h = p->data;
+    const char *method = llhttp_method_name((llhttp_method_t)p->method);
+    h->x->request.method = http_method_from_name(method, strlen(method));
+    h->x->request.version = 10 * p->http_major + p->http_minor;
+    h->keep_alive = llhttp_should_keep_alive(p);
+    p->upgrade = 0; /* an offer to change the protocol may be ignored (RFC 9110 section 7.8) */
+    return 0;
+}
+
+static int on_body(llhttp_t *p, const char *at, size_t n)
+{
+    struct http1 *h = p->data;
+    return buffer_append(&h->x->body, at, n) ? 0 : HPE_USER;
+}
+
+static int on_complete(llhttp_t *p)
+{
+    ((struct http1 *)p->data)->complete = true;
+    return HPE_PAUSED;
+}
+
+static const llhttp_settings_t callbacks = {
+    .on_url = on_url,
+    .on_header_field = on_name,
+    .on_header_value = on_value,
+    .on_header_value_complete = on_value_complete,
+    .on_headers_complete = on_headers_complete,
+    .on_body = on_body,
+    .on_message_complete = on_complete,
+};
+
+void *http1_open(struct http_conn *c)
+{
+    struct http1 *h = calloc(1, sizeof *h);
+    if (!h)
+        return NULL;
+    h->conn = c;
+    buffer_init(&h->in, MAX_IN_BYTES);
+    llhttp_init(&h->parser, HTTP_REQUEST, &callbacks);
+    h->parser.data = h;
+    return h;
+}
+
+/* ---- request ---- */
+
+static void reject(struct http1 *h, int status, const char *reason)
+{
+    h->keep_alive = false;
+    h->step = STEP_ANSWER;
+    if (h->x->request.version == 0)
+        h->x->request.version = 11;
+    http_exchange_reject(h->x, status, reason);
+}
+
+/* Looks through the new bytes: 1 = the head ends at *n_head, 0 = more is needed, -1 = what no head may contain. */
+static int scan_head(struct http1 *h, size_t *n_head)
+{
+    const char *d = h->in.data;
+    for (size_t i = h->n_scanned; i < h->in.n_bytes; i++) {
+        unsigned char ch = (unsigned char)d[i];
+        if (ch == '\n') {
+            if (i == 0 || d[i - 1] != '\r')
+                return -1;
+            if (i >= 3 && d[i - 2] == '\n') {
+                *n_head = i + 1;
+                return 1;
+            }
+        } else if (i > 0 && d[i - 1] == '\r') {
+            return -1;
+        } else if ((ch == ' ' || ch == '\t') && i > 0 && d[i - 1] == '\n') {
+            return -1; /* a folded line */
+        } else if ((ch < ' ' && ch != '\t' && ch != '\r') || ch == 0x7F) {
+            return -1;
+        }
+        h->n_scanned = i + 1;
+    }
+    return 0;
+}
+
+static const char *only_value(const struct http_request *r, const char *name, int *n)
+{
+    const char *value = NULL;
+    *n = 0;
+    for (size_t i = 0; i < r->n_headers; i++)
+        if (strcmp(r->headers[i].name, name) == 0) {
+            value = r->headers[i].value;
+            ++*n;
+        }
+    return value;
+}
+
+/* A name or address with port, or nothing; a list or a path would mean that somebody in front reads it differently. */
+static bool host_valid(const char *host)
+{
+    return host[strspn(host, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~%:[]!$&'()*+;=")] == '\0';
+}
+
+/* Why the head cannot be accepted, or NULL. */
+static const char *head_fault(const struct http_request *r)
+{
+    int n_host, n_length, n_encoding;
+    const char *host = only_value(r, "host", &n_host), *length = only_value(r, "content-length", &n_length);
+    const char *encoding = only_value(r, "transfer-encoding", &n_encoding);
+    if (r->version != 10 && r->version != 11)
+        return "expected HTTP/1.0 or HTTP/1.1";
+    if (r->path[0] == '\0')
+        return "expected a path as request target";
+    if (n_host > 1 || (n_host == 0 && r->version == 11))
+        return "expected exactly one Host header";
+    if (host && !host_valid(host))
+        return "malformed Host header";
+    if (n_length > 1 || (length && (length[0] == '\0' || length[strspn(length, "0123456789")] != '\0')))
+        return "malformed Content-Length";
+    if (n_encoding > 1 || (encoding && (strcasecmp(encoding, "chunked") != 0 || r->version == 10)))
+        return "expected no Transfer-Encoding but chunked";
+    if (encoding && length)
+        return "Content-Length and Transfer-Encoding exclude each other";
+    return NULL;
+}
+
+static void begin_body(struct http1 *h)
+{
+    const struct http_request *r = &h->x->request;
+    const char *expect = http_header(r, "expect");
+    h->step = STEP_BODY;
+    h->n_raw_body = 0;
+    if (expect && r->version == 11 && strcasecmp(expect, "100-continue") == 0 && h->in.n_bytes == 0)
+        buffer_append_str(&h->conn->out, "HTTP/1.1 100 Continue\r\n\r\n");
+}
+
+static void parse_head(struct http1 *h, size_t n_head)
+{
+    llhttp_reset(&h->parser);
+    h->complete = h->bad_field = h->answered = h->chunked = false;
+    enum llhttp_errno code = llhttp_execute(&h->parser, h->in.data, n_head);
+    http_exchange_freeze(h->x);
+    const char *fault = h->bad_field ? "malformed request target or too many headers" : NULL;
+    if (!fault && code != HPE_OK && code != HPE_PAUSED)
+        fault = "malformed HTTP request";
+    if (!fault)
+        fault = head_fault(&h->x->request);
+    if (fault) {
+        reject(h, 400, fault);
+        return;
+    }
+    buffer_consume(&h->in, n_head);
+    h->n_scanned = 0;
+    if (!h->complete && h->parser.content_length > h->conn->settings->max_body_bytes)
+        reject(h, 413, "the body is larger than the server takes");
+    else if (!h->complete)
+        begin_body(h);
+}
+
+/* True when the step changed. */
+static bool step_head(struct http1 *h)
+{
+    while (!h->x && h->in.n_bytes >= 2 && memcmp(h->in.data, "\r\n", 2) == 0 && h->n_scanned <= 2) {
+        buffer_consume(&h->in, 2); /* empty lines in front of a request are to be ignored (RFC 9112 section 2.2) */
+        h->n_scanned = 0;
+    }
+    if (h->in.n_bytes == 0 || (h->in.n_bytes == 1 && h->in.data[0] == '\r'))
+        return false;
+    size_t n_head = 0;
+    int found = scan_head(h, &n_head);
+    bool too_long = (found == 1 ? n_head : h->in.n_bytes) > HTTP_MAX_HEAD_BYTES;
+    if (found == 0 && !too_long)
+        return false;
+    h->x = http_exchange_open(h->conn);
+    if (!h->x)
+        h->step = STEP_CLOSED;
+    else if (too_long)
+        reject(h, 431, "the request's head is larger than 16384 bytes");
+    else if (found < 0)
+        reject(h, 400, "malformed HTTP request");
+    else
+        parse_head(h, n_head);
+    return true;
+}
+
+/* Chunk headers, extensions and trailers are bounded together: eight bytes for each byte of body that may come. */
+static bool step_body(struct http1 *h)
+{
+    if (h->in.n_bytes == 0)
+        return false;
+    enum llhttp_errno code = llhttp_execute(&h->parser, h->in.data, h->in.n_bytes);
+    size_t n = code == HPE_OK ? h->in.n_bytes : (size_t)(llhttp_get_error_pos(&h->parser) - h->in.data);
+    h->n_raw_body += n;
+    buffer_consume(&h->in, n);
+    if (code == HPE_USER || h->x->body.failed || h->n_raw_body / 8 > h->conn->settings->max_body_bytes + HTTP_MAX_HEAD_BYTES)
+        reject(h, 413, "the body is larger than the server takes");
+    else if (code != HPE_OK && code != HPE_PAUSED)
+        reject(h, 400, "malformed chunked body");
+    return true;
+}
+
+static void finish_answer(struct http1 *h)
+{
+    struct http_exchange *x = h->x;
+    h->x = NULL;
+    if (h->step != STEP_CLOSED)
+        h->step = h->keep_alive ? STEP_HEAD : STEP_LINGER;
+    http_exchange_close(x);
+}
+
+/* Does what can be done with the input that is there. */
+static void advance(struct http1 *h)
+{
+    for (bool moved = true; moved;) {
+        moved = false;
+        if (h->step == STEP_LINGER || h->step == STEP_CLOSED)
+            buffer_clear(&h->in);
+        else if (h->step == STEP_HEAD && !h->x && h->conn->out.n_bytes < HTTP_HIGH_WATER_BYTES)
+            moved = step_head(h);
+        else if (h->step == STEP_BODY)
+            moved = step_body(h);
+        if (h->complete && h->step != STEP_ANSWER && h->x) {
+            h->complete = false;
+            h->step = STEP_ANSWER;
+            http_exchange_request(h->x);
+        }
+        if (h->x && h->answered) {
+            finish_answer(h);
+            moved = true;
+        }
+    }
+}
+
+static bool input(void *state, const char *data, size_t n_bytes)
+{
+    struct http1 *h = state;
+    if (h->step == STEP_LINGER)
+        return true;
+    if (h->step == STEP_CLOSED)
+        return false;
+    /* In pieces, so that a large body passes through a small buffer. */
+    while (n_bytes > 0) {
+        size_t n = n_bytes < HTTP_HIGH_WATER_BYTES ? n_bytes : HTTP_HIGH_WATER_BYTES;
+        if (!buffer_append(&h->in, data, n))
+            return false;
+        advance(h);
+        data += n;
+        n_bytes -= n;
+    }
+    return true;
+}
+
+/* ---- answer ---- */
+
+static void put_date(struct buffer *out)
+{
+    char text[40];
+    time_t now = time(NULL);
+    struct tm tm;
+    gmtime_r(&now, &tm);
+    strftime(text, sizeof text, "%a, %d %b %Y %H:%M:%S GMT", &tm);
+    buffer_printf(out, "date: %s\r\n", text);
+}
+
+static void start(struct http_exchange *x, const struct http_header *headers, int64_t n_body)
+{
+    struct http1 *h = x->conn->state;
+    struct buffer *out = &x->conn->out;
+    int version = x->request.version;
+    bool no_body = x->status == 204 || x->status == 304;
+    if (x->conn->draining || (n_body < 0 && version == 10))
+        h->keep_alive = false;
+    buffer_printf(out, "HTTP/1.1 %d %s\r\n", x->status, http_reason(x->status));
+    put_date(out);
+    for (; headers && headers->name; headers++)
+        buffer_printf(out, "%s: %s\r\n", headers->name, headers->value);
+    h->chunked = n_body < 0 && version == 11 && !no_body && x->request.method != HTTP_METHOD_HEAD;
+    if (h->chunked)
+        buffer_append_str(out, "transfer-encoding: chunked\r\n");
+    else if (n_body >= 0 && !no_body)
+        buffer_printf(out, "content-length: %lld\r\n", (long long)n_body);
+    if (!h->keep_alive)
+        buffer_append_str(out, "connection: close\r\n");
+    else if (version == 10)
+        buffer_append_str(out, "connection: keep-alive\r\n");
+    buffer_append_str(out, "\r\n");
+}
+
+static void write_body(struct http_exchange *x, const void *data, size_t n_bytes)
+{
+    struct http1 *h = x->conn->state;
+    struct buffer *out = &x->conn->out;
+    if (h->chunked)
+        buffer_printf(out, "%zx\r\n", n_bytes);
+    buffer_append(out, data, n_bytes);
+    if (h->chunked)
+        buffer_append_str(out, "\r\n");
+}
+
+/* The exchange is closed by advance(), from input or output: here the application is still on the stack. */
+static void end(struct http_exchange *x)
+{
+    struct http1 *h = x->conn->state;
+    if (h->chunked)
+        buffer_append_str(&x->conn->out, "0\r\n\r\n");
+    h->answered = true;
+}
+
+static void abort_answer(struct http_exchange *x)
+{
+    struct http1 *h = x->conn->state;
+    h->answered = true;
+    h->step = STEP_CLOSED;
+}
+
+static size_t queued(const struct http_exchange *x)
+{
+    return x->conn->out.n_bytes + x->conn->transport.pending(x->conn->transport.user);
+}
+
+static void output(void *state)
+{
+    struct http1 *h = state;
+    advance(h);
+    if (h->x && !h->answered)
+        http_exchange_writable(h->x);
+    if (h->x && h->answered)
+        advance(h);
+}
+
+static enum http_phase phase(const void *state)
+{
+    const struct http1 *h = state;
+    switch (h->step) {
+    case STEP_HEAD:
+        return h->in.n_bytes > 0 ? HTTP_PHASE_HEAD : h->conn->draining ? HTTP_PHASE_LINGER : HTTP_PHASE_IDLE;
+    case STEP_BODY:
+        return HTTP_PHASE_BODY;
+    case STEP_ANSWER:
+        return HTTP_PHASE_ANSWER;
+    case STEP_LINGER:
+        return HTTP_PHASE_LINGER;
+    default:
+        return HTTP_PHASE_CLOSED;
+    }
+}
+
+static bool wants_input(const void *state)
+{
+    const struct http1 *h = state;
+    return h->in.n_bytes < HTTP_HIGH_WATER_BYTES;
+}
+
+static void drain(void *state)
+{
+    (void)state; /* the next answer says so: start() */
+}
+
+static void close_state(void *state)
+{
+    struct http1 *h = state;
+    if (h->x)
+        http_exchange_close(h->x);
+    buffer_fini(&h->in);
+    free(h);
+}
+
+const struct http_protocol http1_protocol = {
+    .input = input,
+    .output = output,
+    .phase = phase,
+    .wants_input = wants_input,
+    .drain = drain,
+    .close = close_state,
+    .start = start,
+    .write = write_body,
+    .end = end,
+    .abort = abort_answer,
+    .queued = queued,
+};

@@ -1,0 +1,85 @@
+/*
+ * Between conn.c, http.c, http1.c and http2.c only: what a connection and an exchange consist of.
+ *
+ * Text of a request (names, values, path) lies in one block; header entries are offsets into it until the head is
+ * complete, because the block moves while it grows.
+ */
+#ifndef GATEWAY_HTTP_INTERNAL_H
+#define GATEWAY_HTTP_INTERNAL_H
+
+#include "gateway/http.h"
+
+struct http_exchange {
+    struct http_conn *conn;
+    struct http_request request;
+    struct buffer text;         /* NUL-terminated strings of the request */
+    struct buffer body;
+    struct http_header headers[HTTP_MAX_HEADERS];
+    size_t offsets[HTTP_MAX_HEADERS][2];
+    size_t n_offsets, path_offset;
+    bool has_path;
+    void *user;
+    void (*on_gone)(void *user);
+    void (*on_writable)(void *user);
+    bool seen;                  /* the application knows of it */
+    bool started, ended;        /* the answer */
+    bool aborted;
+    bool over_low_water;        /* on_writable is owed */
+    int status;
+    uint64_t n_sent;
+    /* HTTP/2 only */
+    int32_t stream_id;
+    struct buffer out;          /* body bytes that no frame has taken yet */
+    bool rejected;              /* the rest of the request is thrown away */
+    struct http_exchange *next, *previous;
+};
+
+/* One protocol on one connection. */
+struct http_protocol {
+    bool (*input)(void *state, const char *data, size_t n_bytes);
+    void (*output)(void *state);
+    enum http_phase (*phase)(const void *state);
+    bool (*wants_input)(const void *state);
+    void (*drain)(void *state);
+    void (*close)(void *state);
+    void (*start)(struct http_exchange *x, const struct http_header *headers, int64_t n_body); /* -1 = in pieces */
+    void (*write)(struct http_exchange *x, const void *data, size_t n_bytes);
+    void (*end)(struct http_exchange *x);
+    void (*abort)(struct http_exchange *x);
+    size_t (*queued)(const struct http_exchange *x);
+};
+
+struct http_conn {
+    const struct http_settings *settings;
+    struct http_transport transport;
+    const struct http_protocol *protocol; /* NULL until the first bytes have decided */
+    void *state;
+    struct buffer out;          /* for the transport */
+    bool failed;                /* out of memory, or the input is not to be understood */
+    char preface[24];
+    size_t n_preface;
+    bool draining;
+    char peer[64];
+};
+
+extern const struct http_protocol http1_protocol, http2_protocol;
+void *http1_open(struct http_conn *c);
+void *http2_open(struct http_conn *c);
+
+struct http_exchange *http_exchange_open(struct http_conn *c);
+/* Tells the application (on_gone unless the answer was ended, on_finish) and frees. */
+void http_exchange_close(struct http_exchange *x);
+/* Adds a header; lower-cases the name. False when it has no name, or there are too many or they are too long. */
+bool http_exchange_header(struct http_exchange *x, const char *name, size_t n_name, const char *value, size_t n_value);
+bool http_exchange_path(struct http_exchange *x, const char *target, size_t n_bytes);
+/* Turns offsets into pointers. */
+void http_exchange_freeze(struct http_exchange *x);
+void http_exchange_request(struct http_exchange *x);
+void http_exchange_reject(struct http_exchange *x, int status, const char *reason);
+/* Calls on_writable when it is owed. May end the exchange. */
+void http_exchange_writable(struct http_exchange *x);
+enum http_method http_method_from_name(const char *name, size_t n_bytes);
+const char *http_reason(int status);
+void http_wake(struct http_conn *c);
+
+#endif

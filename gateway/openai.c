@@ -1,0 +1,232 @@
+/* Ids, usage, log-probabilities and chunks of the OpenAI API. */
+#include "gateway/openai.h"
+
+#include "base/clock.h"
+#include "base/id.h"
+#include "base/utf8.h"
+#include "gateway/emit.h"
+#include "gateway/sse.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct openai *openai_open(const struct params *p, bool chat)
+{
+    struct openai *o = calloc(1, sizeof *o);
+    if (!o)
+        return NULL;
+    o->chat = chat;
+    o->object = chat ? "chat.completion" : "text_completion";
+    o->chunk_object = chat ? "chat.completion.chunk" : "text_completion";
+    snprintf(o->id, sizeof o->id, "%s-%016llx%016llx", chat ? "chatcmpl" : "cmpl",
+             (unsigned long long)id_random_u64(), (unsigned long long)id_random_u64());
+    o->created = clock_wall_ns() / CLOCK_NS_PER_S;
+    o->n_choices = p->n.set ? (int)p->n.i : 1;
+    snprintf(o->model, sizeof o->model, "%s", p->model.text ? p->model.text : "");
+    o->model[utf8_complete(o->model, strlen(o->model))] = '\0';
+    return o;
+}
+
+bool openai_stream_options(const struct params *p, bool *include_usage, struct failure *f)
+{
+    const json_t *options = p->stream_options.json;
+    const json_t *usage = json_object_get(options, "include_usage");
+    char actual[224];
+    *include_usage = json_is_true(usage);
+    if (!options)
+        return true;
+    if (!json_is_object(options))
+        failure_add(f, ERROR_INVALID_REQUEST, "stream_options", "an object", fields_describe(options, actual, sizeof actual));
+    else if (usage && !json_is_boolean(usage) && !json_is_null(usage))
+        failure_add(f, ERROR_INVALID_REQUEST, "stream_options.include_usage", "true or false",
+                    fields_describe(usage, actual, sizeof actual));
+    else if (!p->stream.truth)
+        failure_add(f, ERROR_VALIDATION_FAILED, "stream_options", "only together with stream", NULL);
+    else
+        return true;
+    return false;
+}
+
+void openai_head(struct buffer *b, const struct openai *o, bool chunk)
+{
+    emit_open(b, '{');
+    emit_key(b, "id");
+    emit_text(b, o->id);
+    emit_key(b, "object");
+    emit_text(b, chunk ? o->chunk_object : o->object);
+    emit_key(b, "created");
+    emit_int(b, o->created);
+    emit_key(b, "model");
+    emit_text(b, o->model);
+}
+
+void openai_finish_reason(struct buffer *b, int reason)
+{
+    emit_key(b, "finish_reason");
+    switch (reason) {
+    case BITNET__V1__FINISH_REASON__FINISH_REASON_STOP:
+        emit_text(b, "stop");
+        break;
+    case BITNET__V1__FINISH_REASON__FINISH_REASON_LENGTH:
+    case BITNET__V1__FINISH_REASON__FINISH_REASON_DEADLINE:
+    case BITNET__V1__FINISH_REASON__FINISH_REASON_CANCELLED:
+        emit_text(b, "length"); /* cut short, and clients know no other word for it */
+        break;
+    default:
+        emit_null(b);
+    }
+}
+
+void openai_count(struct openai *o, const Bitnet__V1__Usage *usage)
+{
+    if (!usage)
+        return;
+    o->prompt_tokens += usage->prompt_tokens;
+    o->completion_tokens += usage->completion_tokens;
+    o->cached_tokens += usage->cached_prompt_tokens;
+}
+
+void openai_usage(struct buffer *b, const struct openai *o)
+{
+    emit_key(b, "usage");
+    emit_open(b, '{');
+    emit_key(b, "prompt_tokens");
+    emit_uint(b, o->prompt_tokens);
+    emit_key(b, "completion_tokens");
+    emit_uint(b, o->completion_tokens);
+    emit_key(b, "total_tokens");
+    emit_uint(b, (uint64_t)o->prompt_tokens + o->completion_tokens);
+    emit_key(b, "prompt_tokens_details");
+    emit_open(b, '{');
+    emit_key(b, "cached_tokens");
+    emit_uint(b, o->cached_tokens);
+    emit_close(b, '}');
+    emit_close(b, '}');
+}
+
+/* ---- log-probabilities ---- */
+
+/* "token", "logprob" and "bytes": the bytes say what the text cannot when a token is a part of a character. */
+static void put_token(struct buffer *b, const ProtobufCBinaryData *token, float logprob)
+{
+    emit_key(b, "token");
+    emit_bytes(b, token->data, token->len);
+    emit_key(b, "logprob");
+    emit_float(b, logprob);
+    emit_key(b, "bytes");
+    emit_open(b, '[');
+    for (size_t i = 0; i < token->len; i++)
+        emit_uint(b, token->data[i]);
+    emit_close(b, ']');
+}
+
+void openai_chat_logprobs(struct buffer *b, Bitnet__V1__TokenLogprob *const *tokens, size_t n)
+{
+    emit_open(b, '{');
+    emit_key(b, "content");
+    emit_open(b, '[');
+    for (size_t i = 0; i < n; i++) {
+        emit_open(b, '{');
+        put_token(b, &tokens[i]->token, tokens[i]->logprob);
+        emit_key(b, "top_logprobs");
+        emit_open(b, '[');
+        for (size_t k = 0; k < tokens[i]->n_top; k++) {
+            emit_open(b, '{');
+            put_token(b, &tokens[i]->top[k]->token, tokens[i]->top[k]->logprob);
+            emit_close(b, '}');
+        }
+        emit_close(b, ']');
+        emit_close(b, '}');
+    }
+    emit_close(b, ']');
+    emit_key(b, "refusal");
+    emit_null(b);
+    emit_close(b, '}');
+}
+
+static void put_top(struct buffer *b, const Bitnet__V1__TokenLogprob *token)
+{
+    emit_open(b, '{');
+    for (size_t k = 0; k < token->n_top; k++) {
+        emit_bytes(b, token->top[k]->token.data, token->top[k]->token.len);
+        buffer_append_char(b, ':');
+        emit_float(b, token->top[k]->logprob);
+    }
+    emit_close(b, '}');
+}
+
+void openai_text_logprobs(struct buffer *b, Bitnet__V1__TokenLogprob *const *tokens, size_t n, size_t *offset)
+{
+    emit_open(b, '{');
+    emit_key(b, "tokens");
+    emit_open(b, '[');
+    for (size_t i = 0; i < n; i++)
+        emit_bytes(b, tokens[i]->token.data, tokens[i]->token.len);
+    emit_close(b, ']');
+    emit_key(b, "token_logprobs");
+    emit_open(b, '[');
+    for (size_t i = 0; i < n; i++)
+        emit_float(b, tokens[i]->logprob);
+    emit_close(b, ']');
+    emit_key(b, "top_logprobs");
+    emit_open(b, '[');
+    for (size_t i = 0; i < n; i++)
+        put_top(b, tokens[i]);
+    emit_close(b, ']');
+    emit_key(b, "text_offset");
+    emit_open(b, '[');
+    for (size_t i = 0; i < n; i++) {
+        emit_uint(b, *offset);
+        *offset += utf8_length((const char *)tokens[i]->token.data, tokens[i]->token.len);
+    }
+    emit_close(b, ']');
+    emit_close(b, '}');
+}
+
+/* ---- chunks ---- */
+
+void openai_chunk_begin(struct job *j)
+{
+    sse_begin(&j->out, NULL, -1);
+    openai_head(&j->out, j->state, true);
+}
+
+void openai_chunk_end(struct job *j)
+{
+    const struct openai *o = j->state;
+    if (o->include_usage) {
+        emit_key(&j->out, "usage");
+        emit_null(&j->out);
+    }
+    emit_close(&j->out, '}');
+    sse_end(&j->out);
+}
+
+void openai_stream_complete(struct job *j, int call, const Bitnet__V1__GenerateResponse *answer)
+{
+    (void)call;
+    openai_count(j->state, answer->usage);
+}
+
+void openai_stream_done(struct job *j)
+{
+    const struct openai *o = j->state;
+    if (o->include_usage) {
+        openai_chunk_begin(j);
+        emit_key(&j->out, "choices");
+        emit_open(&j->out, '[');
+        emit_close(&j->out, ']');
+        openai_usage(&j->out, o);
+        emit_close(&j->out, '}');
+        sse_end(&j->out);
+    }
+    buffer_append_str(&j->out, "data: [DONE]\n\n");
+}
+
+void openai_stream_error(struct job *j, const struct failure *f)
+{
+    sse_begin(&j->out, NULL, -1);
+    error_body(&j->out, f, j->r->id);
+    sse_end(&j->out);
+}

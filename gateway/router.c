@@ -1,0 +1,267 @@
+/*
+ * From an exchange to a handler: request id, route, method; and the end of every request: metrics and the access log.
+ */
+#include "gateway/router.h"
+
+#include "base/clock.h"
+#include "base/id.h"
+#include "base/log.h"
+#include "gateway/error.h"
+
+#include <ctype.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static const struct route routes[] = {
+    {HTTP_METHOD_POST, "/v1/inference", handle_inference, ROUTE_MAIN},
+    {HTTP_METHOD_POST, "/v1/inference/stream", handle_inference_stream, ROUTE_MAIN},
+    {HTTP_METHOD_POST, "/v1/chat/completions", handle_chat, ROUTE_MAIN},
+    {HTTP_METHOD_POST, "/v1/completions", handle_completions, ROUTE_MAIN},
+    {HTTP_METHOD_POST, "/v1/embeddings", handle_not_implemented, ROUTE_MAIN},
+    {HTTP_METHOD_GET, "/v1/models", handle_models, ROUTE_MAIN},
+    {HTTP_METHOD_POST, "/v1/models/load", handle_not_implemented, ROUTE_MAIN},
+    {HTTP_METHOD_POST, "/v1/models/swap", handle_not_implemented, ROUTE_MAIN},
+    {HTTP_METHOD_GET, "/v1/models/{id}/status", handle_model_status, ROUTE_MAIN},
+    {HTTP_METHOD_GET, "/v1/models/{id}", handle_model, ROUTE_MAIN},
+    {HTTP_METHOD_DELETE, "/v1/models/{id}", handle_not_implemented, ROUTE_MAIN},
+    {HTTP_METHOD_GET, "/v1/devices", handle_not_implemented, ROUTE_MAIN},
+    {HTTP_METHOD_GET, "/v1/stats", handle_not_implemented, ROUTE_MAIN},
+    {HTTP_METHOD_POST, "/tokenize", handle_tokenize, ROUTE_MAIN},
+    {HTTP_METHOD_POST, "/detokenize", handle_detokenize, ROUTE_MAIN},
+    {HTTP_METHOD_GET, "/health", handle_health, ROUTE_MAIN | ROUTE_ADMIN},
+    {HTTP_METHOD_GET, "/health/live", handle_live, ROUTE_MAIN | ROUTE_ADMIN},
+    {HTTP_METHOD_GET, "/health/ready", handle_ready, ROUTE_MAIN | ROUTE_ADMIN},
+    {HTTP_METHOD_GET, "/metrics", handle_metrics, ROUTE_ADMIN},
+};
+
+#define N_ROUTES (sizeof routes / sizeof *routes)
+
+static int hex(char c)
+{
+    return isdigit((unsigned char)c) ? c - '0' : isxdigit((unsigned char)c) ? tolower((unsigned char)c) - 'a' + 10 : -1;
+}
+
+/* Decodes what stands for {id}: one segment, no NUL, no slash. */
+static bool decode_segment(const char *text, size_t n, char *out, size_t n_out)
+{
+    size_t to = 0;
+    for (size_t i = 0; i < n; i++) {
+        char c = text[i];
+        if (c == '%') {
+            if (i + 2 >= n || hex(text[i + 1]) < 0 || hex(text[i + 2]) < 0)
+                return false;
+            c = (char)(hex(text[i + 1]) * 16 + hex(text[i + 2]));
+            i += 2;
+        }
+        if (c == '\0' || c == '/' || to + 1 >= n_out)
+            return false;
+        out[to++] = c;
+    }
+    out[to] = '\0';
+    return to > 0;
+}
+
+/* Does the path fit the pattern? A pattern has at most one {id}. */
+static bool fits(const char *pattern, const char *path, char *param, size_t n_param)
+{
+    const char *brace = strchr(pattern, '{');
+    if (!brace)
+        return strcmp(pattern, path) == 0;
+    size_t n_prefix = (size_t)(brace - pattern);
+    if (strncmp(pattern, path, n_prefix) != 0)
+        return false;
+    size_t n = strcspn(path + n_prefix, "/");
+    return strcmp(path + n_prefix + n, strchr(brace, '}') + 1) == 0 && decode_segment(path + n_prefix, n, param, n_param);
+}
+
+const struct route *router_find(const char *path, enum http_method method, unsigned where, char *param, size_t n_param,
+                                char allow[ROUTER_ALLOW_BYTES])
+{
+    const struct route *other = NULL;
+    if (method == HTTP_METHOD_HEAD)
+        method = HTTP_METHOD_GET;
+    allow[0] = '\0';
+    for (size_t i = 0; i < N_ROUTES; i++) {
+        const struct route *route = &routes[i];
+        if (!(route->where & where) || !fits(route->pattern, path, param, n_param))
+            continue;
+        if (route->method == method)
+            return route;
+        /* /v1/models/load fits /v1/models/{id} too; the literal one says which methods there are. */
+        if (other && strcmp(other->pattern, route->pattern) != 0)
+            continue;
+        other = route;
+        size_t n = strlen(allow);
+        snprintf(allow + n, ROUTER_ALLOW_BYTES - n, "%s%s%s", n > 0 ? ", " : "", http_method_name(route->method),
+                 route->method == HTTP_METHOD_GET ? ", HEAD" : "");
+    }
+    return NULL;
+}
+
+/* ---- requests ---- */
+
+/* "00-" 32 hex "-" 16 hex "-" 2 hex: W3C Trace Context, version 0. */
+static bool traceparent_valid(const char *text)
+{
+    static const char form[] = "hh-hhhhhhhhhhhhhhhhhhhhhhhhhhhhhhhh-hhhhhhhhhhhhhhhh-hh";
+    if (strlen(text) != sizeof form - 1)
+        return false;
+    for (size_t i = 0; form[i]; i++)
+        if (form[i] == 'h' ? !isxdigit((unsigned char)text[i]) || isupper((unsigned char)text[i]) : text[i] != form[i])
+            return false;
+    return true;
+}
+
+static struct request *request_open(struct gateway *g, struct http_exchange *x, bool admin)
+{
+    struct request *r = calloc(1, sizeof *r);
+    if (!r)
+        return NULL;
+    *r = (struct request){.g = g, .x = x, .http = http_request_of(x), .admin = admin, .started_ns = clock_now_ns()};
+    const char *id = http_header(r->http, "x-request-id"), *trace = http_header(r->http, "traceparent");
+    if (id && id_request_id_valid(id))
+        snprintf(r->id, sizeof r->id, "%s", id);
+    else
+        id_uuid(r->id);
+    if (trace && traceparent_valid(trace))
+        snprintf(r->traceparent, sizeof r->traceparent, "%s", trace);
+    http_set_user(x, r);
+    if (!admin)
+        g->n_active++;
+    metrics_set(g->m_active, (double)g->n_active);
+    return r;
+}
+
+static void on_gone(void *user)
+{
+    struct request *r = user;
+    if (r->on_gone)
+        r->on_gone(r->user);
+}
+
+static void on_writable(void *user)
+{
+    struct request *r = user;
+    if (r->on_writable)
+        r->on_writable(r->user);
+}
+
+static void dispatch(struct gateway *g, struct http_exchange *x, bool admin)
+{
+    char allow[ROUTER_ALLOW_BYTES];
+    struct request *r = request_open(g, x, admin);
+    if (!r) {
+        http_abort(x);
+        return;
+    }
+    http_set_callbacks(x, on_gone, on_writable);
+    unsigned where = admin ? ROUTE_ADMIN : ROUTE_MAIN;
+    r->route = router_find(r->http->path, r->http->method, where, r->param, sizeof r->param, allow);
+    if (!r->route && !admin && g->config->metrics_on_main && strcmp(r->http->path, "/metrics") == 0)
+        r->route = router_find(r->http->path, r->http->method, ROUTE_ADMIN, r->param, sizeof r->param, allow);
+    if (r->route) {
+        r->route->handle(r);
+        return;
+    }
+    struct failure f;
+    failure_init(&f);
+    if (allow[0] != '\0')
+        error_set(&f.error, ERROR_METHOD_NOT_ALLOWED, "this path takes %s", allow);
+    else
+        error_set(&f.error, ERROR_NOT_FOUND, "there is nothing at this path");
+    error_respond_with(r, &f, error_info(f.error.code)->http_status, allow[0] != '\0' ? allow : NULL);
+    failure_fini(&f);
+}
+
+void gateway_request(void *gateway, struct http_exchange *x)
+{
+    dispatch(gateway, x, false);
+}
+
+void gateway_admin_request(void *gateway, struct http_exchange *x)
+{
+    dispatch(gateway, x, true);
+}
+
+void gateway_reject(void *gateway, struct http_exchange *x, int status, const char *reason)
+{
+    struct request *r = request_open(gateway, x, false);
+    if (!r) {
+        http_abort(x);
+        return;
+    }
+    struct failure f;
+    failure_init(&f);
+    error_set(&f.error, status == 413 ? ERROR_PAYLOAD_TOO_LARGE : ERROR_INVALID_REQUEST, "%s", reason);
+    error_respond_with(r, &f, status, NULL);
+    failure_fini(&f);
+}
+
+void gateway_finish(void *gateway, struct http_exchange *x, bool aborted)
+{
+    struct gateway *g = gateway;
+    struct request *r = http_user(x);
+    if (!r)
+        return;
+    int status = aborted ? 499 : http_status_of(x);
+    double seconds = (double)(clock_now_ns() - r->started_ns) / 1e9;
+    if (!r->admin)
+        g->n_active--;
+    metrics_set(g->m_active, (double)g->n_active);
+    gateway_metrics_request(g, r, status, seconds);
+    log_info("gateway", "request", LOG_STR("request_id", r->id), LOG_STR("method", http_method_name(r->http->method)),
+             LOG_STR("path", r->http->path), LOG_INT("status", status), LOG_FLOAT("duration_ms", seconds * 1e3),
+             LOG_INT("bytes", http_bytes_of(x)), LOG_INT("http", r->http->version), LOG_STR("peer", r->http->peer),
+             LOG_STR("trace", r->traceparent[0] != '\0' ? r->traceparent : NULL),
+             LOG_STR("error", r->failed != ERROR_NONE ? error_info(r->failed)->name : NULL));
+    http_set_user(x, NULL);
+    free(r);
+}
+
+void gateway_init_http(struct gateway *g)
+{
+    g->main_http = (struct http_settings){
+        .user = g,
+        .max_body_bytes = (size_t)g->config->max_body_bytes,
+        .on_request = gateway_request,
+        .on_reject = gateway_reject,
+        .on_finish = gateway_finish,
+    };
+    g->admin_http = g->main_http;
+    g->admin_http.on_request = gateway_admin_request;
+}
+
+/* ---- answers ---- */
+
+void request_text(struct request *r, int status, const char *content_type, const struct buffer *body)
+{
+    const struct http_header headers[] = {
+        {"content-type", content_type}, {"x-request-id", r->id}, {"cache-control", "no-store"},
+        {status == 503 ? "retry-after" : NULL, "1"}, {NULL, NULL}};
+    if (body->failed)
+        error_answer(r, ERROR_INTERNAL, "the answer is too large");
+    else
+        http_respond(r->x, status, headers, body->data ? body->data : "", body->n_bytes);
+}
+
+void request_json(struct request *r, int status, const struct buffer *body)
+{
+    request_text(r, status, "application/json", body);
+}
+
+void request_stream(struct request *r)
+{
+    const struct http_header headers[] = {{"content-type", "text/event-stream"},
+                                          {"cache-control", "no-cache"},
+                                          {"x-accel-buffering", "no"},
+                                          {"x-request-id", r->id},
+                                          {NULL, NULL}};
+    http_start(r->x, 200, headers);
+}
+
+void handle_not_implemented(struct request *r)
+{
+    error_answer(r, ERROR_NOT_IMPLEMENTED, "this server does not offer %s %s", http_method_name(r->http->method),
+                 r->route->pattern);
+}

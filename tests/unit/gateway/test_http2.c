@@ -1,0 +1,284 @@
+/* HTTP/2 from memory. Frames are built by hand; header blocks use literals without indexing (RFC 7541 section 6.2.2). */
+#include "tests/suite.h"
+#include "tests/unit/gateway/memory.h"
+
+#define PREFACE "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+
+enum { DATA = 0, HEADERS = 1, RST_STREAM = 3, SETTINGS = 4, GOAWAY = 7, WINDOW_UPDATE = 8, CONTINUATION = 9 };
+enum { END_STREAM = 1, END_HEADERS = 4 };
+
+static void frame(struct buffer *b, int type, int flags, uint32_t stream, const void *data, size_t n)
+{
+    const unsigned char head[9] = {(unsigned char)(n >> 16), (unsigned char)(n >> 8), (unsigned char)n,
+                                   (unsigned char)type, (unsigned char)flags, (unsigned char)(stream >> 24),
+                                   (unsigned char)(stream >> 16), (unsigned char)(stream >> 8), (unsigned char)stream};
+    buffer_append(b, head, sizeof head);
+    buffer_append(b, data, n);
+}
+
+static void field(struct buffer *b, const char *name, const char *value)
+{
+    buffer_append_char(b, 0);
+    buffer_append_char(b, (char)strlen(name));
+    buffer_append_str(b, name);
+    buffer_append_char(b, (char)strlen(value));
+    buffer_append_str(b, value);
+}
+
+static void headers(struct buffer *b, uint32_t stream, int flags, const char *method, const char *path, const char *name,
+                    const char *value)
+{
+    struct buffer block;
+    buffer_init(&block, 65536);
+    field(&block, ":method", method);
+    field(&block, ":scheme", "http");
+    field(&block, ":authority", "a");
+    field(&block, ":path", path);
+    if (name)
+        field(&block, name, value);
+    frame(b, HEADERS, flags | END_HEADERS, stream, block.data, block.n_bytes);
+    buffer_fini(&block);
+}
+
+static void begin(struct buffer *b)
+{
+    buffer_init(b, 16 << 20);
+    buffer_append_str(b, PREFACE);
+    frame(b, SETTINGS, 0, 0, "", 0);
+}
+
+/* The n-th frame of this type and stream in what was sent; its payload and length. */
+static const unsigned char *find(const struct memory *m, int type, uint32_t stream, int nth, size_t *n, int *flags)
+{
+    const unsigned char *d = (const unsigned char *)m->out.data;
+    for (size_t at = 0; at + 9 <= m->out.n_bytes;) {
+        size_t length = ((size_t)d[at] << 16) | ((size_t)d[at + 1] << 8) | d[at + 2];
+        uint32_t id = ((uint32_t)d[at + 5] << 24) | ((uint32_t)d[at + 6] << 16) | ((uint32_t)d[at + 7] << 8) | d[at + 8];
+        if (d[at + 3] == type && id == stream && nth-- == 0) {
+            *n = length;
+            *flags = d[at + 4];
+            return d + at + 9;
+        }
+        at += 9 + length;
+    }
+    return NULL;
+}
+
+static void check_data(const struct memory *m, uint32_t stream, const char *text)
+{
+    size_t n = 0;
+    int flags = 0;
+    const unsigned char *data = find(m, DATA, stream, 0, &n, &flags);
+    ck_assert_msg(data && n == strlen(text) && memcmp(data, text, n) == 0, "%.*s", (int)n, data ? (const char *)data : "");
+}
+
+START_TEST(answers_in_any_pieces)
+{
+    struct buffer in;
+    begin(&in);
+    headers(&in, 1, END_STREAM, "GET", "/echo?q", "x", "v");
+    headers(&in, 3, 0, "POST", "/echo", NULL, NULL);
+    frame(&in, DATA, 0, 3, "he", 2);
+    frame(&in, DATA, END_STREAM, 3, "llo", 3);
+    for (size_t n = 0; n <= in.n_bytes; n++) {
+        struct memory m;
+        memory_open(&m, 1024);
+        ck_assert(memory_input(&m, in.data, in.n_bytes, n));
+        ck_assert_int_eq(m.n_requests, 2);
+        check_data(&m, 1, "GET /echo?q [v] ");
+        check_data(&m, 3, "POST /echo? [-] hello");
+        ck_assert_int_eq(m.n_finished, 2);
+        ck_assert_int_eq(m.n_aborted, 0);
+        memory_close(&m);
+    }
+    buffer_fini(&in);
+}
+END_TEST
+
+START_TEST(bounds_the_body)
+{
+    struct buffer in;
+    struct memory m;
+    char block[1025];
+    memset(block, 'x', sizeof block);
+    begin(&in);
+    headers(&in, 1, 0, "POST", "/echo", NULL, NULL);
+    frame(&in, DATA, 0, 1, block, sizeof block);
+    headers(&in, 3, 0, "POST", "/echo", "content-length", "2000");
+    headers(&in, 5, END_STREAM, "GET", "/echo", NULL, NULL);
+    memory_open(&m, 1024);
+    ck_assert(memory_input(&m, in.data, in.n_bytes, 0));
+    ck_assert_int_eq(m.n_rejects, 2);
+    ck_assert_int_eq(m.reject_status, 413);
+    check_data(&m, 5, "GET /echo? [-] ");
+    memory_close(&m);
+    buffer_fini(&in);
+}
+END_TEST
+
+START_TEST(bounds_the_headers)
+{
+    struct buffer in, block;
+    struct memory m;
+    char value[127];
+    memset(value, 'v', sizeof value - 1);
+    value[sizeof value - 1] = '\0';
+    begin(&in);
+    buffer_init(&block, 65536);
+    field(&block, ":method", "GET");
+    field(&block, ":scheme", "http");
+    field(&block, ":authority", "a");
+    field(&block, ":path", "/echo");
+    for (int i = 0; i < 110; i++)
+        field(&block, "x", value);
+    frame(&in, HEADERS, END_STREAM | END_HEADERS, 1, block.data, block.n_bytes);
+    memory_open(&m, 1024);
+    memory_input(&m, in.data, in.n_bytes, 0);
+    ck_assert_int_eq(m.n_requests, 0);
+    ck_assert_int_eq(m.reject_status, 431);
+    memory_close(&m);
+    buffer_fini(&in);
+    buffer_fini(&block);
+}
+END_TEST
+
+START_TEST(obeys_flow_control)
+{
+    static char block[200000];
+    struct buffer in;
+    struct memory m;
+    size_t n, total = 0;
+    int flags;
+    memset(block, 'x', sizeof block);
+    begin(&in);
+    headers(&in, 1, END_STREAM, "GET", "/stream", NULL, NULL);
+    memory_open(&m, 1024);
+    memory_input(&m, in.data, in.n_bytes, 0);
+    http_write(m.stream, block, sizeof block);
+    for (int i = 0; i < 20; i++)
+        http_conn_output(m.conn, &m.out);
+    for (int i = 0; find(&m, DATA, 1, i, &n, &flags); i++)
+        total += n;
+    ck_assert_uint_eq(total, 65535);
+    ck_assert_uint_eq(http_queued(m.stream), sizeof block - 65535);
+    ck_assert_int_eq(m.n_writable, 0);
+    buffer_clear(&in);
+    frame(&in, WINDOW_UPDATE, 0, 0, "\x00\x03\x00\x00", 4);
+    frame(&in, WINDOW_UPDATE, 0, 1, "\x00\x03\x00\x00", 4);
+    memory_input(&m, in.data, in.n_bytes, 0);
+    for (int i = 0; i < 20; i++)
+        http_conn_output(m.conn, &m.out);
+    ck_assert_uint_eq(http_queued(m.stream), 0);
+    ck_assert_int_eq(m.n_writable, 1);
+    http_end(m.stream);
+    http_conn_output(m.conn, &m.out);
+    ck_assert_int_eq(m.n_finished, 1);
+    memory_close(&m);
+    buffer_fini(&in);
+}
+END_TEST
+
+START_TEST(a_full_transport_stops_frames)
+{
+    static char block[30000];
+    struct buffer in;
+    struct memory m;
+    begin(&in);
+    headers(&in, 1, END_STREAM, "GET", "/stream", NULL, NULL);
+    memory_open(&m, 1024);
+    memory_input(&m, in.data, in.n_bytes, 0);
+    m.pending = HTTP_HIGH_WATER_BYTES;
+    http_write(m.stream, block, sizeof block);
+    http_conn_output(m.conn, &m.out);
+    ck_assert_uint_eq(http_queued(m.stream), sizeof block);
+    m.pending = 0;
+    http_conn_output(m.conn, &m.out);
+    ck_assert_uint_eq(http_queued(m.stream), 0);
+    memory_close(&m);
+    buffer_fini(&in);
+}
+END_TEST
+
+START_TEST(a_reset_is_told)
+{
+    struct buffer in;
+    struct memory m;
+    begin(&in);
+    headers(&in, 1, END_STREAM, "POST", "/stream", NULL, NULL);
+    memory_open(&m, 1024);
+    memory_input(&m, in.data, in.n_bytes, 0);
+    ck_assert_ptr_nonnull(m.stream);
+    buffer_clear(&in);
+    frame(&in, RST_STREAM, 0, 1, "\0\0\0\x08", 4);
+    memory_input(&m, in.data, in.n_bytes, 0);
+    ck_assert_int_eq(m.n_gone, 1);
+    ck_assert_int_eq(m.n_aborted, 1);
+    ck_assert_int_eq(http_conn_phase(m.conn), HTTP_PHASE_IDLE);
+    memory_close(&m);
+    buffer_fini(&in);
+}
+END_TEST
+
+START_TEST(drains_with_goaway)
+{
+    struct buffer in;
+    struct memory m;
+    size_t n;
+    int flags;
+    begin(&in);
+    headers(&in, 1, END_STREAM, "GET", "/stream", NULL, NULL);
+    memory_open(&m, 1024);
+    memory_input(&m, in.data, in.n_bytes, 0);
+    http_conn_drain(m.conn);
+    http_conn_output(m.conn, &m.out);
+    ck_assert_ptr_nonnull(find(&m, GOAWAY, 0, 0, &n, &flags));
+    ck_assert_int_eq(http_conn_phase(m.conn), HTTP_PHASE_ANSWER);
+    http_end(m.stream);
+    http_conn_output(m.conn, &m.out);
+    enum http_phase phase = http_conn_phase(m.conn);
+    ck_assert(phase == HTTP_PHASE_LINGER || phase == HTTP_PHASE_CLOSED);
+    memory_close(&m);
+    buffer_fini(&in);
+}
+END_TEST
+
+START_TEST(endless_continuation_ends_the_connection)
+{
+    struct buffer in;
+    struct memory m;
+    begin(&in);
+    frame(&in, HEADERS, END_STREAM, 1, "", 0);
+    for (int i = 0; i < 100; i++)
+        frame(&in, CONTINUATION, 0, 1, "", 0);
+    memory_open(&m, 1024);
+    ck_assert(!memory_input(&m, in.data, in.n_bytes, 0));
+    ck_assert_int_eq(http_conn_phase(m.conn), HTTP_PHASE_CLOSED);
+    ck_assert_int_eq(m.n_requests, 0);
+    memory_close(&m);
+    buffer_fini(&in);
+}
+END_TEST
+
+START_TEST(rapid_resets_end_the_connection)
+{
+    struct buffer in;
+    struct memory m;
+    bool ok = true;
+    begin(&in);
+    memory_open(&m, 1024);
+    for (uint32_t i = 0; i < 3000; i++) {
+        headers(&in, 2 * i + 1, END_STREAM, "GET", "/stream", NULL, NULL);
+        frame(&in, RST_STREAM, 0, 2 * i + 1, "\0\0\0\x08", 4);
+        ok = ok && memory_input(&m, in.data, in.n_bytes, 0);
+        buffer_clear(&in);
+    }
+    ck_assert_int_eq(http_conn_phase(m.conn), HTTP_PHASE_CLOSED);
+    ck_assert_int_lt(m.n_requests, 1100);
+    memory_close(&m);
+    buffer_fini(&in);
+}
+END_TEST
+
+SUITE("http2", answers_in_any_pieces, bounds_the_body, bounds_the_headers, obeys_flow_control,
+      a_full_transport_stops_frames, a_reset_is_told, drains_with_goaway, endless_continuation_ends_the_connection,
+      rapid_resets_end_the_connection)
