@@ -5,6 +5,7 @@
 #include "kernels/pool.h"
 
 #include <check.h>
+#include <stdio.h>
 #include <stdlib.h>
 
 START_TEST(names_and_sizes)
@@ -207,6 +208,24 @@ START_TEST(bad_tensors_are_refused_by_name)
 }
 END_TEST
 
+START_TEST(code_3_is_found_anywhere)
+{
+    for (size_t e = 0; e < 4 * 256; e++) {
+        uint8_t data[288] = {0};
+        struct tensor_view v = {.type = TENSOR_I2_S, .data = data, .n_bytes = sizeof data, .n_rows = 4, .n_cols = 256};
+        struct ternary_packed packed;
+        struct error err = {0};
+        char expected[64];
+        set_scale(data, 0.5f);
+        memset(data, 0x66, 256); /* codes 1 2 1 2: neighbours' bits must not be taken together */
+        data[e / 128 * 32 + e % 32] |= (uint8_t)(3 << (6 - 2 * (e / 32 % 4)));
+        snprintf(expected, sizeof expected, "at row %zu, column %zu:", e / 256, e % 256);
+        ck_assert_int_eq(ternary_prepare(NULL, &v, &packed, &err), ERROR_MODEL_LOAD_FAILED);
+        ck_assert_msg(strstr(err.message, expected), "expected \"%s\", found \"%s\"", expected, err.message);
+    }
+}
+END_TEST
+
 static enum error_code prepare_tq2_0(uint8_t *data, struct ternary_packed *packed, struct error *err)
 {
     struct tensor_view v = {.type = TENSOR_TQ2_0, .data = data, .n_bytes = 4 * 66, .n_rows = 2, .n_cols = 512};
@@ -250,6 +269,7 @@ int main(void)
     tcase_add_test(tcase, packing_pads_with_zero_weights);
     tcase_add_test(tcase, q8_0_and_q6_k_rows);
     tcase_add_test(tcase, bad_tensors_are_refused_by_name);
+    tcase_add_test(tcase, code_3_is_found_anywhere);
     tcase_add_test(tcase, tq_blocks_must_share_their_scale);
     suite_add_tcase(suite, tcase);
     SRunner *runner = srunner_create(suite);
