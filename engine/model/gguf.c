@@ -146,8 +146,8 @@ static enum error_code read_name(struct cursor *c, const char *what, size_t i, s
         return error_set(err, ERROR_MODEL_LOAD_FAILED, "%s %zu: its name at byte %zu runs beyond the file of %zu bytes", what,
                          i, at, c->n_bytes);
     if (out->n_bytes == 0 || out->n_bytes > MAX_NAME_BYTES)
-        return error_set(err, ERROR_MODEL_LOAD_FAILED, "%s %zu at byte %zu: its name has %zu bytes, expected 1 to %u", what,
-                         i, at, out->n_bytes, MAX_NAME_BYTES);
+        return error_set(err, ERROR_MODEL_LOAD_FAILED, "%s %zu at byte %zu: its name has %zu bytes, expected 1 to %u", what, i,
+                         at, out->n_bytes, MAX_NAME_BYTES);
     return ERROR_NONE;
 }
 
@@ -230,10 +230,12 @@ static enum error_code read_keys(struct gguf *g, struct cursor *c, struct error 
         g->keys_by_name[i] = &g->keys[i];
     }
     qsort(g->keys_by_name, g->n_keys, sizeof *g->keys_by_name, compare_keys);
-    for (size_t i = 1; i < g->n_keys; i++)
-        if (compare_keys(&g->keys_by_name[i - 1], &g->keys_by_name[i]) == 0)
-            return key_error(err, g->keys_by_name[i], (size_t)((const uint8_t *)g->keys_by_name[i]->name.data - g->data),
-                             "the file has this key twice");
+    for (size_t i = 1; i < g->n_keys; i++) {
+        const struct gguf_key *a = g->keys_by_name[i - 1], *b = g->keys_by_name[i];
+        const uint8_t *second = (const uint8_t *)(a > b ? a : b)->name.data;
+        if (compare_names(&a->name, &b->name) == 0)
+            return key_error(err, b, (size_t)(second - g->data), "the file has this key twice");
+    }
     return ERROR_NONE;
 }
 

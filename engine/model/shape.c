@@ -133,6 +133,7 @@ static enum error_code read_u32s(const struct gguf *g, const char *arch, const s
     return ERROR_NONE;
 }
 
+/* *out is the default, or NAN when the key is required. */
 static enum error_code read_f64(const struct gguf *g, const char *arch, const char *suffix, double min, double max,
                                 double *out, struct error *err)
 {
@@ -142,6 +143,8 @@ static enum error_code read_f64(const struct gguf *g, const char *arch, const ch
     gguf_get_f64(g, name, out, &why);
     if (why.code)
         return error_set_param(err, why.code, name, "%s", why.message);
+    if (isnan(*out))
+        return error_set_param(err, ERROR_MODEL_LOAD_FAILED, name, "key %s is missing", name);
     if (!(*out >= min && *out <= max))
         return error_set_param(err, ERROR_MODEL_LOAD_FAILED, name, "key %s: expected %g to %g, found %g", name, min, max,
                                *out);
@@ -192,7 +195,7 @@ static enum error_code check_sizes(const struct model_shape *s, struct error *er
 
 static enum error_code read_scalars(const struct gguf *g, struct model_shape *s, struct error *err)
 {
-    double eps = -1;
+    double eps = (double)NAN;
     s->rope_freq_base = 10000.0;
     enum error_code code = read_f64(g, s->arch_name, "attention.layer_norm_rms_epsilon", 1e-12, 0.1, &eps, err);
     if (!code)
