@@ -147,9 +147,8 @@ static void copy_line(char *out, size_t out_bytes, const char *text)
 /* Formats into a copy first: the arguments may point into err->message. `err` is not NULL. */
 static void set_message(struct error *err, const char *format, va_list args)
 {
-    char text[sizeof err->message + 4]; /* room to see a character that crosses the end whole */
+    char text[sizeof err->message + 4]; /* a character that vsnprintf cuts lies beyond what is copied */
     vsnprintf(text, sizeof text, format, args);
-    text[utf8_complete(text, strlen(text))] = '\0';
     copy_line(err->message, sizeof err->message, text);
 }
 
@@ -185,12 +184,11 @@ enum error_code error_prefix(struct error *err, const char *format, ...)
 {
     if (!err)
         return ERROR_NONE;
-    char context[sizeof err->message], text[2 * sizeof err->message];
+    char context[sizeof err->message + 4], text[2 * sizeof context]; /* as in set_message */
     va_list args;
     va_start(args, format);
     vsnprintf(context, sizeof context, format, args);
     va_end(args);
-    context[utf8_complete(context, strlen(context))] = '\0';
     snprintf(text, sizeof text, "%s: %s", context, err->message);
     copy_line(err->message, sizeof err->message, text);
     return err->code;

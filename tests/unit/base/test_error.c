@@ -152,6 +152,7 @@ START_TEST(long_message_is_cut_between_characters)
         ck_assert_uint_ge(n, sizeof err.message - 4);
         error_prefix(&err, "b%s", text);
         ck_assert(utf8_valid(err.message, strlen(err.message), NULL));
+        ck_assert_ptr_null(strchr(err.message, '?')); /* which stands for half a character */
     }
 }
 END_TEST

@@ -10,8 +10,11 @@ START_TEST(round_trip_of_all_code_points)
         char text[4];
         uint32_t decoded = 0, cut;
         size_t n = utf8_encode(c, text);
-        if (n != (c < 0x80 ? 1u : c < 0x800 ? 2u : c < 0x10000 ? 3u : 4u) || utf8_decode(text, n, &decoded) != n ||
-            decoded != c || utf8_decode(text, n - 1, &cut) != 0)
+        if (n != (c < 0x80      ? 1u
+                  : c < 0x800   ? 2u
+                  : c < 0x10000 ? 3u
+                                : 4u) ||
+            utf8_decode(text, n, &decoded) != n || decoded != c || utf8_decode(text, n - 1, &cut) != 0)
             ck_abort_msg("U+%04X: %zu bytes, decoded as U+%04X", c, n, decoded);
     }
 }
