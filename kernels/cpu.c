@@ -10,29 +10,36 @@
 #define SERIAL_COST 16384 /* values; below it waking threads costs more than the work */
 #define MIN_PARTIALS 64
 
-#if defined(__x86_64__)
-#define HAVE_AVX2_KERNELS 1
-#else
-#define HAVE_AVX2_KERNELS 0
+static const char *const level_names[] = {"portable", "avx2", "avx512", "amx"};
+
+#if !defined(__x86_64__)
+enum cpu_level cpu_level(void) { return CPU_PORTABLE; }
 #endif
 
 const char *cpu_kernels_init(struct cpu_kernels *k, const char *isa)
 {
-    bool portable = isa && strcmp(isa, "portable") == 0;
-    if (isa && !portable && !(HAVE_AVX2_KERNELS && strcmp(isa, "avx2") == 0))
+    int level = CPU_PORTABLE, offered = (int)cpu_level();
+    while (isa && level <= CPU_AMX && strcmp(isa, level_names[level]) != 0)
+        level++;
+    if (level > CPU_AMX)
         return NULL;
+    if (!isa || level > offered)
+        level = offered;
 #define STORE(ret, name, args) k->name = name##_portable;
     CPU_KERNELS(STORE)
 #undef STORE
-#if HAVE_AVX2_KERNELS
-    if (!portable && cpu_has_avx2()) {
+#if defined(__x86_64__)
+    if (level >= CPU_AVX2) {
 #define STORE(ret, name, args) k->name = name##_avx2;
         CPU_KERNELS(STORE)
 #undef STORE
-        return "avx2";
     }
+    if (level >= CPU_AVX512)
+        k->matmul_tiles_i8 = matmul_tiles_i8_avx512;
+    if (level >= CPU_AMX)
+        k->matmul_tiles_i8 = matmul_tiles_i8_amx;
 #endif
-    return "portable";
+    return level_names[level];
 }
 
 struct parallel {
@@ -125,6 +132,7 @@ static enum error_code cpu_sync(struct backend *be, struct error *err)
 static void cpu_close(struct backend *be)
 {
     struct cpu *cpu = (struct cpu *)be;
+    free(cpu->panels);
     free(cpu->partials);
     free(cpu);
 }
@@ -164,9 +172,9 @@ enum error_code cpu_open(const struct backend_options *options, struct backend *
     if (!isa) {
         free(cpu);
         return error_set_param(err, ERROR_VALIDATION_FAILED, "isa",
-                               "expected instruction set \"portable\"%s, found \"%.64s\"",
-                               HAVE_AVX2_KERNELS ? " or \"avx2\"" : "", options->isa);
+                               "expected instruction set portable, avx2, avx512 or amx, found \"%.64s\"", options->isa);
     }
+    cpu->map_weights = options->map_weights;
     cpu->n_partials = (size_t)n_threads * 4 > MIN_PARTIALS ? (size_t)n_threads * 4 : MIN_PARTIALS;
     cpu->partials = malloc(2 * cpu->n_partials * sizeof *cpu->partials);
     cpu->base.pool = pool_open(n_threads);

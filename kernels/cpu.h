@@ -9,6 +9,7 @@
 #define KERNELS_CPU_H
 
 #include "kernels/backend.h"
+#include "kernels/tiles.h"
 
 #include <stdatomic.h>
 
@@ -43,6 +44,7 @@ struct attention_segment {
 
 #define CPU_KERNELS(X)                                                                                                 \
     X(void, matmul_i2s_i8, (const struct matmul_tile *tile))                                                           \
+    X(void, matmul_tiles_i8, (const struct matmul_tiles *tiles))                                                       \
     /* out[j * out_stride] = dot(row, x + j * x_stride), j < n_x */                                                    \
     X(void, dots_f32, (const float *row, const float *x, size_t x_stride, size_t n_x, size_t n, float *out,            \
                        size_t out_stride))                                                                             \
@@ -76,6 +78,8 @@ struct attention_segment {
     ret name##_avx2 args;
 CPU_KERNELS(CPU_DECLARE)
 #undef CPU_DECLARE
+/* Variants beyond AVX2 exist where they pay. */
+matmul_tiles_i8_fn matmul_tiles_i8_avx512, matmul_tiles_i8_amx;
 
 #define CPU_ENTRY(ret, name, args) name##_fn *name;
 struct cpu_kernels {
@@ -96,11 +100,15 @@ struct cpu {
     size_t n_partials;
     struct cpu_partial *partials; /* [2 * n_partials]: of segments, then running ones */
     atomic_size_t next_item;
+    bool map_weights;
+    uint8_t *panels;              /* [n_threads][panel_bytes]: scratch of matmul_tiles_i8 */
+    size_t panel_bytes;           /* for the widest matrix so far */
 };
 
 struct cpu_ternary {
     struct ternary base;
-    struct ternary_packed packed;
+    struct ternary_packed packed; /* rows and owned are NULL when tiles are there */
+    uint8_t *tiles;
 };
 
 struct cpu_dense {
@@ -115,8 +123,10 @@ struct cpu_dense {
  * is not known. NULL asks for the best. */
 const char *cpu_kernels_init(struct cpu_kernels *k, const char *isa);
 
-/* AVX2, FMA and F16C, and an operating system that keeps their registers. */
-bool cpu_has_avx2(void);
+/* Instruction sets, each with all before it: AVX2 with FMA and F16C; AVX-512 with BW, VL and VNNI; AMX with int8. What the operating
+ * system does not keep across a switch of threads is not there. Asking for AMX asks the system for its use. */
+enum cpu_level { CPU_PORTABLE, CPU_AVX2, CPU_AVX512, CPU_AMX };
+enum cpu_level cpu_level(void);
 
 /* Items begin .. end - 1 of an operation, on `thread`. */
 typedef void cpu_items_fn(struct cpu *cpu, const void *call, size_t begin, size_t end, int thread);

@@ -7,7 +7,7 @@
 
 #include <stdlib.h>
 
-#define TILE_BYTES ((size_t)16384) /* of weights: a tile stays in L1 while the tokens pass */
+#define L1_BYTES ((size_t)16384) /* of weights: they stay in L1 while the tokens pass */
 #define TOKENS 8                   /* of the portable kernel's inner loop */
 
 /* 128 codes of a block, in order. */
@@ -53,11 +53,41 @@ void matmul_i2s_i8_portable(const struct matmul_tile *m)
     }
 }
 
+/* Scratch for the widest matrix, so that no operation allocates. */
+static bool grow_panels(struct cpu *cpu, size_t n_cols)
+{
+    size_t panel_bytes = TILES_PANEL_BYTES(n_cols);
+    if (panel_bytes <= cpu->panel_bytes)
+        return true;
+    uint8_t *panels = aligned_alloc(64, (size_t)pool_size(cpu->base.pool) * panel_bytes);
+    if (!panels)
+        return false;
+    free(cpu->panels);
+    cpu->panels = panels;
+    cpu->panel_bytes = panel_bytes;
+    return true;
+}
+
+/* Turns rows into tiles and gives the rows back. */
+static bool repack(struct cpu *cpu, struct cpu_ternary *w)
+{
+    struct ternary_packed *p = &w->packed;
+    size_t n_bytes = tiles_bytes(p->n_rows, p->row_bytes * 4);
+    if (!grow_panels(cpu, p->row_bytes * 4) || !(w->tiles = aligned_alloc(64, n_bytes)))
+        return false;
+    tiles_pack(cpu->base.pool, p, w->tiles);
+    free(p->owned);
+    p->owned = NULL;
+    p->rows = NULL;
+    w->base.memory_bytes = n_bytes;
+    return true;
+}
+
 enum error_code cpu_ternary_open(struct backend *be, const struct ternary_packed *packed, struct ternary **out,
                                  struct error *err)
 {
-    struct cpu_ternary *w = malloc(sizeof *w);
-    (void)be;
+    struct cpu *cpu = (struct cpu *)be;
+    struct cpu_ternary *w = calloc(1, sizeof *w);
     if (!w)
         return error_set(err, ERROR_MEMORY_EXHAUSTED, "no memory for a matrix");
     w->packed = *packed;
@@ -66,15 +96,22 @@ enum error_code cpu_ternary_open(struct backend *be, const struct ternary_packed
                                .n_cols = packed->row_bytes * 4,
                                .scale = packed->scale,
                                .memory_bytes = packed->owned_bytes};
+    if (!cpu->map_weights && !repack(cpu, w)) {
+        free(w);
+        return error_set(err, ERROR_MEMORY_EXHAUSTED, "no memory for %zu bytes of repacked weights",
+                         tiles_bytes(packed->n_rows, packed->row_bytes * 4));
+    }
     *out = &w->base;
     return ERROR_NONE;
 }
 
 void cpu_ternary_close(struct backend *be, struct ternary *w)
 {
+    struct cpu_ternary *t = (struct cpu_ternary *)w;
     (void)be;
-    free(((struct cpu_ternary *)w)->packed.owned);
-    free(w);
+    free(t->packed.owned);
+    free(t->tiles);
+    free(t);
 }
 
 struct matmul_call {
@@ -85,11 +122,11 @@ struct matmul_call {
     size_t n;
 };
 
-/* Rows begin .. end - 1 of one matrix, in tiles. */
+/* Rows begin .. end - 1 of one mapped matrix, in tiles. */
 static void matmul_rows(const struct cpu *cpu, const struct matmul_call *c, size_t mat, size_t begin, size_t end)
 {
     const struct cpu_ternary *w = (const struct cpu_ternary *)c->w[mat];
-    size_t row_bytes = w->packed.row_bytes, tile = TILE_BYTES / row_bytes & ~(size_t)7;
+    size_t row_bytes = w->packed.row_bytes, tile = L1_BYTES / row_bytes & ~(size_t)7;
     if (tile < 8)
         tile = 8;
     if (c->n == 1)
@@ -110,17 +147,40 @@ static void matmul_rows(const struct cpu *cpu, const struct matmul_call *c, size
     }
 }
 
-/* Items are rows of all matrices, one after the other. */
+/* Groups begin .. end - 1 of one repacked matrix. */
+static void matmul_groups(const struct cpu *cpu, const struct matmul_call *c, size_t mat, size_t begin, size_t end, int thread)
+{
+    const struct cpu_ternary *w = (const struct cpu_ternary *)c->w[mat];
+    size_t n_cols = w->base.n_cols, row = begin * TILE_ROWS, last = end * TILE_ROWS;
+    struct matmul_tiles m = {.tiles = w->tiles + begin * (n_cols / TILE_COLS) * TILE_BYTES,
+                             .n_cols = n_cols,
+                             .n_groups = end - begin,
+                             .n_rows = (last < w->base.n_rows ? last : w->base.n_rows) - row,
+                             .q = c->a->q,
+                             .q_stride = c->a->stride,
+                             .q_scale = c->a->scale,
+                             .q_sum = c->a->sum,
+                             .n_tokens = c->n,
+                             .scale = w->packed.scale,
+                             .y = c->y[mat] + row,
+                             .y_stride = w->base.n_rows,
+                             .panel = cpu->panels + (size_t)thread * cpu->panel_bytes};
+    cpu->kernels.matmul_tiles_i8(&m);
+}
+
+/* Items are groups of 16 rows of all matrices, one after the other. */
 static void matmul_items(struct cpu *cpu, const void *call, size_t begin, size_t end, int thread)
 {
     const struct matmul_call *c = call;
     size_t first = 0;
-    (void)thread;
     for (size_t m = 0; m < c->n_mats; m++) {
-        size_t n_rows = c->w[m]->n_rows, last = first + n_rows;
+        size_t n_rows = c->w[m]->n_rows, last = first + tiles_n_groups(n_rows);
         size_t from = begin > first ? begin : first, to = end < last ? end : last;
-        if (from < to)
-            matmul_rows(cpu, c, m, from - first, to - first);
+        if (from < to && ((const struct cpu_ternary *)c->w[m])->tiles)
+            matmul_groups(cpu, c, m, from - first, to - first, thread);
+        else if (from < to)
+            matmul_rows(cpu, c, m, (from - first) * TILE_ROWS,
+                        (to - first) * TILE_ROWS < n_rows ? (to - first) * TILE_ROWS : n_rows);
         first = last;
     }
 }
@@ -129,8 +189,8 @@ void cpu_op_matmul(struct backend *be, const struct ternary *const *w, float *co
                    const struct activations *a, size_t n)
 {
     struct matmul_call call = {.w = w, .y = y, .n_mats = n_mats, .a = a, .n = n};
-    size_t n_rows = 0;
+    size_t n_groups = 0;
     for (size_t m = 0; m < n_mats; m++)
-        n_rows += w[m]->n_rows;
-    cpu_for((struct cpu *)be, n_rows, w[0]->n_cols * n / 4, matmul_items, &call);
+        n_groups += tiles_n_groups(w[m]->n_rows);
+    cpu_for((struct cpu *)be, n_groups, TILE_ROWS * w[0]->n_cols * n / 4, matmul_items, &call);
 }

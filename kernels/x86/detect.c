@@ -2,13 +2,22 @@
 #include "kernels/cpu.h"
 
 #include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #define LEAF1_ECX_FMA (1u << 12)
 #define LEAF1_ECX_OSXSAVE (1u << 27)
 #define LEAF1_ECX_AVX (1u << 28)
 #define LEAF1_ECX_F16C (1u << 29)
 #define LEAF7_EBX_AVX2 (1u << 5)
-#define XCR0_XMM_YMM 6u /* the system saves both halves of the registers */
+#define LEAF7_EBX_AVX512 (1u << 16 | 1u << 30 | 1u << 31) /* F, BW, VL */
+#define LEAF7_ECX_VNNI (1u << 11)
+#define LEAF7_EDX_AMX (1u << 24 | 1u << 25)                /* TILE, INT8 */
+#define XCR0_AVX 0x6u                                      /* both halves of ymm are saved */
+#define XCR0_AVX512 0xe6u                                  /* masks and zmm too */
+#define XCR0_AMX 0x60000u                                  /* tile configuration and data */
+#define ARCH_REQ_XCOMP_PERM 0x1023                         /* Linux: Documentation/arch/x86/xstate.rst */
+#define XFEATURE_XTILEDATA 18
 
 static uint32_t xcr0(void)
 {
@@ -17,11 +26,20 @@ static uint32_t xcr0(void)
     return low;
 }
 
-bool cpu_has_avx2(void)
+static bool all(uint32_t value, uint32_t bits) { return (value & bits) == bits; }
+
+enum cpu_level cpu_level(void)
 {
     const unsigned leaf1 = LEAF1_ECX_FMA | LEAF1_ECX_OSXSAVE | LEAF1_ECX_AVX | LEAF1_ECX_F16C;
     unsigned a, b, c, d;
-    if (!__get_cpuid(1, &a, &b, &c, &d) || (c & leaf1) != leaf1 || (xcr0() & XCR0_XMM_YMM) != XCR0_XMM_YMM)
-        return false;
-    return __get_cpuid_count(7, 0, &a, &b, &c, &d) && (b & LEAF7_EBX_AVX2);
+    if (!__get_cpuid(1, &a, &b, &c, &d) || !all(c, leaf1))
+        return CPU_PORTABLE;
+    uint32_t saved = xcr0();
+    if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || !all(b, LEAF7_EBX_AVX2) || !all(saved, XCR0_AVX))
+        return CPU_PORTABLE;
+    if (!all(b, LEAF7_EBX_AVX512) || !all(c, LEAF7_ECX_VNNI) || !all(saved, XCR0_AVX512))
+        return CPU_AVX2;
+    if (!all(d, LEAF7_EDX_AMX) || !all(saved, XCR0_AMX) || syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA))
+        return CPU_AVX512;
+    return CPU_AMX;
 }

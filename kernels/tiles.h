@@ -1,0 +1,54 @@
+/*
+ * tiles: the layout that the fastest ternary kernels read. Rows are taken in groups of 16; a tile is 16 rows x 16 columns in 64
+ * bytes, a cache line:
+ *
+ *   byte 4 r + j of a tile holds, in bits 2 p and 2 p + 1, the code of row r, column 4 p + j     (p, j = 0..3, r = 0..15)
+ *
+ *                 columns 0 1 2 3   4 5 6 7   8 9 ..
+ *      row  0     plane  0          1         2  3            bytes 0..3
+ *      row  1                                                 bytes 4..7
+ *      ...
+ *
+ * So a shift and a mask of one 512-bit load give 16 rows x 4 columns of codes, which meet 4 activations that are broadcast: each
+ * 32-bit lane sums one row, and no sum crosses lanes. The same bytes, unpacked, are the B operand of an AMX tile product. Tiles of a group
+ * follow each other by column, groups by row; rows beyond the last and columns beyond the file's hold code 1 (weight 0).
+ */
+#ifndef KERNELS_TILES_H
+#define KERNELS_TILES_H
+
+#include "kernels/kernels.h"
+#include "kernels/tensor.h"
+
+#define TILE_ROWS 16
+#define TILE_COLS 16
+#define TILE_BYTES 64
+
+struct pool;
+
+/* Groups of rows times tokens; y[t * y_stride + r], r < n_rows. */
+struct matmul_tiles {
+    const uint8_t *tiles;    /* [n_groups][n_cols / 16][64], 64-byte aligned */
+    size_t n_cols;           /* a multiple of 128 */
+    size_t n_groups, n_rows; /* 16 (n_groups - 1) < n_rows <= 16 n_groups */
+    const int8_t *q;         /* [n_tokens][q_stride] */
+    size_t q_stride;
+    const float *q_scale;    /* [n_tokens] */
+    const int32_t *q_sum;    /* [n_tokens] */
+    size_t n_tokens;
+    float scale;             /* of the weights */
+    float *y;
+    size_t y_stride;
+    uint8_t *panel;          /* scratch of this thread: TILES_PANEL_BYTES(n_cols), 64-byte aligned */
+};
+
+/* Two groups of rows with a byte for each code. */
+#define TILES_PANEL_BYTES(n_cols) ((size_t)2 * TILE_ROWS * (n_cols))
+
+/* Groups of n_rows rows, and the bytes of their tiles. */
+size_t tiles_n_groups(size_t n_rows);
+size_t tiles_bytes(size_t n_rows, size_t n_cols);
+
+/* Repacks rows in I2S_ORDER_128 into `out` (tiles_bytes of it), in parallel. */
+void tiles_pack(struct pool *pool, const struct ternary_packed *packed, uint8_t *out);
+
+#endif
