@@ -1,6 +1,6 @@
 /*
- * What a file holds and whether it can be served, from its headers alone: no weight is read, no backend opened. The tensors'
- * contents (codes, scales) are checked when a model is loaded. Caller's thread.
+ * What a file holds and whether it can be served, from its headers alone: no weight is read, no backend opened. The
+ * tensors' contents (codes, scales) are checked when a model is loaded. Caller's thread.
  */
 #include "engine/engine.h"
 
@@ -21,11 +21,14 @@ static const char order_note[] =
 
 struct report {
     const char *path;
-    struct gguf *gguf;           /* NULL when it could not be opened */
+    struct gguf *gguf; /* NULL when it could not be opened */
     bool has_shape;
     struct model_shape shape;
     struct tokenizer *tokenizer; /* NULL when there is none */
-    struct { uint32_t type; size_t n; } types[MAX_TYPES];
+    struct {
+        uint32_t type;
+        size_t n;
+    } types[MAX_TYPES];
     size_t n_types;
     uint64_t n_parameters, tensor_bytes;
     bool has_i2s;
@@ -74,8 +77,14 @@ static const char *type_name(uint32_t type)
     return name ? name : gguf_other_type_name(type);
 }
 
-static const char *act_name(enum ffn_act act) { return act == FFN_RELU2 ? "relu2" : "silu"; }
-static const char *rope_name(enum rope_style style) { return style == ROPE_NEOX ? "neox" : "norm"; }
+static const char *act_name(enum ffn_act act)
+{
+    return act == FFN_RELU2 ? "relu2" : "silu";
+}
+static const char *rope_name(enum rope_style style)
+{
+    return style == ROPE_NEOX ? "neox" : "norm";
+}
 
 /* Text of a string key, or `missing`. */
 static const char *string_key(const struct gguf *g, const char *name, char text[GGUF_TEXT_BYTES], const char *missing)
@@ -84,7 +93,7 @@ static const char *string_key(const struct gguf *g, const char *name, char text[
     return gguf_get_string(g, name, &s, NULL) ? gguf_text(s, text) : missing;
 }
 
-/* ---- values of keys, as JSON; text shows the same --------------------------------------------------------------------- */
+/* ---- values of keys, as JSON; text shows the same -------------------------------------------------------------- */
 
 static void append_element(struct buffer *out, const struct gguf_key *key, uint64_t i)
 {
@@ -121,7 +130,7 @@ static void append_value(struct buffer *out, const struct gguf_key *key)
     buffer_append_char(out, ']');
 }
 
-/* ---- text ----------------------------------------------------------------------------------------------------------- */
+/* ---- text ------------------------------------------------------------------------------------------------------ */
 
 static void text_model(const struct report *r, struct buffer *out)
 {
@@ -129,8 +138,8 @@ static void text_model(const struct report *r, struct buffer *out)
     buffer_printf(out, "  architecture  %s\n", s->arch_name);
     buffer_printf(out, "  shape         %u layers of %u, FFN %u (%s), vocabulary %u, context %u\n", s->n_layers, s->dim,
                   s->ffn_dim, act_name(s->ffn_act), s->vocab_size, s->context_length);
-    buffer_printf(out, "  attention     %u heads of %u, %u KV heads; rotation %s over %u, base %g\n", s->n_heads, s->head_dim,
-                  s->n_kv_heads, rope_name(s->rope_style), s->rope_dims, s->rope_freq_base);
+    buffer_printf(out, "  attention     %u heads of %u, %u KV heads; rotation %s over %u, base %g\n", s->n_heads,
+                  s->head_dim, s->n_kv_heads, rope_name(s->rope_style), s->rope_dims, s->rope_freq_base);
     buffer_printf(out, "  memory        weights %.1f MB, KV cache %.1f KB a position\n", (double)r->tensor_bytes / 1e6,
                   (double)kv_position_bytes(s) / 1e3);
 }
@@ -166,12 +175,13 @@ static void write_text(const struct report *r, bool show_keys, struct buffer *ou
         buffer_printf(out, "  reason        %s\n", r->error.message);
     if (!r->gguf)
         return;
-    buffer_printf(out, "  file          GGUF v%u, %.1f MB, %zu tensors, %zu keys, %.2f M weights\n", gguf_version(r->gguf),
-                  (double)gguf_file_bytes(r->gguf) / 1e6, gguf_n_tensors(r->gguf), gguf_n_keys(r->gguf),
-                  (double)r->n_parameters / 1e6);
+    buffer_printf(out, "  file          GGUF v%u, %.1f MB, %zu tensors, %zu keys, %.2f M weights\n",
+                  gguf_version(r->gguf), (double)gguf_file_bytes(r->gguf) / 1e6, gguf_n_tensors(r->gguf),
+                  gguf_n_keys(r->gguf), (double)r->n_parameters / 1e6);
     buffer_append_str(out, "  tensor types  ");
     for (size_t i = 0; i < r->n_types; i++)
-        buffer_printf(out, "%s%zu of %s (%u)", i ? ", " : "", r->types[i].n, type_name(r->types[i].type), r->types[i].type);
+        buffer_printf(out, "%s%zu of %s (%u)", i ? ", " : "", r->types[i].n, type_name(r->types[i].type),
+                      r->types[i].type);
     buffer_append_str(out, r->n_types ? "\n" : "none\n");
     if (r->has_i2s)
         buffer_printf(out, "  I2_S order    %s\n", order_note);
@@ -183,7 +193,7 @@ static void write_text(const struct report *r, bool show_keys, struct buffer *ou
         text_keys(r->gguf, out);
 }
 
-/* ---- JSON ----------------------------------------------------------------------------------------------------------- */
+/* ---- JSON ------------------------------------------------------------------------------------------------------ */
 
 /* "name":"value", with a comma in front unless it is the first. */
 static void json_string(struct buffer *out, bool first, const char *name, const char *value)
@@ -200,8 +210,9 @@ static void json_string(struct buffer *out, bool first, const char *name, const 
 
 static void json_file(const struct report *r, struct buffer *out)
 {
-    buffer_printf(out, ",\"file\":{\"version\":%u,\"bytes\":%zu,\"n_tensors\":%zu,\"n_keys\":%zu,\"n_parameters\":%" PRIu64
-                       ",\"tensor_types\":[",
+    buffer_printf(out,
+                  ",\"file\":{\"version\":%u,\"bytes\":%zu,\"n_tensors\":%zu,\"n_keys\":%zu,\"n_parameters\":%" PRIu64
+                  ",\"tensor_types\":[",
                   gguf_version(r->gguf), gguf_file_bytes(r->gguf), gguf_n_tensors(r->gguf), gguf_n_keys(r->gguf),
                   r->n_parameters);
     for (size_t i = 0; i < r->n_types; i++)
@@ -218,11 +229,12 @@ static void json_model(const struct report *r, struct buffer *out)
     const struct model_shape *s = &r->shape;
     buffer_append_str(out, ",\"model\":{");
     json_string(out, true, "architecture", s->arch_name);
-    buffer_printf(out,
-                  ",\"n_layers\":%u,\"embedding_length\":%u,\"feed_forward_length\":%u,\"n_heads\":%u,\"n_kv_heads\":%u,"
-                  "\"head_length\":%u,\"vocab_size\":%u,\"context_length\":%u,\"rope_freq_base\":%.9g,\"rope_dims\":%u",
-                  s->n_layers, s->dim, s->ffn_dim, s->n_heads, s->n_kv_heads, s->head_dim, s->vocab_size, s->context_length,
-                  s->rope_freq_base, s->rope_dims);
+    buffer_printf(
+        out,
+        ",\"n_layers\":%u,\"embedding_length\":%u,\"feed_forward_length\":%u,\"n_heads\":%u,\"n_kv_heads\":%u,"
+        "\"head_length\":%u,\"vocab_size\":%u,\"context_length\":%u,\"rope_freq_base\":%.9g,\"rope_dims\":%u",
+        s->n_layers, s->dim, s->ffn_dim, s->n_heads, s->n_kv_heads, s->head_dim, s->vocab_size, s->context_length,
+        s->rope_freq_base, s->rope_dims);
     json_string(out, false, "rope_style", rope_name(s->rope_style));
     json_string(out, false, "ffn_activation", act_name(s->ffn_act));
     buffer_printf(out, ",\"sub_norms\":%s,\"weight_bytes\":%" PRIu64 ",\"kv_bytes_per_position\":%zu}",

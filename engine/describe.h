@@ -23,8 +23,9 @@ struct model_description {
     char architecture[32];
 };
 
-/* Fills `out` from an open model. Device strings borrow the backend, all others are copied. The caller adds what it alone knows:
- * kv_bytes, n_kv_blocks, scratch_bytes, load_seconds. context_length is the smaller of the model's and the option's. */
+/* Fills `out` from an open model. Device strings borrow the backend, all others are copied. The caller adds what
+ * it alone knows: kv_bytes, n_kv_blocks, scratch_bytes, load_seconds. context_length is the smaller of the model's
+ * and the option's. */
 void model_describe(const struct model *m, const struct engine_options *options, const char *fallback_reason,
                     struct model_description *out);
 

@@ -19,9 +19,9 @@ struct session {
     struct model_description description;
     size_t n_sequences, max_rows, max_blocks;
     uint32_t context_length;
-    int32_t *block_tables;       /* [n_sequences][max_blocks] */
-    int32_t *n_tokens;           /* [n_sequences]: positions in the cache */
-    int32_t *next;               /* [n_sequences]: n_tokens as it will be after the step that is being built */
+    int32_t *block_tables; /* [n_sequences][max_blocks] */
+    int32_t *n_tokens;     /* [n_sequences]: positions in the cache */
+    int32_t *next;         /* [n_sequences]: n_tokens as it will be after the step that is being built */
     int32_t *ids, *positions, *sequences, *out_rows; /* [max_rows] */
 };
 
@@ -57,7 +57,8 @@ static enum error_code open_memory(struct session *s, const struct engine_option
     enum error_code code = forward_open(s->model, s->max_rows, &s->forward, err);
     if (code)
         return code;
-    if (!open_arrays(s) || !kv_cache_open(s->backend, shape->n_layers, n_blocks, shape->n_kv_heads, shape->head_dim, &s->kv))
+    if (!open_arrays(s) ||
+        !kv_cache_open(s->backend, shape->n_layers, n_blocks, shape->n_kv_heads, shape->head_dim, &s->kv))
         return error_set(err, ERROR_MEMORY_EXHAUSTED,
                          "no memory for the KV cache of %zu sequences of %u positions (%zu bytes)", s->n_sequences,
                          s->context_length, n_blocks * block_bytes);
@@ -89,7 +90,8 @@ static enum error_code load(struct session *s, const struct engine_options *opti
 enum error_code session_open(const struct engine_options *options, struct session **out, struct error *err)
 {
     if (!options->model_path)
-        return error_set_param(err, ERROR_VALIDATION_FAILED, "model_path", "model_path: expected the path of a GGUF file");
+        return error_set_param(err, ERROR_VALIDATION_FAILED, "model_path",
+                               "model_path: expected the path of a GGUF file");
     struct session *s = calloc(1, sizeof *s);
     if (!s)
         return error_set(err, ERROR_MEMORY_EXHAUSTED, "no memory to open a session");
@@ -141,11 +143,11 @@ void session_reset(struct session *s, uint32_t sequence)
 static enum error_code check_row(const struct session *s, const struct session_row *row, size_t i, struct error *err)
 {
     if (row->sequence >= s->n_sequences)
-        return error_set_param(err, ERROR_VALIDATION_FAILED, "sequence", "row %zu: expected a sequence below %zu, found %u",
-                               i, s->n_sequences, row->sequence);
+        return error_set_param(err, ERROR_VALIDATION_FAILED, "sequence",
+                               "row %zu: expected a sequence below %zu, found %u", i, s->n_sequences, row->sequence);
     if (row->token >= s->model->shape.vocab_size)
-        return error_set_param(err, ERROR_VALIDATION_FAILED, "token", "row %zu: expected a token id below %u, found %u", i,
-                               s->model->shape.vocab_size, row->token);
+        return error_set_param(err, ERROR_VALIDATION_FAILED, "token", "row %zu: expected a token id below %u, found %u",
+                               i, s->model->shape.vocab_size, row->token);
     if ((uint32_t)s->next[row->sequence] >= s->context_length)
         return error_set_param(err, ERROR_VALIDATION_FAILED, "sequence",
                                "row %zu: sequence %u is full: the context has %u positions", i, row->sequence,
@@ -154,7 +156,8 @@ static enum error_code check_row(const struct session *s, const struct session_r
 }
 
 /* Turns rows into batch arrays; nothing of the session's state is changed yet. */
-static enum error_code build(struct session *s, const struct session_row *rows, size_t n, size_t *n_out, struct error *err)
+static enum error_code build(struct session *s, const struct session_row *rows, size_t n, size_t *n_out,
+                             struct error *err)
 {
     for (size_t i = 0; i < s->n_sequences; i++)
         s->next[i] = s->n_tokens[i];
@@ -185,8 +188,8 @@ enum error_code session_step(struct session *s, const struct session_row *rows, 
     if (code)
         return code;
     if (n_out && !logits)
-        return error_set_param(err, ERROR_VALIDATION_FAILED, "logits", "logits: %zu rows want logits and there is no room",
-                               n_out);
+        return error_set_param(err, ERROR_VALIDATION_FAILED, "logits",
+                               "logits: %zu rows want logits and there is no room", n_out);
     const struct batch_view batch = {.n = n_rows,
                                      .positions = s->positions,
                                      .sequences = s->sequences,

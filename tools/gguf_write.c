@@ -17,17 +17,17 @@
 enum { TYPE_U32 = 4, TYPE_I32 = 5, TYPE_F32 = 6, TYPE_BOOL = 7, TYPE_STRING = 8, TYPE_ARRAY = 9 };
 
 struct gguf_writer {
-    char *path, *temporary;      /* owned */
+    char *path, *temporary; /* owned */
     FILE *file;
     struct buffer keys, tensors; /* as they go into the file, without the counts */
     uint64_t n_keys, n_tensors;
-    uint64_t *sizes;             /* [n_tensors] bytes of each tensor */
+    uint64_t *sizes; /* [n_tensors] bytes of each tensor */
     size_t capacity;
-    uint64_t offset;             /* of the next tensor */
-    uint64_t open_elements;      /* of the string array that is being written */
+    uint64_t offset;                  /* of the next tensor */
+    uint64_t open_elements;           /* of the string array that is being written */
     uint64_t tensor, in_tensor, done; /* the tensor that gets data, its bytes so far, all bytes so far */
     bool head_written, finished;
-    struct error error;          /* the first */
+    struct error error; /* the first */
 };
 
 static uint64_t padded(uint64_t n)
@@ -95,7 +95,7 @@ void gguf_writer_close(struct gguf_writer *w)
     free(w);
 }
 
-/* ---- keys --------------------------------------------------------------------------------------------------------- */
+/* ---- keys ------------------------------------------------------------------------------------------------------ */
 
 static void put_string(struct buffer *b, const void *text, size_t n_bytes)
 {
@@ -113,7 +113,8 @@ static void begin_key(struct gguf_writer *w, const char *key, uint32_t type)
     w->n_keys++;
 }
 
-static void write_array(struct gguf_writer *w, const char *key, uint32_t element, const void *data, size_t size, uint64_t n)
+static void write_array(struct gguf_writer *w, const char *key, uint32_t element, const void *data, size_t size,
+                        uint64_t n)
 {
     begin_key(w, key, TYPE_ARRAY);
     buffer_append(&w->keys, &element, sizeof element);
@@ -171,7 +172,7 @@ void gguf_write_f32s(struct gguf_writer *w, const char *key, const float *values
     write_array(w, key, TYPE_F32, values, sizeof *values, n);
 }
 
-/* ---- tensors ------------------------------------------------------------------------------------------------------ */
+/* ---- tensors --------------------------------------------------------------------------------------------------- */
 
 static bool grow(struct gguf_writer *w)
 {
@@ -248,8 +249,14 @@ void gguf_write_data(struct gguf_writer *w, const void *data, size_t n_bytes)
     w->in_tensor = 0;
 }
 
-uint64_t gguf_writer_data_bytes(const struct gguf_writer *w) { return w->offset; }
-uint64_t gguf_writer_done_bytes(const struct gguf_writer *w) { return w->done; }
+uint64_t gguf_writer_data_bytes(const struct gguf_writer *w)
+{
+    return w->offset;
+}
+uint64_t gguf_writer_done_bytes(const struct gguf_writer *w)
+{
+    return w->done;
+}
 
 enum error_code gguf_writer_finish(struct gguf_writer *w, struct error *err)
 {

@@ -1,6 +1,7 @@
 /*
- * Writes GGUF v3 files in one pass: all keys and tensor headers first, kept in memory (a vocabulary is some megabytes), then
- * the tensors' data in order, streamed. The file appears under its name when it is whole and on disk, or not at all.
+ * Writes GGUF v3 files in one pass: all keys and tensor headers first, kept in memory (a vocabulary is some
+ * megabytes), then the tensors' data in order, streamed. The file appears under its name when it is whole and on
+ * disk, or not at all.
  *
  *   open -> keys, tensors -> data of each tensor in order -> finish -> close
  *
@@ -36,7 +37,8 @@ void gguf_write_f32s(struct gguf_writer *w, const char *key, const float *values
 /* Declares a tensor of n_bytes; dims[0] is contiguous. Before any data. */
 void gguf_write_tensor(struct gguf_writer *w, const char *name, uint32_t type, uint32_t n_dims, const uint64_t *dims,
                        uint64_t n_bytes);
-/* Appends data to the first tensor that is not complete; one call must not span two tensors. Padding is added by itself. */
+/* Appends data to the first tensor that is not complete; one call must not span two tensors. Padding is added by
+ * itself. */
 void gguf_write_data(struct gguf_writer *w, const void *data, size_t n_bytes);
 /* Bytes of data that the declared tensors take, padding included; and that were written so far. */
 uint64_t gguf_writer_data_bytes(const struct gguf_writer *w);

@@ -1,7 +1,7 @@
 /*
- * Shapes and weights. Ternary weights are I2_S with P(-1, 0, +1) = (0.301, 0.398, 0.301); scales keep the activations' size from
- * layer to layer: a product of K weights has the standard deviation sqrt(0.6 K), which 1/scale undoes. Embedding and norms are
- * sums of three uniform bytes, near enough to normal and the same on every machine.
+ * Shapes and weights. Ternary weights are I2_S with P(-1, 0, +1) = (0.301, 0.398, 0.301); scales keep the
+ * activations' size from layer to layer: a product of K weights has the standard deviation sqrt(0.6 K), which 1/scale
+ * undoes. Embedding and norms are sums of three uniform bytes, near enough to normal and the same on every machine.
  */
 #include "tools/synth.h"
 
@@ -49,7 +49,10 @@ struct synth {
     uint16_t normal_f16[N_SUMS]; /* embedding values by sum of three bytes */
 };
 
-const char *synth_presets(void) { return "2b4t|0.7b|8b|tiny"; }
+const char *synth_presets(void)
+{
+    return "2b4t|0.7b|8b|tiny";
+}
 
 /* splitmix64 (Steele, Lea, Flood: Fast Splittable Pseudorandom Number Generators, OOPSLA 2014). */
 static uint64_t next_random(struct synth *s)
@@ -66,7 +69,10 @@ static unsigned sum_of_bytes(uint64_t bits)
 }
 
 /* Unit variance, mean 0: the sum of three bytes has the variance 3 (256^2 - 1) / 12 = 128^2. */
-static float normal_of_sum(unsigned sum) { return ((float)sum - 382.5f) / 128.0f; }
+static float normal_of_sum(unsigned sum)
+{
+    return ((float)sum - 382.5f) / 128.0f;
+}
 
 /* To binary16, for values below 65504 in size; to nearest even. */
 static uint16_t to_f16(float x)
@@ -80,7 +86,10 @@ static uint16_t to_f16(float x)
     return (uint16_t)(sign | ((a - 0x38000000u + 0xfffu + (a >> 13 & 1u)) >> 13));
 }
 
-static unsigned code_of(unsigned byte) { return byte < 77 ? 0 : byte < 179 ? 1 : 2; }
+static unsigned code_of(unsigned byte)
+{
+    return byte < 77 ? 0 : byte < 179 ? 1 : 2;
+}
 
 static void make_tables(struct synth *s)
 {
@@ -91,7 +100,7 @@ static void make_tables(struct synth *s)
         s->normal_f16[i] = to_f16(normal_of_sum(i) * deviation);
 }
 
-/* ---- data: chunks of a multiple of 8 bytes from the tensor's own random stream ------------------------------------- */
+/* ---- data: chunks of a multiple of 8 bytes from the tensor's own random stream --------------------------------- */
 
 static void fill_codes(struct synth *s, size_t n_bytes)
 {
@@ -127,16 +136,18 @@ static void write_random(struct synth *s, void (*fill)(struct synth *, size_t), 
         gguf_write_data(s->writer, s->chunk, n);
         n_bytes -= n;
         if (s->options->on_progress)
-            s->options->on_progress(s->options->user, gguf_writer_done_bytes(s->writer), gguf_writer_data_bytes(s->writer));
+            s->options->on_progress(s->options->user, gguf_writer_done_bytes(s->writer),
+                                    gguf_writer_data_bytes(s->writer));
     }
 }
 
-/* ---- tensors: declared in one walk over the model, written in a second ---------------------------------------------- */
+/* ---- tensors: declared in one walk over the model, written in a second ----------------------------------------- */
 
 enum kind { KIND_NORM, KIND_TERNARY, KIND_DENSE };
 
 /* One tensor of the walk; `gain` multiplies a ternary tensor's scale. */
-static void tensor(struct synth *s, bool data, const char *name, enum kind kind, uint32_t cols, uint32_t rows, float gain)
+static void tensor(struct synth *s, bool data, const char *name, enum kind kind, uint32_t cols, uint32_t rows,
+                   float gain)
 {
     static const enum tensor_type types[] = {TENSOR_F32, TENSOR_I2_S, TENSOR_F16};
     uint64_t dims[2] = {cols, rows}, n_bytes = tensor_bytes(types[kind], rows, cols);
@@ -169,11 +180,16 @@ static void walk_layer(struct synth *s, bool data, uint32_t layer)
         float gain;
         bool sub_norm;
     } tensors[] = {
-        {"attn_norm", KIND_NORM, p->dim, 1, 1, false},       {"ffn_down", KIND_TERNARY, p->ffn_dim, p->dim, gain, false},
-        {"ffn_sub_norm", KIND_NORM, p->ffn_dim, 1, 1, true}, {"ffn_gate", KIND_TERNARY, p->dim, p->ffn_dim, 1, false},
-        {"ffn_up", KIND_TERNARY, p->dim, p->ffn_dim, 1, false}, {"ffn_norm", KIND_NORM, p->dim, 1, 1, false},
-        {"attn_sub_norm", KIND_NORM, q, 1, 1, true},         {"attn_k", KIND_TERNARY, p->dim, kv, 1, false},
-        {"attn_output", KIND_TERNARY, q, p->dim, gain, false}, {"attn_q", KIND_TERNARY, p->dim, q, 1, false},
+        {"attn_norm", KIND_NORM, p->dim, 1, 1, false},
+        {"ffn_down", KIND_TERNARY, p->ffn_dim, p->dim, gain, false},
+        {"ffn_sub_norm", KIND_NORM, p->ffn_dim, 1, 1, true},
+        {"ffn_gate", KIND_TERNARY, p->dim, p->ffn_dim, 1, false},
+        {"ffn_up", KIND_TERNARY, p->dim, p->ffn_dim, 1, false},
+        {"ffn_norm", KIND_NORM, p->dim, 1, 1, false},
+        {"attn_sub_norm", KIND_NORM, q, 1, 1, true},
+        {"attn_k", KIND_TERNARY, p->dim, kv, 1, false},
+        {"attn_output", KIND_TERNARY, q, p->dim, gain, false},
+        {"attn_q", KIND_TERNARY, p->dim, q, 1, false},
         {"attn_v", KIND_TERNARY, p->dim, kv, 1, false},
     };
     for (size_t i = 0; i < sizeof tensors / sizeof tensors[0]; i++) {
@@ -195,7 +211,7 @@ static void walk(struct synth *s, bool data)
         tensor(s, data, "output.weight", KIND_DENSE, s->p.dim, s->p.n_vocab, 1);
 }
 
-/* ---- keys --------------------------------------------------------------------------------------------------------- */
+/* ---- keys ------------------------------------------------------------------------------------------------------ */
 
 static void write_number(struct synth *s, const char *suffix, uint32_t value)
 {
@@ -254,8 +270,8 @@ enum error_code synth_write(const struct synth_options *options, struct error *e
         if (strcmp(wanted, presets[i].name) == 0)
             p = &presets[i];
     if (!p)
-        return error_set_param(err, ERROR_VALIDATION_FAILED, "preset", "preset: expected %s, found %.64s", synth_presets(),
-                               wanted);
+        return error_set_param(err, ERROR_VALIDATION_FAILED, "preset", "preset: expected %s, found %.64s",
+                               synth_presets(), wanted);
     struct synth *s = calloc(1, sizeof *s);
     if (s)
         s->chunk = malloc(CHUNK_BYTES);

@@ -1,6 +1,7 @@
 /*
- * Synthetic models: GGUF files of the published models' shapes with random ternary weights, for benchmarks and tests that
- * need no download. The same options give the same bytes. Memory stays constant: weights are made as they are written.
+ * Synthetic models: GGUF files of the published models' shapes with random ternary weights, for benchmarks and tests
+ * that need no download. The same options give the same bytes. Memory stays constant: weights are made as they are
+ * written.
  */
 #ifndef TOOLS_SYNTH_H
 #define TOOLS_SYNTH_H
@@ -10,11 +11,11 @@
 #include <stdint.h>
 
 struct synth_options {
-    const char *path;            /* written through a temporary file beside it, synced, renamed */
-    const char *preset;          /* one of synth_presets; NULL = "2b4t" */
-    const char *vocab_path;      /* tiktoken rank file (the Llama-3 vocabulary), or NULL: bytes and placeholders */
+    const char *path;       /* written through a temporary file beside it, synced, renamed */
+    const char *preset;     /* one of synth_presets; NULL = "2b4t" */
+    const char *vocab_path; /* tiktoken rank file (the Llama-3 vocabulary), or NULL: bytes and placeholders */
     uint64_t seed;
-    uint32_t n_layers;           /* 0 = the preset's */
+    uint32_t n_layers; /* 0 = the preset's */
     /* Called now and then with bytes written and bytes in all; may be NULL. */
     void (*on_progress)(void *user, uint64_t n_done, uint64_t n_total);
     void *user;

@@ -1,7 +1,7 @@
 /*
- * A tiktoken file has a token (base64) and its rank a line, and no merges: a merge of two tokens is possible wherever their
- * concatenation is a token, and its priority is the rank of the result. GGUF wants merges listed in that order, with bytes as
- * GPT-2's printable characters.
+ * A tiktoken file has a token (base64) and its rank a line, and no merges: a merge of two tokens is possible wherever
+ * their concatenation is a token, and its priority is the rank of the result. GGUF wants merges listed in that order,
+ * with bytes as GPT-2's printable characters.
  */
 #include "tools/synth_vocab.h"
 
@@ -19,14 +19,16 @@
 
 enum { KIND_NORMAL = 1, KIND_CONTROL = 3 };
 
-struct merge { uint32_t left, right; };
+struct merge {
+    uint32_t left, right;
+};
 
 struct vocab {
-    uint32_t n;                  /* ranks */
-    struct buffer text;          /* the bytes of all ranks, one after the other */
-    size_t *start;               /* [n + 1] into text */
-    uint32_t *table;             /* hash table of rank + 1, 0 = free */
-    size_t table_size;           /* a power of two */
+    uint32_t n;         /* ranks */
+    struct buffer text; /* the bytes of all ranks, one after the other */
+    size_t *start;      /* [n + 1] into text */
+    uint32_t *table;    /* hash table of rank + 1, 0 = free */
+    size_t table_size;  /* a power of two */
     struct merge *merges;
     size_t n_merges, merge_capacity;
 };
@@ -90,7 +92,7 @@ static bool add_token(struct vocab *v, uint32_t rank, const char *text, size_t n
     return true;
 }
 
-/* ---- rank file ---------------------------------------------------------------------------------------------------- */
+/* ---- rank file ------------------------------------------------------------------------------------------------- */
 
 static int base64_value(char c)
 {
@@ -99,7 +101,8 @@ static int base64_value(char c)
     return found ? (int)(found - digits) : -1;
 }
 
-/* Decodes up to the first character that is no digit; returns the number of bytes, 0 when there are none or too many. */
+/* Decodes up to the first character that is no digit; returns the number of bytes, 0 when there are none or too
+ * many. */
 static size_t base64_decode(const char *text, char *out, size_t max)
 {
     unsigned bits = 0, n_bits = 0;
@@ -150,7 +153,7 @@ static enum error_code make_placeholders(struct vocab *v, struct error *err)
     return ERROR_NONE;
 }
 
-/* ---- merges ------------------------------------------------------------------------------------------------------- */
+/* ---- merges ---------------------------------------------------------------------------------------------------- */
 
 static bool add_merge(struct vocab *v, uint32_t left, uint32_t right)
 {
@@ -191,7 +194,7 @@ static bool find_merges(struct vocab *v)
     return true;
 }
 
-/* ---- GGUF --------------------------------------------------------------------------------------------------------- */
+/* ---- GGUF ------------------------------------------------------------------------------------------------------ */
 
 /* GPT-2's alphabet: printable bytes stand for themselves, the others for U+0100 and on, in order. */
 static void make_alphabet(uint32_t alphabet[256])
@@ -215,8 +218,8 @@ static size_t spell(const struct vocab *v, const uint32_t alphabet[256], uint32_
 /* Name of special i as in Llama 3: five have a meaning, the others are reserved, numbered without gaps. */
 static void special_name(uint32_t i, char *out, size_t n)
 {
-    static const char *const named[10] = {[0] = "begin_of_text", [1] = "end_of_text", [6] = "start_header_id",
-                                          [7] = "end_header_id", [9] = "eot_id"};
+    static const char *const named[10] = {
+        [0] = "begin_of_text", [1] = "end_of_text", [6] = "start_header_id", [7] = "end_header_id", [9] = "eot_id"};
     if (i < 10 && named[i])
         snprintf(out, n, "<|%s|>", named[i]);
     else

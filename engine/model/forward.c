@@ -1,13 +1,13 @@
 /*
- * The forward pass over a batch of rows, each a token of some sequence; attention knows sequences, everything else knows rows.
+ * The forward pass over a batch of rows, each a token of some sequence; attention knows sequences, all else knows rows.
  *
  *   x = embed(ids)
  *   per layer:  h = norm(x)  -> q k v -> rope -> cache -> attention -> [sub norm] -> o    -> x += o
  *               h = norm(x)  -> gate up -> activation            -> [sub norm] -> down -> x += down
  *   logits = head(norm(x)) of the rows that want them
  *
- * Activations enter a ternary product quantised to int8, once for all matrices that read them. Scratch is made once, in one
- * allocation, [max_rows] of each buffer; h doubles as the output of o and down.
+ * Activations enter a ternary product quantised to int8, once for all matrices that read them. Scratch is made once, in
+ * one allocation, [max_rows] of each buffer; h doubles as the output of o and down.
  */
 #include "engine/model/tensors.h"
 
@@ -17,12 +17,12 @@
 struct forward {
     struct model *model;
     size_t max_rows, memory_bytes;
-    float *scratch;              /* dev: the buffers below, one after the other */
-    float *x, *h;                /* [max_rows][dim] */
-    float *q, *att;              /* [max_rows][n_heads * head_dim] */
-    float *k, *v;                /* [max_rows][n_kv_heads * head_dim] */
-    float *gate, *up;            /* [max_rows][ffn_dim] */
-    struct activations act;      /* widest of dim, q and ffn */
+    float *scratch;         /* dev: the buffers below, one after the other */
+    float *x, *h;           /* [max_rows][dim] */
+    float *q, *att;         /* [max_rows][n_heads * head_dim] */
+    float *k, *v;           /* [max_rows][n_kv_heads * head_dim] */
+    float *gate, *up;       /* [max_rows][ffn_dim] */
+    struct activations act; /* widest of dim, q and ffn */
 };
 
 static size_t max3(size_t a, size_t b, size_t c)
@@ -31,7 +31,7 @@ static size_t max3(size_t a, size_t b, size_t c)
     return ab > c ? ab : c;
 }
 
-/* Cuts scratch into buffers, or only counts its floats when `base` is NULL. 16 floats keep each buffer on its cache line. */
+/* Cuts scratch into buffers, or only counts its floats when `base` is NULL. 16 floats are a cache line. */
 static size_t lay_out(struct forward *f, float *base)
 {
     const struct model_shape *s = &f->model->shape;
@@ -141,8 +141,9 @@ static void feed_forward(struct forward *f, size_t layer, size_t n)
     op_add(be, f->x, f->h, n * s->dim);
 }
 
-enum error_code forward_run(struct forward *f, const struct kv_cache *kv, const struct batch_view *batch, const int32_t *ids,
-                            const int32_t *out_rows, size_t n_out, bool round_head_f16, float *logits, struct error *err)
+enum error_code forward_run(struct forward *f, const struct kv_cache *kv, const struct batch_view *batch,
+                            const int32_t *ids, const int32_t *out_rows, size_t n_out, bool round_head_f16,
+                            float *logits, struct error *err)
 {
     struct model *m = f->model;
     const struct model_shape *s = &m->shape;

@@ -11,9 +11,9 @@ static const struct {
     const char *name;
     size_t n_bytes;
 } types[GGUF_N_TYPES] = {
-    [GGUF_U8] = {"u8", 1},   [GGUF_I8] = {"i8", 1},   [GGUF_U16] = {"u16", 2},       [GGUF_I16] = {"i16", 2},
-    [GGUF_U32] = {"u32", 4}, [GGUF_I32] = {"i32", 4}, [GGUF_F32] = {"f32", 4},       [GGUF_BOOL] = {"bool", 1},
-    [GGUF_U64] = {"u64", 8}, [GGUF_I64] = {"i64", 8}, [GGUF_F64] = {"f64", 8},       [GGUF_STRING] = {"string", 0},
+    [GGUF_U8] = {"u8", 1},       [GGUF_I8] = {"i8", 1},   [GGUF_U16] = {"u16", 2}, [GGUF_I16] = {"i16", 2},
+    [GGUF_U32] = {"u32", 4},     [GGUF_I32] = {"i32", 4}, [GGUF_F32] = {"f32", 4}, [GGUF_BOOL] = {"bool", 1},
+    [GGUF_U64] = {"u64", 8},     [GGUF_I64] = {"i64", 8}, [GGUF_F64] = {"f64", 8}, [GGUF_STRING] = {"string", 0},
     [GGUF_ARRAY] = {"array", 0},
 };
 
@@ -31,11 +31,11 @@ const char *gguf_other_type_name(uint32_t type)
 {
     /* ggml.h, enum ggml_type; 36 to 39 as in Microsoft's fork. */
     static const char *const names[] = {
-        [2] = "Q4_0",     [3] = "Q4_1",    [6] = "Q5_0",     [7] = "Q5_1",    [9] = "Q8_1",     [10] = "Q2_K",
-        [11] = "Q3_K",    [12] = "Q4_K",   [13] = "Q5_K",    [15] = "Q8_K",   [16] = "IQ2_XXS", [17] = "IQ2_XS",
-        [18] = "IQ3_XXS", [19] = "IQ1_S",  [20] = "IQ4_NL",  [21] = "IQ3_S",  [22] = "IQ2_S",   [23] = "IQ4_XS",
-        [24] = "I8",      [25] = "I16",    [26] = "I32",     [27] = "I64",    [28] = "F64",     [29] = "IQ1_M",
-        [37] = "I8_S",    [38] = "TL1",    [39] = "TL2",     [41] = "Q1_0",   [42] = "Q2_0",    [134] = "IQ1_BN",
+        [2] = "Q4_0",     [3] = "Q4_1",   [6] = "Q5_0",    [7] = "Q5_1",   [9] = "Q8_1",     [10] = "Q2_K",
+        [11] = "Q3_K",    [12] = "Q4_K",  [13] = "Q5_K",   [15] = "Q8_K",  [16] = "IQ2_XXS", [17] = "IQ2_XS",
+        [18] = "IQ3_XXS", [19] = "IQ1_S", [20] = "IQ4_NL", [21] = "IQ3_S", [22] = "IQ2_S",   [23] = "IQ4_XS",
+        [24] = "I8",      [25] = "I16",   [26] = "I32",    [27] = "I64",   [28] = "F64",     [29] = "IQ1_M",
+        [37] = "I8_S",    [38] = "TL1",   [39] = "TL2",    [41] = "Q1_0",  [42] = "Q2_0",    [134] = "IQ1_BN",
         [135] = "IQ2_BN",
     };
     return type < sizeof names / sizeof names[0] && names[type] ? names[type] : "unknown";
@@ -78,17 +78,64 @@ static bool read_number(const struct gguf_key *key, uint64_t i, bool *negative, 
     int64_t s = 0;
     bool is_signed = false;
     switch (key->element_type) {
-    case GGUF_U8: case GGUF_BOOL: u = *p; break;
-    case GGUF_U16: { uint16_t v; memcpy(&v, p, sizeof v); u = v; break; }
-    case GGUF_U32: { uint32_t v; memcpy(&v, p, sizeof v); u = v; break; }
-    case GGUF_U64: memcpy(&u, p, sizeof u); break;
-    case GGUF_I8: { int8_t v; memcpy(&v, p, sizeof v); s = v; is_signed = true; break; }
-    case GGUF_I16: { int16_t v; memcpy(&v, p, sizeof v); s = v; is_signed = true; break; }
-    case GGUF_I32: { int32_t v; memcpy(&v, p, sizeof v); s = v; is_signed = true; break; }
-    case GGUF_I64: memcpy(&s, p, sizeof s); is_signed = true; break;
-    case GGUF_F32: { float v; memcpy(&v, p, sizeof v); *as_double = (double)v; return false; }
-    case GGUF_F64: memcpy(as_double, p, sizeof *as_double); return false;
-    case GGUF_STRING: case GGUF_ARRAY: case GGUF_N_TYPES: *as_double = 0; return false;
+    case GGUF_U8:
+    case GGUF_BOOL:
+        u = *p;
+        break;
+    case GGUF_U16: {
+        uint16_t v;
+        memcpy(&v, p, sizeof v);
+        u = v;
+        break;
+    }
+    case GGUF_U32: {
+        uint32_t v;
+        memcpy(&v, p, sizeof v);
+        u = v;
+        break;
+    }
+    case GGUF_U64:
+        memcpy(&u, p, sizeof u);
+        break;
+    case GGUF_I8: {
+        int8_t v;
+        memcpy(&v, p, sizeof v);
+        s = v;
+        is_signed = true;
+        break;
+    }
+    case GGUF_I16: {
+        int16_t v;
+        memcpy(&v, p, sizeof v);
+        s = v;
+        is_signed = true;
+        break;
+    }
+    case GGUF_I32: {
+        int32_t v;
+        memcpy(&v, p, sizeof v);
+        s = v;
+        is_signed = true;
+        break;
+    }
+    case GGUF_I64:
+        memcpy(&s, p, sizeof s);
+        is_signed = true;
+        break;
+    case GGUF_F32: {
+        float v;
+        memcpy(&v, p, sizeof v);
+        *as_double = (double)v;
+        return false;
+    }
+    case GGUF_F64:
+        memcpy(as_double, p, sizeof *as_double);
+        return false;
+    case GGUF_STRING:
+    case GGUF_ARRAY:
+    case GGUF_N_TYPES:
+        *as_double = 0;
+        return false;
     }
     *negative = is_signed && s < 0;
     *magnitude = !is_signed ? u : s < 0 ? 0 - (uint64_t)s : (uint64_t)s;

@@ -1,6 +1,6 @@
 /*
- * Open, bind, close. Order: the file, its shapes, then weights layer by layer, tokenizer last. model_close takes any state that
- * model_open may stop in, so failing needs no unwinding of its own.
+ * Open, bind, close. Order: the file, its shapes, then weights layer by layer, tokenizer last. model_close takes any
+ * state that model_open may stop in, so failing needs no unwinding of its own.
  */
 #include "engine/model/tensors.h"
 
@@ -141,7 +141,8 @@ static enum error_code bind(struct model *m, const struct model_options *options
     return tokenizer_from_gguf(m->gguf, m->shape.vocab_size, &m->tokenizer, err);
 }
 
-enum error_code model_open(const struct model_options *options, struct backend *be, struct model **out, struct error *err)
+enum error_code model_open(const struct model_options *options, struct backend *be, struct model **out,
+                           struct error *err)
 {
     struct gguf *g;
     enum error_code code = gguf_open(options->path, &g, err);

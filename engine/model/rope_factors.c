@@ -1,4 +1,4 @@
-/* Divisors of the rotation frequencies: llama 3.1's table, and linear scaling (which divides all by one factor). */
+/* Divisors of the rotation frequencies: llama 3.1's table, and linear scaling, which divides all by one factor. */
 #include "engine/model/tensors.h"
 
 #include "engine/model/gguf_text.h"
@@ -8,8 +8,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* *factor: what positions are divided by; other kinds of scaling than linear change the frequencies in ways that are not done. */
-static enum error_code read_scaling(const struct gguf *g, const struct model_shape *s, double *factor, struct error *err)
+/* *factor: what positions are divided by. Other kinds of scaling than linear are refused. */
+static enum error_code read_scaling(const struct gguf *g, const struct model_shape *s, double *factor,
+                                    struct error *err)
 {
     char name[96], text[GGUF_TEXT_BYTES] = "linear";
     struct gguf_string type;
@@ -19,7 +20,8 @@ static enum error_code read_scaling(const struct gguf *g, const struct model_sha
     if (gguf_get_string(g, name, &type, &why))
         gguf_text(type, text);
     if (!why.code && strcmp(text, "linear") != 0 && strcmp(text, "none") != 0)
-        return error_set_param(err, ERROR_MODEL_LOAD_FAILED, name, "key %s: expected none or linear, found %s", name, text);
+        return error_set_param(err, ERROR_MODEL_LOAD_FAILED, name, "key %s: expected none or linear, found %s", name,
+                               text);
     snprintf(name, sizeof name, "%s.rope.scaling.factor", s->arch_name);
     if (!why.code)
         gguf_get_f64(g, name, factor, &why);

@@ -1,7 +1,7 @@
 /*
- * Shapes: what a file says of its model, and whether its tensors agree, tensor by tensor, before anything is bound. Conventions
- * of the keys and names: llama.cpp's gguf-py constants. A tensor that the architecture does not know is refused: it would
- * change results if it were ignored (biases, separate scales, experts).
+ * Shapes: what a file says of its model, and whether its tensors agree, tensor by tensor, before anything is bound.
+ * Keys and names are those of llama.cpp's gguf-py/gguf/constants.py. A tensor that the architecture does not know is
+ * refused: results would be wrong if it were ignored (biases, separate scales, experts).
  */
 #include "engine/model/tensors.h"
 
@@ -13,10 +13,14 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define LAYER(field, role_, cols_, rows_, sub) \
-    { #field, role_, cols_, rows_, offsetof(struct model_layer, field), sub }
-#define LAYER_AS(name_, field, role_, cols_, rows_) \
-    { name_, role_, cols_, rows_, offsetof(struct model_layer, field), false }
+#define LAYER(field, role_, cols_, rows_, sub)                                                                         \
+    {                                                                                                                  \
+#field, role_, cols_, rows_, offsetof(struct model_layer, field), sub                                          \
+    }
+#define LAYER_AS(name_, field, role_, cols_, rows_)                                                                    \
+    {                                                                                                                  \
+        name_, role_, cols_, rows_, offsetof(struct model_layer, field), false                                         \
+    }
 
 const struct layer_tensor layer_tensors[] = {
     LAYER(attn_norm, ROLE_VECTOR, SIZE_DIM, SIZE_ONE, false),
@@ -33,8 +37,8 @@ const struct layer_tensor layer_tensors[] = {
 };
 const size_t n_layer_tensors = sizeof layer_tensors / sizeof layer_tensors[0];
 
-/* bitnet-25 is the name that files of the 2B4T graph had first: bitnet.cpp runs it as bitnet-b1.58. llama's converter permutes
- * Q and K so that pairs are neighbours. */
+/* bitnet-25 is the name that files of the 2B4T graph had first: bitnet.cpp runs it as bitnet-b1.58. llama's
+ * converter permutes Q and K so that pairs are neighbours. */
 static const struct {
     const char *name;
     enum model_arch arch;
@@ -57,12 +61,18 @@ char *layer_tensor_name(size_t layer, const struct layer_tensor *t, char out[TEN
 size_t tensor_size(const struct model_shape *s, enum tensor_size size)
 {
     switch (size) {
-    case SIZE_ONE: return 1;
-    case SIZE_DIM: return s->dim;
-    case SIZE_Q: return (size_t)s->n_heads * s->head_dim;
-    case SIZE_KV: return (size_t)s->n_kv_heads * s->head_dim;
-    case SIZE_FFN: return s->ffn_dim;
-    case SIZE_VOCAB: return s->vocab_size;
+    case SIZE_ONE:
+        return 1;
+    case SIZE_DIM:
+        return s->dim;
+    case SIZE_Q:
+        return (size_t)s->n_heads * s->head_dim;
+    case SIZE_KV:
+        return (size_t)s->n_kv_heads * s->head_dim;
+    case SIZE_FFN:
+        return s->ffn_dim;
+    case SIZE_VOCAB:
+        return s->vocab_size;
     }
     return 0;
 }
@@ -77,7 +87,7 @@ struct tensor_view tensor_view_of(const struct gguf_tensor *t, enum i2s_order or
                                 .n_cols = (size_t)t->dims[0]};
 }
 
-/* ---- keys --------------------------------------------------------------------------------------------------------- */
+/* ---- keys ------------------------------------------------------------------------------------------------------ */
 
 static enum error_code read_architecture(const struct gguf *g, struct model_shape *s, struct error *err)
 {
@@ -87,10 +97,12 @@ static enum error_code read_architecture(const struct gguf *g, struct model_shap
     if (!gguf_get_string(g, "general.architecture", &name, &why)) {
         if (why.code)
             return error_set_param(err, why.code, why.param, "%s", why.message);
-        return error_set_param(err, ERROR_MODEL_LOAD_FAILED, "general.architecture", "key general.architecture is missing");
+        return error_set_param(err, ERROR_MODEL_LOAD_FAILED, "general.architecture",
+                               "key general.architecture is missing");
     }
     for (size_t i = 0; i < sizeof architectures / sizeof architectures[0]; i++) {
-        if (name.n_bytes != strlen(architectures[i].name) || memcmp(name.data, architectures[i].name, name.n_bytes) != 0)
+        if (name.n_bytes != strlen(architectures[i].name) ||
+            memcmp(name.data, architectures[i].name, name.n_bytes) != 0)
             continue;
         s->arch = architectures[i].arch;
         s->rope_style = architectures[i].rope_style;
@@ -146,8 +158,8 @@ static enum error_code read_f64(const struct gguf *g, const char *arch, const ch
     if (isnan(*out))
         return error_set_param(err, ERROR_MODEL_LOAD_FAILED, name, "key %s is missing", name);
     if (!(*out >= min && *out <= max))
-        return error_set_param(err, ERROR_MODEL_LOAD_FAILED, name, "key %s: expected %g to %g, found %g", name, min, max,
-                               *out);
+        return error_set_param(err, ERROR_MODEL_LOAD_FAILED, name, "key %s: expected %g to %g, found %g", name, min,
+                               max, *out);
     return ERROR_NONE;
 }
 
@@ -184,8 +196,9 @@ static enum error_code read_sizes(const struct gguf *g, struct model_shape *s, s
 static enum error_code check_sizes(const struct model_shape *s, struct error *err)
 {
     if (s->n_heads % s->n_kv_heads)
-        return error_set(err, ERROR_MODEL_LOAD_FAILED, "%" PRIu32 " attention heads are no multiple of %" PRIu32 " KV heads",
-                         s->n_heads, s->n_kv_heads);
+        return error_set(err, ERROR_MODEL_LOAD_FAILED,
+                         "%" PRIu32 " attention heads are no multiple of %" PRIu32 " KV heads", s->n_heads,
+                         s->n_kv_heads);
     if (s->head_dim % 2 || s->rope_dims % 2)
         return error_set(err, ERROR_MODEL_LOAD_FAILED,
                          "head size %" PRIu32 " and rotated part %" PRIu32 ": expected even numbers", s->head_dim,
@@ -204,28 +217,31 @@ static enum error_code read_scalars(const struct gguf *g, struct model_shape *s,
     return code;
 }
 
-/* ---- tensors ------------------------------------------------------------------------------------------------------ */
+/* ---- tensors --------------------------------------------------------------------------------------------------- */
 
-static enum error_code check_type(const struct gguf_tensor *t, const char *name, enum tensor_role role, struct error *err)
+static enum error_code check_type(const struct gguf_tensor *t, const char *name, enum tensor_role role,
+                                  struct error *err)
 {
     const char *type = tensor_type_name(t->type);
     bool ternary = tensor_type_is_ternary(t->type);
     bool vector = t->type == TENSOR_F32 || t->type == TENSOR_F16 || t->type == TENSOR_BF16;
     if (role == ROLE_TERNARY && !ternary)
         return error_set_param(err, ERROR_MODEL_LOAD_FAILED, name,
-                               "tensor %s: unsupported type %" PRIu32 " (%s): this server runs models with ternary weights "
+                               "tensor %s: unsupported type %" PRIu32
+                               " (%s): this server runs models with ternary weights "
                                "(I2_S, TQ1_0, TQ2_0) only",
                                name, t->type, type ? type : gguf_other_type_name(t->type));
     if ((role == ROLE_DENSE && (!type || ternary)) || (role == ROLE_VECTOR && !vector))
-        return error_set_param(err, ERROR_MODEL_LOAD_FAILED, name, "tensor %s: unsupported type %" PRIu32 " (%s): expected %s",
-                               name, t->type, type ? type : gguf_other_type_name(t->type),
+        return error_set_param(err, ERROR_MODEL_LOAD_FAILED, name,
+                               "tensor %s: unsupported type %" PRIu32 " (%s): expected %s", name, t->type,
+                               type ? type : gguf_other_type_name(t->type),
                                role == ROLE_VECTOR ? "F32, F16 or BF16" : "F32, F16, BF16, Q8_0 or Q6_K");
     return ERROR_NONE;
 }
 
 /* Presence, type and dimensions of one tensor; rows 1 for a vector. */
-static enum error_code check_tensor(const struct gguf *g, const char *name, enum tensor_role role, size_t cols, size_t rows,
-                                    struct error *err)
+static enum error_code check_tensor(const struct gguf *g, const char *name, enum tensor_role role, size_t cols,
+                                    size_t rows, struct error *err)
 {
     const struct gguf_tensor *t = gguf_find_tensor(g, name);
     char found[GGUF_TEXT_BYTES];
@@ -234,13 +250,15 @@ static enum error_code check_tensor(const struct gguf *g, const char *name, enum
     if (t->dims[0] == cols && t->dims[1] == rows && t->dims[2] == 1 && t->dims[3] == 1)
         return check_type(t, name, role, err);
     if (role == ROLE_VECTOR)
-        return error_set_param(err, ERROR_MODEL_LOAD_FAILED, name, "tensor %s: expected %zu weights, found %s", name, cols,
-                               gguf_dims_text(t, found));
-    return error_set_param(err, ERROR_MODEL_LOAD_FAILED, name, "tensor %s: expected %zu x %zu (columns x rows), found %s",
-                           name, cols, rows, gguf_dims_text(t, found));
+        return error_set_param(err, ERROR_MODEL_LOAD_FAILED, name, "tensor %s: expected %zu weights, found %s", name,
+                               cols, gguf_dims_text(t, found));
+    return error_set_param(err, ERROR_MODEL_LOAD_FAILED, name,
+                           "tensor %s: expected %zu x %zu (columns x rows), found %s", name, cols, rows,
+                           gguf_dims_text(t, found));
 }
 
-/* The vocabulary's size is the embedding's number of rows: files pad it, and their vocab_size key is not always right. */
+/* The vocabulary's size is the embedding's number of rows: files pad it, and their vocab_size key is not always
+ * right. */
 static enum error_code read_vocab(const struct gguf *g, struct model_shape *s, struct error *err)
 {
     const struct gguf_tensor *t = gguf_find_tensor(g, "token_embd.weight");
@@ -282,7 +300,8 @@ static bool name_is(struct gguf_string name, const char *text)
 
 static bool tensor_known(const struct model_shape *s, struct gguf_string name)
 {
-    static const char *const others[] = {"token_embd.weight", "output.weight", "output_norm.weight", "rope_freqs.weight"};
+    static const char *const others[] = {"token_embd.weight", "output.weight", "output_norm.weight",
+                                         "rope_freqs.weight"};
     char text[TENSOR_NAME_BYTES], expected[TENSOR_NAME_BYTES], *end;
     for (size_t i = 0; i < sizeof others / sizeof others[0]; i++)
         if (name_is(name, others[i]))

@@ -29,8 +29,8 @@ size_t tensor_size(const struct model_shape *s, enum tensor_size size);
 /* The view of a tensor that model_shape_read accepted. */
 struct tensor_view tensor_view_of(const struct gguf_tensor *t, enum i2s_order order);
 
-/* Rotation frequencies' divisors [rope_dims / 2] from rope_freqs.weight and linear scaling, or NULL in *out when there are none;
- * *out is freed with free(). */
+/* Rotation frequencies' divisors [rope_dims / 2] from rope_freqs.weight and linear scaling, or NULL in *out when
+ * there are none; *out is freed with free(). */
 enum error_code model_rope_factors(const struct gguf *g, const struct model_shape *s, float **out, struct error *err);
 
 #endif

@@ -1,10 +1,11 @@
-/* Direct evaluation: a row's logits are the same bytes whatever the chunking, the other rows, the threads and the instruction set. */
+/* Direct evaluation: a row's logits are the same bytes whatever the chunking, the other rows, the threads and the
+ * instruction set. */
 #include "tests/unit/engine/harness.h"
 
 #define N_TOKENS 70 /* three blocks of the KV cache, and none of the numbers below divides it */
 
 static uint32_t tokens[N_TOKENS];
-static float *expected;          /* [N_TOKENS][HARNESS_VOCAB]: the whole as one batch, portable, one thread */
+static float *expected; /* [N_TOKENS][HARNESS_VOCAB]: the whole as one batch, portable, one thread */
 
 static struct session *open_with(struct engine_options options)
 {
@@ -56,7 +57,10 @@ static void setup(void)
     session_close(s);
 }
 
-static void teardown(void) { free(expected); }
+static void teardown(void)
+{
+    free(expected);
+}
 
 START_TEST(values_are_sane)
 {
@@ -79,19 +83,23 @@ START_TEST(chunking)
 }
 END_TEST
 
-static const struct { const char *isa; int n_threads; } variants[] = {{"portable", 1}, {"portable", 2}, {"portable", 3},
-                                                                      {NULL, 1},       {NULL, 2},       {NULL, 3}};
+static const struct {
+    const char *isa;
+    int n_threads;
+} variants[] = {{"portable", 1}, {"portable", 2}, {"portable", 3}, {NULL, 1}, {NULL, 2}, {NULL, 3}};
 
 START_TEST(threads_and_isa)
 {
-    struct session *s = open_with((struct engine_options){.isa = variants[_i].isa, .n_threads = variants[_i].n_threads});
+    struct session *s =
+        open_with((struct engine_options){.isa = variants[_i].isa, .n_threads = variants[_i].n_threads});
     check_chunks(s, 0, N_TOKENS);
     check_chunks(s, 0, 33);
     session_close(s);
 }
 END_TEST
 
-/* Four sequences advance by unequal steps in the same batches, decodes beside prefill; only some rows ask for logits. */
+/* Four sequences advance by unequal steps in the same batches, decodes beside prefill; only some rows ask for
+ * logits. */
 START_TEST(mixed_batches)
 {
     enum { N = 4 };
@@ -145,14 +153,19 @@ END_TEST
 
 START_TEST(refused)
 {
-    static const struct { struct session_row row; size_t n; const char *param, *message; } bad[] = {
+    static const struct {
+        struct session_row row;
+        size_t n;
+        const char *param, *message;
+    } bad[] = {
         {{2, 0, false}, 1, "sequence", "expected a sequence below 2, found 2"},
         {{0, HARNESS_VOCAB, false}, 1, "token", "expected a token id below 1280, found 1280"},
         {{0, 0, true}, 1, "logits", "no room"},
         {{0, 0, false}, 41, "n_rows", "expected at most 40 rows, found 41"},
         {{1, 3, false}, 33, "sequence", "row 32: sequence 1 is full: the context has 32 positions"},
     };
-    struct session *s = open_with((struct engine_options){.max_sequences = 2, .context_length = 32, .max_batch_tokens = 40});
+    struct session *s =
+        open_with((struct engine_options){.max_sequences = 2, .context_length = 32, .max_batch_tokens = 40});
     ck_assert_uint_eq(session_model(s)->context_length, 32);
     for (size_t b = 0; b < sizeof bad / sizeof bad[0]; b++) {
         struct session_row rows[41];

@@ -1,5 +1,5 @@
-/* Small random models for tests, written as GGUF files with one thing about them changed: a tensor left out, of another shape or
- * type, a key of another value. Without a vocabulary: token ids only. */
+/* Small random models for tests, written as GGUF files with one thing about them changed: a tensor left out, of
+ * another shape or type, a key of another value. Without a vocabulary: token ids only. */
 #ifndef TESTS_UNIT_ENGINE_MODEL_MODEL_FILE_H
 #define TESTS_UNIT_ENGINE_MODEL_MODEL_FILE_H
 
@@ -12,21 +12,30 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { MF_LAYERS = 2, MF_DIM = 128, MF_HEADS = 4, MF_KV_HEADS = 2, MF_HEAD_DIM = 32, MF_FFN = 160, MF_VOCAB = 96,
-       MF_CONTEXT = 64, MF_MAX_TENSORS = 64 };
+enum {
+    MF_LAYERS = 2,
+    MF_DIM = 128,
+    MF_HEADS = 4,
+    MF_KV_HEADS = 2,
+    MF_HEAD_DIM = 32,
+    MF_FFN = 160,
+    MF_VOCAB = 96,
+    MF_CONTEXT = 64,
+    MF_MAX_TENSORS = 64
+};
 
 struct model_file {
-    const char *arch;            /* NULL = "bitnet-b1.58" */
+    const char *arch; /* NULL = "bitnet-b1.58" */
     bool separate_head, rope_freqs;
-    const char *drop_tensor;     /* left out */
-    const char *change_tensor;   /* gets what is not 0 of: */
+    const char *drop_tensor;   /* left out */
+    const char *change_tensor; /* gets what is not 0 of: */
     uint32_t type;
     uint64_t cols, rows;
-    const char *extra_tensor;    /* added: F32, one weight */
-    const char *bad_code;        /* this I2_S tensor gets a code 3 */
-    const char *bad_scale;       /* this I2_S tensor gets the scale -1 */
-    const char *drop_key;        /* suffix after "<arch>." */
-    const char *u32_key;         /* suffix that gets u32_value, instead of or beside the usual ones */
+    const char *extra_tensor; /* added: F32, one weight */
+    const char *bad_code;     /* this I2_S tensor gets a code 3 */
+    const char *bad_scale;    /* this I2_S tensor gets the scale -1 */
+    const char *drop_key;     /* suffix after "<arch>." */
+    const char *u32_key;      /* suffix that gets u32_value, instead of or beside the usual ones */
     uint32_t u32_value;
     const char *f32_key;
     float f32_value;
@@ -34,8 +43,15 @@ struct model_file {
     uint64_t seed;
 };
 
-struct mf_tensor { char name[64]; uint32_t type, n_dims; uint64_t dims[2]; };
-struct mf_list { struct mf_tensor t[MF_MAX_TENSORS]; size_t n; };
+struct mf_tensor {
+    char name[64];
+    uint32_t type, n_dims;
+    uint64_t dims[2];
+};
+struct mf_list {
+    struct mf_tensor t[MF_MAX_TENSORS];
+    size_t n;
+};
 
 static inline uint64_t mf_random(uint64_t *state)
 {
@@ -45,8 +61,8 @@ static inline uint64_t mf_random(uint64_t *state)
     return z ^ z >> 31;
 }
 
-static inline void mf_add(const struct model_file *m, struct mf_list *list, const char *name, uint32_t type, uint64_t cols,
-                          uint64_t rows)
+static inline void mf_add(const struct model_file *m, struct mf_list *list, const char *name, uint32_t type,
+                          uint64_t cols, uint64_t rows)
 {
     struct mf_tensor *t = &list->t[list->n];
     if (m->drop_tensor && strcmp(name, m->drop_tensor) == 0)
@@ -63,17 +79,25 @@ static inline void mf_add(const struct model_file *m, struct mf_list *list, cons
     list->n++;
 }
 
-static inline const char *mf_arch(const struct model_file *m) { return m->arch ? m->arch : "bitnet-b1.58"; }
+static inline const char *mf_arch(const struct model_file *m)
+{
+    return m->arch ? m->arch : "bitnet-b1.58";
+}
 
 static inline void mf_layer(const struct model_file *m, struct mf_list *list, int layer)
 {
     const uint64_t q = MF_HEADS * MF_HEAD_DIM, kv = MF_KV_HEADS * MF_HEAD_DIM;
-    const struct { const char *name; uint32_t type; uint64_t cols, rows; bool sub; } all[] = {
-        {"attn_norm", TENSOR_F32, MF_DIM, 1, false},   {"attn_q", TENSOR_I2_S, MF_DIM, q, false},
-        {"attn_k", TENSOR_I2_S, MF_DIM, kv, false},    {"attn_v", TENSOR_I2_S, MF_DIM, kv, false},
-        {"attn_sub_norm", TENSOR_F32, q, 1, true},     {"attn_output", TENSOR_I2_S, q, MF_DIM, false},
-        {"ffn_norm", TENSOR_F32, MF_DIM, 1, false},    {"ffn_gate", TENSOR_I2_S, MF_DIM, MF_FFN, false},
-        {"ffn_up", TENSOR_I2_S, MF_DIM, MF_FFN, false}, {"ffn_sub_norm", TENSOR_F32, MF_FFN, 1, true},
+    const struct {
+        const char *name;
+        uint32_t type;
+        uint64_t cols, rows;
+        bool sub;
+    } all[] = {
+        {"attn_norm", TENSOR_F32, MF_DIM, 1, false},      {"attn_q", TENSOR_I2_S, MF_DIM, q, false},
+        {"attn_k", TENSOR_I2_S, MF_DIM, kv, false},       {"attn_v", TENSOR_I2_S, MF_DIM, kv, false},
+        {"attn_sub_norm", TENSOR_F32, q, 1, true},        {"attn_output", TENSOR_I2_S, q, MF_DIM, false},
+        {"ffn_norm", TENSOR_F32, MF_DIM, 1, false},       {"ffn_gate", TENSOR_I2_S, MF_DIM, MF_FFN, false},
+        {"ffn_up", TENSOR_I2_S, MF_DIM, MF_FFN, false},   {"ffn_sub_norm", TENSOR_F32, MF_FFN, 1, true},
         {"ffn_down", TENSOR_I2_S, MF_FFN, MF_DIM, false},
     };
     for (size_t i = 0; i < sizeof all / sizeof all[0]; i++) {
@@ -86,7 +110,8 @@ static inline void mf_layer(const struct model_file *m, struct mf_list *list, in
 }
 
 /* n values of about unit size: F32 as they are, F16 from a table of exact values. */
-static inline void mf_floats(struct gguf_writer *w, uint32_t type, uint64_t n_bytes, float base, float spread, uint64_t *random)
+static inline void mf_floats(struct gguf_writer *w, uint32_t type, uint64_t n_bytes, float base, float spread,
+                             uint64_t *random)
 {
     for (uint64_t at = 0; at < n_bytes; at += type == TENSOR_F32 ? 4 : 2) {
         float value = base + spread * ((float)(mf_random(random) >> 40) * 0x1p-23f - 1.0f);
@@ -95,8 +120,8 @@ static inline void mf_floats(struct gguf_writer *w, uint32_t type, uint64_t n_by
     }
 }
 
-static inline void mf_codes(const struct model_file *m, struct gguf_writer *w, const struct mf_tensor *t, uint64_t n_bytes,
-                            uint64_t *random)
+static inline void mf_codes(const struct model_file *m, struct gguf_writer *w, const struct mf_tensor *t,
+                            uint64_t n_bytes, uint64_t *random)
 {
     float tail[8] = {0.1f};
     if (m->bad_scale && strcmp(t->name, m->bad_scale) == 0)
@@ -111,7 +136,8 @@ static inline void mf_codes(const struct model_file *m, struct gguf_writer *w, c
     gguf_write_data(w, tail, sizeof tail);
 }
 
-static inline void mf_data(const struct model_file *m, struct gguf_writer *w, const struct mf_tensor *t, uint64_t n_bytes)
+static inline void mf_data(const struct model_file *m, struct gguf_writer *w, const struct mf_tensor *t,
+                           uint64_t n_bytes)
 {
     uint64_t random = kernel_hash(m->seed, t->name, strlen(t->name));
     if (t->type == TENSOR_I2_S)
@@ -125,12 +151,17 @@ static inline void mf_data(const struct model_file *m, struct gguf_writer *w, co
 
 static inline void mf_keys(const struct model_file *m, struct gguf_writer *w)
 {
-    const struct { const char *suffix; uint32_t value; } numbers[] = {
+    const struct {
+        const char *suffix;
+        uint32_t value;
+    } numbers[] = {
         {"block_count", MF_LAYERS},      {"context_length", MF_CONTEXT},     {"embedding_length", MF_DIM},
         {"feed_forward_length", MF_FFN}, {"attention.head_count", MF_HEADS}, {"attention.head_count_kv", MF_KV_HEADS},
     };
-    const struct { const char *suffix; float value; } reals[] = {{"attention.layer_norm_rms_epsilon", 1e-5f},
-                                                                 {"rope.freq_base", 10000.0f}};
+    const struct {
+        const char *suffix;
+        float value;
+    } reals[] = {{"attention.layer_norm_rms_epsilon", 1e-5f}, {"rope.freq_base", 10000.0f}};
     char key[128];
     gguf_write_string(w, "general.architecture", mf_arch(m));
     for (size_t i = 0; i < 6; i++) {
@@ -192,7 +223,8 @@ static inline void mf_write(const struct model_file *m, const char *path)
     if (m->extra_tensor)
         mf_add(m, list, m->extra_tensor, TENSOR_F32, 1, 1);
     for (size_t i = 0; i < list->n; i++)
-        gguf_write_tensor(w, list->t[i].name, list->t[i].type, list->t[i].n_dims, list->t[i].dims, mf_bytes(&list->t[i]));
+        gguf_write_tensor(w, list->t[i].name, list->t[i].type, list->t[i].n_dims, list->t[i].dims,
+                          mf_bytes(&list->t[i]));
     for (size_t i = 0; i < list->n; i++)
         mf_data(m, w, &list->t[i], mf_bytes(&list->t[i]));
     ck_assert_msg(!gguf_writer_finish(w, &err), "%s", err.message);

@@ -1,5 +1,5 @@
-/* The reader: what it reads, and what it refuses. Every input lies in a heap block of exactly its size, so that AddressSanitizer sees a
- * read beyond it. */
+/* The reader: what it reads, and what it refuses. Every input lies in a heap block of exactly its size, so that
+ * AddressSanitizer sees a read beyond it. */
 #include "engine/model/gguf.h"
 
 #include "base/buffer.h"
@@ -12,10 +12,16 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-/* ---- files made byte by byte --------------------------------------------------------------------------------------- */
+/* ---- files made byte by byte ----------------------------------------------------------------------------------- */
 
-static void put_u32(struct buffer *b, uint32_t v) { buffer_append(b, &v, sizeof v); }
-static void put_u64(struct buffer *b, uint64_t v) { buffer_append(b, &v, sizeof v); }
+static void put_u32(struct buffer *b, uint32_t v)
+{
+    buffer_append(b, &v, sizeof v);
+}
+static void put_u64(struct buffer *b, uint64_t v)
+{
+    buffer_append(b, &v, sizeof v);
+}
 
 static void put_text(struct buffer *b, const char *text)
 {
@@ -74,7 +80,8 @@ static void put_valid(struct buffer *b)
     put_key(b, "i64", GGUF_I64), put_u64(b, 12);
     put_key(b, "f64", GGUF_F64), buffer_append(b, &f64, 8);
     put_key(b, "strings", GGUF_ARRAY), put_u32(b, GGUF_STRING), put_u64(b, 2), put_text(b, "one"), put_text(b, "");
-    put_key(b, "numbers", GGUF_ARRAY), put_u32(b, GGUF_I32), put_u64(b, 3), put_u32(b, 1), put_u32(b, 2), put_u32(b, (uint32_t)-3);
+    put_key(b, "numbers", GGUF_ARRAY), put_u32(b, GGUF_I32), put_u64(b, 3), put_u32(b, 1), put_u32(b, 2),
+        put_u32(b, (uint32_t)-3);
     put_tensor(b, "a", 8, 2, TENSOR_F32, 0);
     put_tensor(b, "strange", 4, 1, 77, 64);
     put_data(b, 64);
@@ -91,7 +98,7 @@ static enum error_code open_copy(const char *data, size_t n_bytes, char **copy, 
     return gguf_open_memory(*copy, n_bytes, g, err);
 }
 
-/* ---- reading ------------------------------------------------------------------------------------------------------- */
+/* ---- reading --------------------------------------------------------------------------------------------------- */
 
 START_TEST(reads)
 {
@@ -120,7 +127,8 @@ START_TEST(reads)
     ck_assert(gguf_get_f64(g, "f64", &f, &err) && f == 2.5);
     ck_assert(gguf_get_bool(g, "bool", &flag, &err) && flag);
     ck_assert(gguf_get_string(g, "string", &s, &err) && s.n_bytes == 4 && memcmp(s.data, "text", 4) == 0);
-    const struct gguf_key *strings = gguf_get_strings(g, "strings", &err), *numbers = gguf_get_numbers(g, "numbers", &err);
+    const struct gguf_key *strings = gguf_get_strings(g, "strings", &err),
+                          *numbers = gguf_get_numbers(g, "numbers", &err);
     ck_assert(strings && strings->n == 2 && strings->strings[0].n_bytes == 3 && strings->strings[1].n_bytes == 0);
     ck_assert(numbers && numbers->n == 3 && gguf_number(numbers, 2) == -3.0 && gguf_number(numbers, 3) == 0.0);
     const struct gguf_tensor *a = gguf_find_tensor(g, "a"), *strange = gguf_find_tensor(g, "strange");
@@ -138,10 +146,15 @@ END_TEST
 /* Absent keys are no error and leave the default; keys of other types are one, named. */
 START_TEST(typed_access)
 {
-    static const struct { const char *name, *message; } wrong[] = {
-        {"string", "key string: expected an integer, found string"}, {"f32", "key f32: expected an integer, found f32"},
-        {"bool", "key bool: expected an integer, found bool"},       {"i8", "key i8: expected 0 to 4294967295, found -3"},
-        {"u64", "found 1099511627776"},                              {"numbers", "found an array of i32"},
+    static const struct {
+        const char *name, *message;
+    } wrong[] = {
+        {"string", "key string: expected an integer, found string"},
+        {"f32", "key f32: expected an integer, found f32"},
+        {"bool", "key bool: expected an integer, found bool"},
+        {"i8", "key i8: expected 0 to 4294967295, found -3"},
+        {"u64", "found 1099511627776"},
+        {"numbers", "found an array of i32"},
     };
     struct buffer b;
     struct gguf *g;
@@ -178,17 +191,44 @@ START_TEST(typed_access)
 }
 END_TEST
 
-/* ---- refusing ------------------------------------------------------------------------------------------------------ */
+/* ---- refusing -------------------------------------------------------------------------------------------------- */
 
-static void wrong_magic(struct buffer *b) { put_valid(b), b->data[0] = 'X'; }
-static void version_1(struct buffer *b) { put_valid(b), b->data[4] = 1; }
-static void version_4(struct buffer *b) { put_valid(b), b->data[4] = 4; }
-static void big_endian(struct buffer *b) { put_valid(b), memcpy(b->data + 4, "\0\0\0\3", 4); }
-static void many_keys(struct buffer *b) { put_head(b, 3, 0, UINT64_MAX), put_data(b, 64); }
-static void many_tensors(struct buffer *b) { put_head(b, 3, UINT64_C(1) << 60, 0), put_data(b, 64); }
-static void long_name(struct buffer *b) { put_head(b, 3, 0, 1), put_u64(b, UINT64_MAX), put_data(b, 64); }
-static void no_name(struct buffer *b) { put_head(b, 3, 0, 1), put_key(b, "", GGUF_U8), put_data(b, 64); }
-static void bad_type(struct buffer *b) { put_head(b, 3, 0, 1), put_key(b, "k", 13), put_data(b, 64); }
+static void wrong_magic(struct buffer *b)
+{
+    put_valid(b), b->data[0] = 'X';
+}
+static void version_1(struct buffer *b)
+{
+    put_valid(b), b->data[4] = 1;
+}
+static void version_4(struct buffer *b)
+{
+    put_valid(b), b->data[4] = 4;
+}
+static void big_endian(struct buffer *b)
+{
+    put_valid(b), memcpy(b->data + 4, "\0\0\0\3", 4);
+}
+static void many_keys(struct buffer *b)
+{
+    put_head(b, 3, 0, UINT64_MAX), put_data(b, 64);
+}
+static void many_tensors(struct buffer *b)
+{
+    put_head(b, 3, UINT64_C(1) << 60, 0), put_data(b, 64);
+}
+static void long_name(struct buffer *b)
+{
+    put_head(b, 3, 0, 1), put_u64(b, UINT64_MAX), put_data(b, 64);
+}
+static void no_name(struct buffer *b)
+{
+    put_head(b, 3, 0, 1), put_key(b, "", GGUF_U8), put_data(b, 64);
+}
+static void bad_type(struct buffer *b)
+{
+    put_head(b, 3, 0, 1), put_key(b, "k", 13), put_data(b, 64);
+}
 static void long_string(struct buffer *b)
 {
     put_head(b, 3, 0, 1), put_key(b, "k", GGUF_STRING), put_u64(b, 1000), put_data(b, 64);
@@ -197,14 +237,30 @@ static void array(struct buffer *b, uint32_t type, uint64_t n)
 {
     put_head(b, 3, 0, 1), put_key(b, "k", GGUF_ARRAY), put_u32(b, type), put_u64(b, n), put_data(b, 64);
 }
-static void many_strings(struct buffer *b) { array(b, GGUF_STRING, UINT64_MAX / 8); }
-static void many_numbers(struct buffer *b) { array(b, GGUF_U64, UINT64_MAX / 4); }
-static void many_bytes(struct buffer *b) { array(b, GGUF_U8, UINT64_MAX); }
-static void nested_array(struct buffer *b) { array(b, GGUF_ARRAY, 1); }
-static void bad_element(struct buffer *b) { array(b, 99, 1); }
+static void many_strings(struct buffer *b)
+{
+    array(b, GGUF_STRING, UINT64_MAX / 8);
+}
+static void many_numbers(struct buffer *b)
+{
+    array(b, GGUF_U64, UINT64_MAX / 4);
+}
+static void many_bytes(struct buffer *b)
+{
+    array(b, GGUF_U8, UINT64_MAX);
+}
+static void nested_array(struct buffer *b)
+{
+    array(b, GGUF_ARRAY, 1);
+}
+static void bad_element(struct buffer *b)
+{
+    array(b, 99, 1);
+}
 static void strings_run_out(struct buffer *b)
 {
-    put_head(b, 3, 0, 1), put_key(b, "k", GGUF_ARRAY), put_u32(b, GGUF_STRING), put_u64(b, 2), put_text(b, "x"), put_u64(b, 9);
+    put_head(b, 3, 0, 1), put_key(b, "k", GGUF_ARRAY), put_u32(b, GGUF_STRING), put_u64(b, 2), put_text(b, "x"),
+        put_u64(b, 9);
 }
 static void key_twice(struct buffer *b)
 {
@@ -217,23 +273,62 @@ static void alignment(struct buffer *b, uint32_t type, uint32_t value)
 {
     put_head(b, 3, 0, 1), put_key(b, "general.alignment", type), put_u32(b, value), put_data(b, 64);
 }
-static void alignment_0(struct buffer *b) { alignment(b, GGUF_U32, 0); }
-static void alignment_48(struct buffer *b) { alignment(b, GGUF_U32, 48); }
-static void alignment_huge(struct buffer *b) { alignment(b, GGUF_U32, 1u << 31); }
-static void alignment_type(struct buffer *b) { alignment(b, GGUF_F32, 32); }
+static void alignment_0(struct buffer *b)
+{
+    alignment(b, GGUF_U32, 0);
+}
+static void alignment_48(struct buffer *b)
+{
+    alignment(b, GGUF_U32, 48);
+}
+static void alignment_huge(struct buffer *b)
+{
+    alignment(b, GGUF_U32, 1u << 31);
+}
+static void alignment_type(struct buffer *b)
+{
+    alignment(b, GGUF_F32, 32);
+}
 static void one_tensor(struct buffer *b, uint64_t cols, uint64_t rows, uint32_t type, uint64_t offset, size_t n_data)
 {
     put_head(b, 3, 1, 0), put_tensor(b, "t", cols, rows, type, offset), put_data(b, n_data);
 }
-static void tensor_beyond(struct buffer *b) { one_tensor(b, 8, 3, TENSOR_F32, 0, 64); }
-static void tensor_offset(struct buffer *b) { one_tensor(b, 8, 1, TENSOR_F32, 96, 64); }
-static void tensor_offset_max(struct buffer *b) { one_tensor(b, 8, 1, TENSOR_F32, UINT64_MAX - 31, 64); }
-static void tensor_misaligned(struct buffer *b) { one_tensor(b, 1, 1, TENSOR_F32, 4, 64); }
-static void tensor_product(struct buffer *b) { one_tensor(b, UINT64_C(1) << 33, UINT64_C(1) << 33, TENSOR_F32, 0, 64); }
-static void tensor_large(struct buffer *b) { one_tensor(b, UINT64_C(1) << 31, UINT64_C(1) << 31, TENSOR_F32, 0, 64); }
-static void tensor_zero(struct buffer *b) { one_tensor(b, 0, 1, TENSOR_F32, 0, 64); }
-static void tensor_block(struct buffer *b) { one_tensor(b, 33, 1, TENSOR_Q8_0, 0, 64); }
-static void tensor_unknown_beyond(struct buffer *b) { one_tensor(b, 1, 1, 77, 1024, 64); }
+static void tensor_beyond(struct buffer *b)
+{
+    one_tensor(b, 8, 3, TENSOR_F32, 0, 64);
+}
+static void tensor_offset(struct buffer *b)
+{
+    one_tensor(b, 8, 1, TENSOR_F32, 96, 64);
+}
+static void tensor_offset_max(struct buffer *b)
+{
+    one_tensor(b, 8, 1, TENSOR_F32, UINT64_MAX - 31, 64);
+}
+static void tensor_misaligned(struct buffer *b)
+{
+    one_tensor(b, 1, 1, TENSOR_F32, 4, 64);
+}
+static void tensor_product(struct buffer *b)
+{
+    one_tensor(b, UINT64_C(1) << 33, UINT64_C(1) << 33, TENSOR_F32, 0, 64);
+}
+static void tensor_large(struct buffer *b)
+{
+    one_tensor(b, UINT64_C(1) << 31, UINT64_C(1) << 31, TENSOR_F32, 0, 64);
+}
+static void tensor_zero(struct buffer *b)
+{
+    one_tensor(b, 0, 1, TENSOR_F32, 0, 64);
+}
+static void tensor_block(struct buffer *b)
+{
+    one_tensor(b, 33, 1, TENSOR_Q8_0, 0, 64);
+}
+static void tensor_unknown_beyond(struct buffer *b)
+{
+    one_tensor(b, 1, 1, 77, 1024, 64);
+}
 static void tensor_twice(struct buffer *b)
 {
     put_head(b, 3, 2, 0), put_tensor(b, "t", 8, 1, 0, 0), put_tensor(b, "t", 8, 1, 0, 32), put_data(b, 64);
@@ -254,7 +349,10 @@ static void no_dims(struct buffer *b)
 {
     put_head(b, 3, 1, 0), put_text(b, "t"), put_u32(b, 0), put_data(b, 64);
 }
-static void odd_name(struct buffer *b) { one_tensor(b, 0, 1, 0, 0, 64), b->data[24 + 8] = '\n'; }
+static void odd_name(struct buffer *b)
+{
+    one_tensor(b, 0, 1, 0, 0, 64), b->data[24 + 8] = '\n';
+}
 
 static const struct hostile {
     void (*make)(struct buffer *b);
@@ -332,7 +430,8 @@ START_TEST(truncated)
         struct gguf *g;
         struct error err = {0};
         char *copy;
-        ck_assert_msg(open_copy(b.data, n, &copy, &g, &err) == ERROR_MODEL_LOAD_FAILED, "opened when cut to %zu bytes", n);
+        ck_assert_msg(open_copy(b.data, n, &copy, &g, &err) == ERROR_MODEL_LOAD_FAILED, "opened when cut to %zu bytes",
+                      n);
         ck_assert_msg(err.message[0] != '\0', "no message when cut to %zu bytes", n);
         free(copy);
     }

@@ -1,7 +1,8 @@
 /*
- * Logits of a small model against bitnet.cpp's, from ../shared/data/golden when it is there. Its README gives the rules: sequences 0 and 1
- * to 1e-4 absolute; longer ones by cosine and rms difference at every position, and by the same best token wherever the reference's
- * margin is above a tenth of its rms. A batch of one token has its head input rounded to F16, as the reference does.
+ * Logits of a small model against bitnet.cpp's, from ../shared/data/golden when it is there. Its README gives the
+ * rules: sequences 0 and 1 to 1e-4 absolute; longer ones by cosine and rms difference at every position, and by the
+ * same best token wherever the reference's margin is above a tenth of its rms. A batch of one token has its head
+ * input rounded to F16, as the reference does.
  */
 #include "engine/engine.h"
 
@@ -30,8 +31,8 @@ static bool available(void)
 static void open_session(const char *isa, int n_threads)
 {
     struct error err = {0};
-    const struct engine_options options = {.model_path = FOLDER "tinyA.gguf", .device = "cpu", .isa = isa,
-                                           .n_threads = n_threads, .i2s_order = -1};
+    const struct engine_options options = {
+        .model_path = FOLDER "tinyA.gguf", .device = "cpu", .isa = isa, .n_threads = n_threads, .i2s_order = -1};
     ck_assert_msg(session_open(&options, &session, &err) == ERROR_NONE, "%s", err.message);
     n_vocab = session_model(session)->vocab_size;
 }
@@ -118,8 +119,8 @@ static void check_sequence(int sequence)
         worst.rms = d.rms > worst.rms ? d.rms : worst.rms;
         ck_assert_msg(d.same_best, "sequence %d position %zu: another best token", sequence, i);
     }
-    printf("sequence %d: %zu tokens, max abs %.3g, cosine %.6f, rms %.3f %%\n", sequence, n, worst.max_abs, worst.cosine,
-           100 * worst.rms);
+    printf("sequence %d: %zu tokens, max abs %.3g, cosine %.6f, rms %.3f %%\n", sequence, n, worst.max_abs,
+           worst.cosine, 100 * worst.rms);
     if (sequence <= 3) /* no activation is near enough to a rounding boundary to flip */
         ck_assert_double_le(worst.max_abs, 1e-4);
     ck_assert_double_ge(worst.cosine, 0.999);

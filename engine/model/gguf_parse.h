@@ -1,0 +1,27 @@
+/* An open GGUF file as reader and parser see it. */
+#ifndef ENGINE_MODEL_GGUF_PARSE_H
+#define ENGINE_MODEL_GGUF_PARSE_H
+
+#include "engine/model/gguf.h"
+
+struct gguf {
+    const uint8_t *data;
+    size_t n_bytes;
+    bool mapped;
+    uint32_t version;
+    size_t alignment, data_start;
+    struct gguf_key *keys;       /* [n_keys] in file order */
+    struct gguf_tensor *tensors; /* [n_tensors] in file order */
+    const struct gguf_key **keys_by_name;
+    const struct gguf_tensor **tensors_by_name;
+    size_t n_keys, n_tensors;
+};
+
+/* Fills the tables from data, n_bytes. On failure they hold what gguf_close frees. */
+enum error_code gguf_parse(struct gguf *g, struct error *err);
+
+/* Order by name, for qsort and bsearch over the tables by name. */
+int gguf_compare_keys(const void *a, const void *b);
+int gguf_compare_tensors(const void *a, const void *b);
+
+#endif
