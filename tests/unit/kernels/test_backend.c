@@ -161,9 +161,15 @@ START_TEST(ternary_weights_are_used_in_place_or_repacked)
     memset(data, 0x55, sizeof data);
     memcpy(data + 4 * 64, &scale, sizeof scale);
     struct tensor_view v = {.type = TENSOR_I2_S, .data = data, .n_bytes = sizeof data, .n_rows = 4, .n_cols = 256};
+    struct backend_options mapped = {.n_threads = 2, .map_weights = true};
     struct backend *be = open_cpu(NULL, 2);
     struct ternary *w;
     struct error err = {0};
+    ck_assert_int_eq(ternary_open(be, &v, TERNARY_AUTO, &w, &err), ERROR_NONE);
+    ck_assert_uint_eq(ternary_memory_bytes(w), 16 * 64); /* tiles of 16 rows */
+    ternary_close(be, w);
+    backend_close(be);
+    ck_assert_int_eq(backend_open(&mapped, &be, &err), ERROR_NONE);
     ck_assert_int_eq(ternary_open(be, &v, TERNARY_AUTO, &w, &err), ERROR_NONE);
     ck_assert_uint_eq(ternary_memory_bytes(w), 0);
     ck_assert_int_eq(ternary_format(w), TERNARY_I2S);
