@@ -1,0 +1,172 @@
+/*
+ * A second forward pass, written from the definitions and in double precision, one token after the other, to hold the
+ * real one against for every architecture. It reads the tensors of the file by itself.
+ */
+#ifndef TESTS_UNIT_ENGINE_MODEL_REFERENCE_H
+#define TESTS_UNIT_ENGINE_MODEL_REFERENCE_H
+
+#include "engine/model/gguf.h"
+#include "tests/unit/engine/model/model_file.h"
+
+#include <math.h>
+
+#define REF_MAX_TOKENS 16
+
+struct reference {
+    const struct gguf *g;
+    bool neox, relu2, sub_norms;
+    double k[MF_LAYERS][REF_MAX_TOKENS][MF_KV_HEADS * MF_HEAD_DIM];
+    double v[MF_LAYERS][REF_MAX_TOKENS][MF_KV_HEADS * MF_HEAD_DIM];
+};
+
+static inline double ref_f16(const void *data, size_t i)
+{
+    uint16_t h;
+    memcpy(&h, (const char *)data + 2 * i, 2);
+    int exponent = h >> 10 & 31;
+    double m = exponent ? ldexp(1024 + (h & 1023), exponent - 25) : ldexp(h & 1023, -24);
+    return h & 0x8000 ? -m : m;
+}
+
+static inline double ref_round_f16(double x)
+{
+    int e;
+    frexp(x, &e);
+    double unit = ldexp(1, (e < -13 ? -13 : e) - 11);
+    return rint(x / unit) * unit;
+}
+
+static inline const struct gguf_tensor *ref_tensor(const struct reference *r, int layer, const char *name)
+{
+    char full[64];
+    if (layer < 0)
+        snprintf(full, sizeof full, "%s.weight", name);
+    else
+        snprintf(full, sizeof full, "blk.%d.%s.weight", layer, name);
+    return gguf_find_tensor(r->g, full);
+}
+
+static inline double ref_f32(const struct gguf_tensor *t, size_t i)
+{
+    float value;
+    memcpy(&value, (const char *)t->data + 4 * i, 4);
+    return (double)value;
+}
+
+static inline void ref_norm(const struct reference *r, int layer, const char *name, const double *x, size_t n,
+                            double *y)
+{
+    const struct gguf_tensor *w = ref_tensor(r, layer, name);
+    double square = 0;
+    for (size_t i = 0; i < n; i++)
+        square += x[i] * x[i];
+    for (size_t i = 0; i < n; i++)
+        y[i] = x[i] / sqrt(square / (double)n + 1e-5) * ref_f32(w, i);
+}
+
+/* y = W x with x quantised to 8 bits; rows and columns are the tensor's. */
+static inline void ref_linear(const struct reference *r, int layer, const char *name, const double *x, double *y)
+{
+    const struct gguf_tensor *w = ref_tensor(r, layer, name);
+    const uint8_t *bytes = w->data;
+    size_t cols = w->dims[0], rows = w->dims[1];
+    double largest = 1e-5, scale = ref_f32(w, cols * rows / 16); /* the float at byte cols * rows / 4 */
+    for (size_t i = 0; i < cols; i++)
+        largest = fabs(x[i]) > largest ? fabs(x[i]) : largest;
+    for (size_t row = 0; row < rows; row++) {
+        double sum = 0;
+        for (size_t i = 0; i < cols; i++) {
+            size_t e = row * cols + i, in_block = e % 128;
+            int code = bytes[e / 128 * 32 + in_block % 32] >> (6 - 2 * (in_block / 32)) & 3;
+            sum += (code - 1) * rint(x[i] * 127 / largest);
+        }
+        y[row] = sum * largest / 127 * scale;
+    }
+}
+
+static inline void ref_rope(const struct reference *r, double *x, int n_heads, int position)
+{
+    const struct gguf_tensor *factors = ref_tensor(r, -1, "rope_freqs");
+    const int half = MF_HEAD_DIM / 2;
+    for (int h = 0; h < n_heads; h++, x += MF_HEAD_DIM)
+        for (int i = 0; i < half; i++) {
+            double angle =
+                position * pow(10000.0, -2.0 * i / MF_HEAD_DIM) / (factors ? ref_f32(factors, (size_t)i) : 1.0);
+            double *a = r->neox ? &x[i] : &x[2 * i], *b = r->neox ? &x[i + half] : &x[2 * i + 1], old = *a;
+            *a = old * cos(angle) - *b * sin(angle);
+            *b = old * sin(angle) + *b * cos(angle);
+        }
+}
+
+static inline void ref_attention(const struct reference *r, int layer, const double *q, int position, double *y)
+{
+    for (int h = 0; h < MF_HEADS; h++) {
+        int kv = h / (MF_HEADS / MF_KV_HEADS) * MF_HEAD_DIM;
+        double p[REF_MAX_TOKENS], sum = 0;
+        for (int j = 0; j <= position; j++) {
+            double score = 0;
+            for (int d = 0; d < MF_HEAD_DIM; d++)
+                score += ref_round_f16(q[h * MF_HEAD_DIM + d]) * r->k[layer][j][kv + d];
+            sum += p[j] = exp(score / sqrt(MF_HEAD_DIM));
+        }
+        for (int d = 0; d < MF_HEAD_DIM; d++) {
+            double out = 0;
+            for (int j = 0; j <= position; j++)
+                out += p[j] / sum * r->v[layer][j][kv + d];
+            y[h * MF_HEAD_DIM + d] = out;
+        }
+    }
+}
+
+static inline void ref_layer(struct reference *r, int layer, int position, double *x)
+{
+    enum { Q = MF_HEADS * MF_HEAD_DIM, KV = MF_KV_HEADS * MF_HEAD_DIM };
+    double h[MF_DIM], q[Q], k[KV], v[KV], a[Q], gate[MF_FFN], up[MF_FFN], out[MF_DIM];
+    ref_norm(r, layer, "attn_norm", x, MF_DIM, h);
+    ref_linear(r, layer, "attn_q", h, q);
+    ref_linear(r, layer, "attn_k", h, k);
+    ref_linear(r, layer, "attn_v", h, v);
+    ref_rope(r, q, MF_HEADS, position);
+    ref_rope(r, k, MF_KV_HEADS, position);
+    for (int i = 0; i < KV; i++) {
+        r->k[layer][position][i] = ref_round_f16(k[i]);
+        r->v[layer][position][i] = ref_round_f16(v[i]);
+    }
+    ref_attention(r, layer, q, position, a);
+    if (r->sub_norms)
+        ref_norm(r, layer, "attn_sub_norm", a, Q, a);
+    ref_linear(r, layer, "attn_output", a, out);
+    for (int i = 0; i < MF_DIM; i++)
+        x[i] += out[i];
+    ref_norm(r, layer, "ffn_norm", x, MF_DIM, h);
+    ref_linear(r, layer, "ffn_gate", h, gate);
+    ref_linear(r, layer, "ffn_up", h, up);
+    for (int i = 0; i < MF_FFN; i++) {
+        double positive = gate[i] > 0 ? gate[i] : 0;
+        gate[i] = up[i] * (r->relu2 ? positive * positive : gate[i] / (1 + exp(-gate[i])));
+    }
+    if (r->sub_norms)
+        ref_norm(r, layer, "ffn_sub_norm", gate, MF_FFN, gate);
+    ref_linear(r, layer, "ffn_down", gate, out);
+    for (int i = 0; i < MF_DIM; i++)
+        x[i] += out[i];
+}
+
+/* Logits [MF_VOCAB] after `token` at `position`; positions come in order. */
+static inline void ref_token(struct reference *r, uint32_t token, int position, double *logits)
+{
+    const struct gguf_tensor *embedding = ref_tensor(r, -1, "token_embd"), *head = ref_tensor(r, -1, "output");
+    double x[MF_DIM];
+    for (size_t i = 0; i < MF_DIM; i++)
+        x[i] = ref_f16(embedding->data, token * MF_DIM + i);
+    for (int layer = 0; layer < MF_LAYERS; layer++)
+        ref_layer(r, layer, position, x);
+    ref_norm(r, -1, "output_norm", x, MF_DIM, x);
+    for (size_t t = 0; t < MF_VOCAB; t++) {
+        logits[t] = 0;
+        for (size_t i = 0; i < MF_DIM; i++)
+            logits[t] += x[i] * ref_f16((head ? head : embedding)->data, t * MF_DIM + i);
+    }
+}
+
+#endif
