@@ -31,8 +31,8 @@ enum error_code engine_start(struct engine *e, const struct engine_call_options 
                              struct error *err)
 {
     (void)e;
-    if (app_refuse != ERROR_NONE)
-        return error_set(err, app_refuse, "refused");
+    if (app_refuse != ERROR_NONE || app_n_calls == APP_MAX_CALLS)
+        return error_set(err, app_refuse != ERROR_NONE ? app_refuse : ERROR_SERVICE_UNAVAILABLE, "refused");
     struct engine_call *call = &app_calls[app_n_calls++];
     *call = (struct engine_call){.options = *options};
     buffer_init(&call->request, 4 << 20);
