@@ -68,22 +68,25 @@ END_TEST
 START_TEST(test_penalties_leave_nothing_behind)
 {
     struct sampler *s;
-    struct sample a, b;
-    uint32_t seen[] = {2, 2, 4}, none = 0;
-    struct sample_input penalised = {seen, 1, seen, 3, 0, true, 3}, fresh = {&none, 1, &none, 0, 0, true, 3};
+    struct sample a[2], b[2];
+    uint32_t prompt[] = {1, 4}, seen[] = {2, 2}, other = 7;
+    struct sample_input penalised = {prompt, 2, seen, 2, 0, true, 3}, fresh = {&other, 1, NULL, 0, 0, true, 3};
+    memset(a, 0, sizeof a); /* compared byte by byte */
+    memset(b, 0, sizeof b);
     struct sampling p = greedy();
     float logits[V];
     p.frequency_penalty = 2;
+    p.repetition_penalty = 2;
     ck_assert_int_eq(sampler_open(V, &s, NULL), ERROR_NONE);
-    memcpy(logits, base_logits, sizeof logits);
-    ck_assert_int_eq(sampler_draw(s, &p, &fresh, logits, &a, NULL), ERROR_NONE);
-    memcpy(logits, base_logits, sizeof logits);
-    ck_assert_int_eq(sampler_draw(s, &p, &penalised, logits, &b, NULL), ERROR_NONE);
-    ck_assert_uint_ne(a.id, b.id);
-    memcpy(logits, base_logits, sizeof logits);
-    ck_assert_int_eq(sampler_draw(s, &p, &fresh, logits, &b, NULL), ERROR_NONE);
-    ck_assert_uint_eq(a.id, b.id);
-    ck_assert_float_eq(a.logprob, b.logprob);
+    for (int round = 0; round < 2; round++) {
+        memcpy(logits, base_logits, sizeof logits);
+        ck_assert_int_eq(sampler_draw(s, &p, &fresh, logits, &a[round], NULL), ERROR_NONE);
+        memcpy(logits, base_logits, sizeof logits);
+        ck_assert_int_eq(sampler_draw(s, &p, &penalised, logits, &b[round], NULL), ERROR_NONE);
+    }
+    ck_assert_uint_ne(a[0].id, b[0].id);
+    ck_assert_mem_eq(&a[0], &a[1], sizeof *a);
+    ck_assert_mem_eq(&b[0], &b[1], sizeof *b);
     sampler_close(s);
 }
 END_TEST
@@ -208,6 +211,25 @@ START_TEST(test_choices_are_independent)
 }
 END_TEST
 
+/* The position of a draw is that in the sequence, however it is cut into prompt and output. */
+START_TEST(test_position_counts_prompt_and_output)
+{
+    static const uint32_t tokens[8];
+    unsigned n_other = 0;
+    for (uint32_t n = 0; n < 1000; n++) {
+        struct sampling p = greedy();
+        p.temperature = 2;
+        p.seed = n;
+        struct sample_input a = {.prompt = tokens, .n_prompt = 5}, b = {tokens, 2, tokens, 3, 0, false, 0},
+                            c = {.prompt = tokens, .n_prompt = 6};
+        uint32_t drawn = draw(&p, &a, base_logits).id;
+        ck_assert_uint_eq(draw(&p, &b, base_logits).id, drawn);
+        n_other += draw(&p, &c, base_logits).id != drawn;
+    }
+    ck_assert_uint_gt(n_other, 300);
+}
+END_TEST
+
 /* A large vocabulary: screening and partial selection give what doing it the long way gives. */
 START_TEST(test_large_vocabulary_by_definition)
 {
@@ -288,5 +310,5 @@ START_TEST(test_bad_logits)
 END_TEST
 
 SUITE("sampler", test_greedy_takes_the_lowest_of_equals, test_penalties, test_penalties_leave_nothing_behind, test_bias,
-      test_truncation_tables, test_draw_is_softmax, test_choices_are_independent, test_large_vocabulary_by_definition,
-      test_bad_logits)
+      test_truncation_tables, test_draw_is_softmax, test_choices_are_independent,
+      test_position_counts_prompt_and_output, test_large_vocabulary_by_definition, test_bad_logits)

@@ -26,6 +26,8 @@ START_TEST(test_paused_are_left_out)
     ck_assert_uint_eq(scheduler_plan(&s, items, 2), 9);
     ck_assert_uint_eq(items[0].n_rows, 0);
     ck_assert_uint_eq(scheduler_plan(&s, items, 1), 0);
+    items[1].paused = true;
+    ck_assert_uint_eq(scheduler_plan(&s, items, 2), 0);
 }
 END_TEST
 

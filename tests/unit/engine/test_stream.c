@@ -315,6 +315,42 @@ START_TEST(test_close_at_any_moment)
 }
 END_TEST
 
+struct slow {
+    atomic_bool inside, closed;
+};
+
+static void on_ready_slowly(void *user)
+{
+    struct slow *w = user;
+    atomic_store(&w->inside, true);
+    usleep(20000);
+    ck_assert(!atomic_load(&w->closed));
+}
+
+static void *push_one(void *s)
+{
+    push(s, 0, 1, "a", 1, false);
+    return NULL;
+}
+
+/* Closed while a call is under way: close waits for its end. */
+START_TEST(test_close_waits_for_the_call)
+{
+    pthread_t thread;
+    struct slow w = {0};
+    struct stream_options o = {
+        .n_choices = 1, .max_tokens = 10, .n_top = 2, .max_token_bytes = 16, .on_ready = on_ready_slowly, .user = &w};
+    struct stream *s = stream_open(&o);
+    pthread_create(&thread, NULL, push_one, s);
+    while (!atomic_load(&w.inside))
+        usleep(100);
+    stream_close(s);
+    atomic_store(&w.closed, true);
+    pthread_join(thread, NULL);
+    stream_release(s);
+}
+END_TEST
+
 START_TEST(test_wait_times_out)
 {
     struct stream *s = open_stream(1, 10, NULL);
@@ -329,4 +365,5 @@ END_TEST
 
 SUITE("stream", test_tokens_then_end_then_complete, test_held_back_tokens_come_out_when_decided,
       test_stop_string_in_the_middle_of_a_token, test_open_character, test_held_tokens_are_bounded,
-      test_choices_take_turns, test_bound_and_wake, test_two_threads, test_close_at_any_moment, test_wait_times_out)
+      test_choices_take_turns, test_bound_and_wake, test_two_threads, test_close_at_any_moment,
+      test_close_waits_for_the_call, test_wait_times_out)
