@@ -9,7 +9,7 @@ PREFIX       ?= /usr/local
 DESTDIR      ?=
 T            ?=
 FUZZ_SECONDS ?= 60
-BENCH_ARGS   ?=
+BENCH_ARGS   ?= --model models/tales.gguf
 
 MAKEFLAGS += --no-builtin-rules
 .DEFAULT_GOAL := help
@@ -140,6 +140,9 @@ endif
 keep = @mkdir -p $(@D); printf '%s\n' $(1) >$@.$$$$ && if cmp -s $@.$$$$ $@; then rm $@.$$$$; else mv $@.$$$$ $@; fi
 SUBMAKE = +$(Q)$(MAKE) --no-print-directory $(if $(filter -j%,$(MAKEFLAGS)),,-j$(shell nproc))
 
+# Where a program is asked for: the default config's are linked from the top of the output folder.
+PLACE = $(if $(filter release,$(CONFIG)),$(OUT),$(BUILD))
+
 # ---- targets ----
 help: ## this list
 	@echo "make TARGET [V=1] [SAN=address|undefined|thread] [FEATURES=\"$(FEATURES)\"] [T=filter] [PREFIX=$(PREFIX)]"
@@ -148,11 +151,8 @@ deps-demo: ## installs the packages that building and `make demo` need (nothing 
 	@tools/deps.sh demo
 deps-test: ## the same for `make test`
 	@tools/deps.sh test
-all: $(HAVE_LIBS) $(PROGRAMS:%=$(BUILD)/%) cuda ## libraries and programs, in build/<config>/
-ifeq ($(CONFIG),release)
-	@$(foreach p,$(PROGRAMS),ln -sfn release/$(p) $(OUT)/$(p);)
-endif
-tools: $(BUILD)/bitnet ## `bitnet` alone: needs only a C compiler
+all: $(HAVE_LIBS) $(PROGRAMS:%=$(PLACE)/%) cuda ## libraries and programs, in build/<config>/ and linked from build/
+tools: $(PLACE)/bitnet ## `bitnet` alone: needs only a C compiler
 tests: $(if $(T),$(foreach t,$(TESTS),$(if $(findstring $(T),$(t)),$(t))),$(TESTS)) ## the unit tests' executables
 demo: deps-demo ## builds, starts engine and gateway, streams a tale, stops them
 	$(SUBMAKE) all
@@ -175,10 +175,10 @@ fuzzers: $(FUZZERS)
 format: ## clang-format on all sources
 	$(Q)git ls-files -co --exclude-standard '*.c' '*.h' '*.cu' | xargs clang-format -i
 install: all ## programs, model and licence below DESTDIR/PREFIX
-	$(Q)install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/lib/bitnet $(DESTDIR)$(PREFIX)/share/bitnet
+	$(Q)install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/lib $(DESTDIR)$(PREFIX)/share/bitnet
 	$(Q)install -m 755 $(PROGRAMS:%=$(BUILD)/%) $(DESTDIR)$(PREFIX)/bin
 	$(Q)install -m 644 LICENSE $(wildcard models/*.gguf) $(DESTDIR)$(PREFIX)/share/bitnet
-	$(Q)! test -f $(BUILD)/libbitnet-cuda.so || install -m 755 $(BUILD)/libbitnet-cuda.so $(DESTDIR)$(PREFIX)/lib/bitnet
+	$(Q)! test -f $(BUILD)/libbitnet-cuda.so || install -m 755 $(BUILD)/libbitnet-cuda.so $(DESTDIR)$(PREFIX)/lib
 clean: ## removes what was built
 	$(Q)rm -rf $(OUT)
 
@@ -214,6 +214,8 @@ $(BUILD)/bitnet: $(BUILD)/tools/bitnet.o $(call libs,tools)
 $(BUILD)/bitnet-load: $(BUILD)/tools/load.o $(call libs,load)
 	$(call say,LINK,$@)
 	$(call link,$(SYS_load))
+$(PROGRAMS:%=$(OUT)/%): $(OUT)/%: $(OUT)/release/%
+	$(Q)ln -sfn release/$(@F) $@
 # Other C files beside a test are its helpers.
 CHECK_LIBS = $(shell pkg-config --libs check)
 $(TESTS): $(BUILD)/%: $(BUILD)/%.o $$(patsubst %.c,$(BUILD)/%.o,$$(filter $$(dir $$*)%,$(HELPERS))) $$(call libs,$$(call folder,$$*))
