@@ -93,6 +93,15 @@ void gguf_close(struct gguf *g)
     free(g);
 }
 
+void gguf_forget(const struct gguf *g, const struct gguf_tensor *t)
+{
+    uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), begin = (uintptr_t)t->data, end = begin + t->n_bytes;
+    begin = (begin + page - 1) / page * page; /* whole pages: a neighbour may share the ends */
+    end = end / page * page;
+    if (g->mapped && begin < end)
+        madvise((void *)begin, end - begin, MADV_DONTNEED);
+}
+
 /* ---- tables ---------------------------------------------------------------------------------------------------- */
 
 uint32_t gguf_version(const struct gguf *g)

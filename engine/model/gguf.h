@@ -48,6 +48,10 @@ enum error_code gguf_open(const char *path, struct gguf **out, struct error *err
 enum error_code gguf_open_memory(const void *data, size_t n_bytes, struct gguf **out, struct error *err);
 void gguf_close(struct gguf *g);
 
+/* Says that the bytes of a tensor will hardly be read again: a mapped file's pages leave resident memory, and come back from the file
+ * when they are read after all. */
+void gguf_forget(const struct gguf *g, const struct gguf_tensor *t);
+
 uint32_t gguf_version(const struct gguf *g);
 size_t gguf_file_bytes(const struct gguf *g);
 size_t gguf_n_keys(const struct gguf *g);

@@ -26,10 +26,9 @@ static enum error_code tensor_error(struct error *err, const char *name)
     return code;
 }
 
-/* Memory that a weight takes: what was allocated for it, or its bytes in the file where it is read in place. */
-static void count_weight(struct model *m, const struct gguf_tensor *t, size_t allocated)
+static void count_weight(struct model *m, const struct gguf_tensor *t, size_t n_bytes)
 {
-    m->weight_bytes += allocated ? allocated : t->n_bytes;
+    m->weight_bytes += n_bytes;
     m->n_parameters += t->dims[0] * t->dims[1];
 }
 
@@ -55,7 +54,7 @@ static enum error_code bind_dense(struct model *m, const char *name, struct dens
         tensor_error(err, name);
         return code;
     }
-    count_weight(m, t, dense_memory_bytes(*out));
+    count_weight(m, t, t->n_bytes + dense_memory_bytes(*out)); /* read in place, with scratch beside it */
     return ERROR_NONE;
 }
 
@@ -70,7 +69,10 @@ static enum error_code bind_ternary(struct model *m, const char *name, const str
         tensor_error(err, name);
         return code;
     }
-    count_weight(m, t, ternary_memory_bytes(*out));
+    size_t repacked = ternary_memory_bytes(*out);
+    if (repacked)
+        gguf_forget(m->gguf, t);
+    count_weight(m, t, repacked ? repacked : t->n_bytes);
     return ERROR_NONE;
 }
 
