@@ -91,6 +91,7 @@ enum http_phase {
     HTTP_PHASE_HEAD,    /* a request has begun */
     HTTP_PHASE_BODY,    /* a body is being received */
     HTTP_PHASE_ANSWER,  /* the application is at work */
+    HTTP_PHASE_STALLED, /* HTTP/2: part of an answer waits for room that the client has to grant */
     HTTP_PHASE_LINGER,  /* only output and the end are left; input is thrown away */
     HTTP_PHASE_CLOSED   /* close as soon as the output is out */
 };

@@ -110,15 +110,28 @@ static int on_frame_recv(nghttp2_session *session, const nghttp2_frame *frame, v
     return 0;
 }
 
+/* Many clients lose the answer to a refused upload when the stream is reset under them, so a good part of the rest is
+ * taken and thrown away first. */
+static void throw_away(nghttp2_session *session, struct http_exchange *x, size_t n_bytes, size_t limit)
+{
+    x->n_thrown += n_bytes;
+    if (x->n_thrown > limit)
+        nghttp2_submit_rst_stream(session, NGHTTP2_FLAG_NONE, x->stream_id, NGHTTP2_NO_ERROR);
+}
+
 static int on_data(nghttp2_session *session, uint8_t flags, int32_t stream_id, const uint8_t *data, size_t n_bytes,
                    void *user)
 {
     (void)flags;
     struct http2 *h = user;
     struct http_exchange *x = exchange_of(session, stream_id);
-    if (!x || x->rejected || x->seen)
-        return 0;
     size_t limit = MAX_BODIES * h->conn->settings->max_body_bytes;
+    if (!x)
+        return 0;
+    if (x->rejected || x->seen) {
+        throw_away(session, x, n_bytes, limit);
+        return 0;
+    }
     if (n_bytes > limit - h->n_body_bytes || !buffer_append(&x->body, data, n_bytes))
         reject(x, 413, "the body is larger than the server takes");
     else
@@ -144,7 +157,7 @@ static int on_stream_close(nghttp2_session *session, int32_t stream_id, uint32_t
 static ssize_t read_body(nghttp2_session *session, int32_t stream_id, uint8_t *to, size_t max, uint32_t *flags,
                          nghttp2_data_source *source, void *user)
 {
-    (void)user;
+    (void)session, (void)stream_id, (void)user;
     struct http_exchange *x = source->ptr;
     size_t n = x->out.n_bytes < max ? x->out.n_bytes : max;
     if (n == 0 && !x->ended)
@@ -152,12 +165,8 @@ static ssize_t read_body(nghttp2_session *session, int32_t stream_id, uint8_t *t
     if (n > 0)
         memcpy(to, x->out.data, n);
     buffer_consume(&x->out, n);
-    if (x->ended && x->out.n_bytes == 0) {
+    if (x->ended && x->out.n_bytes == 0)
         *flags |= NGHTTP2_DATA_FLAG_EOF;
-        /* The client need not send the rest of a body that was refused. */
-        if (x->rejected)
-            nghttp2_submit_rst_stream(session, NGHTTP2_FLAG_NONE, stream_id, NGHTTP2_NO_ERROR);
-    }
     return (ssize_t)n;
 }
 
@@ -259,7 +268,7 @@ static bool input(void *state, const char *data, size_t n_bytes)
     return !h->broken;
 }
 
-static enum http_phase phase(const void *state)
+static enum http_phase phase_of(const void *state)
 {
     const struct http2 *h = state;
     if (h->broken || (!nghttp2_session_want_read(h->session) && !nghttp2_session_want_write(h->session)))
@@ -267,10 +276,14 @@ static enum http_phase phase(const void *state)
     if (h->n_exchanges == 0)
         return h->conn->draining ? HTTP_PHASE_LINGER : HTTP_PHASE_IDLE;
     /* A stream whose request never ends must not keep the connection for ever; one answer at work is enough reason. */
-    for (const struct http_exchange *x = h->exchanges; x; x = x->next)
-        if (x->seen)
-            return HTTP_PHASE_ANSWER;
-    return HTTP_PHASE_BODY;
+    enum http_phase phase = HTTP_PHASE_BODY;
+    for (const struct http_exchange *x = h->exchanges; x; x = x->next) {
+        if (x->out.n_bytes > 0)
+            return HTTP_PHASE_STALLED;
+        if (x->seen && !x->ended)
+            phase = HTTP_PHASE_ANSWER;
+    }
+    return phase;
 }
 
 static bool wants_input(const void *state)
@@ -342,7 +355,7 @@ void *http2_open(struct http_conn *c)
 const struct http_protocol http2_protocol = {
     .input = input,
     .output = output,
-    .phase = phase,
+    .phase = phase_of,
     .wants_input = wants_input,
     .drain = drain,
     .close = close_state,

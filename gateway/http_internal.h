@@ -31,6 +31,7 @@ struct http_exchange {
     int32_t stream_id;
     struct buffer out;          /* body bytes that no frame has taken yet */
     bool rejected;              /* the rest of the request is thrown away */
+    size_t n_thrown;            /* bytes of it */
     struct http_exchange *next, *previous;
 };
 

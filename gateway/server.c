@@ -100,14 +100,15 @@ static void arm(struct connection *c, int seconds)
         event_del(c->limit);
 }
 
-/* Starts the clock of a new phase. A body's is started again whenever some of it comes. */
+/* Starts the clock of a new phase. That of a body or a stalled answer is started again whenever bytes move. */
 static void follow_phase(struct connection *c, enum http_phase phase, bool progress)
 {
     static const int limits[] = {
         [HTTP_PHASE_IDLE] = IDLE_LIMIT_S, [HTTP_PHASE_HEAD] = HEAD_LIMIT_S,     [HTTP_PHASE_BODY] = BODY_LIMIT_S,
         [HTTP_PHASE_ANSWER] = 0,          [HTTP_PHASE_LINGER] = LINGER_LIMIT_S, [HTTP_PHASE_CLOSED] = LINGER_LIMIT_S,
+        [HTTP_PHASE_STALLED] = WRITE_LIMIT_S,
     };
-    if (phase != c->phase || (phase == HTTP_PHASE_BODY && progress))
+    if (phase != c->phase || (progress && (phase == HTTP_PHASE_BODY || phase == HTTP_PHASE_STALLED)))
         arm(c, limits[phase]);
     c->phase = phase;
 }
@@ -135,7 +136,7 @@ static void flush_connection(struct connection *c)
         /* Until the output is out the write limit holds. */
         follow_phase(c, c->shut ? phase : HTTP_PHASE_ANSWER, false);
     } else {
-        follow_phase(c, phase, false);
+        follow_phase(c, phase, s->out.n_bytes > 0);
     }
     if (http_conn_wants_input(c->http))
         bufferevent_enable(c->bev, EV_READ);
@@ -174,7 +175,7 @@ static void on_read(struct bufferevent *bev, void *user)
         http_conn_input(c->http, (const char *)evbuffer_pullup(in, (ev_ssize_t)n), n);
         evbuffer_drain(in, n);
     }
-    follow_phase(c, c->phase == HTTP_PHASE_LINGER ? c->phase : http_conn_phase(c->http), true);
+    follow_phase(c, c->phase == HTTP_PHASE_LINGER ? c->phase : http_conn_phase(c->http), c->phase == HTTP_PHASE_BODY);
 }
 
 static void on_written(struct bufferevent *bev, void *user)

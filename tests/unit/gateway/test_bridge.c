@@ -217,7 +217,7 @@ START_TEST(a_client_that_leaves_cancels)
     setup(true);
     ask("forever");
     ck_assert(sends("\"text\":\"t3 \""));
-    http_conn_close(m.conn);
+    memory_close(&m);
     connect_client();
     int64_t start = clock_now_ns();
     ck_assert(reaches(&n_cancelled, 1));

@@ -100,6 +100,8 @@ START_TEST(bounds_the_body)
     struct buffer in;
     struct memory m;
     char block[1025];
+    size_t n;
+    int flags;
     memset(block, 'x', sizeof block);
     begin(&in);
     headers(&in, 1, 0, "POST", "/echo", NULL, NULL);
@@ -111,6 +113,14 @@ START_TEST(bounds_the_body)
     ck_assert_int_eq(m.n_rejects, 2);
     ck_assert_int_eq(m.reject_status, 413);
     check_data(&m, 5, "GET /echo? [-] ");
+    /* The rest of a refused upload is taken for a while, then the stream is reset. */
+    buffer_clear(&in);
+    for (int i = 0; i < 4; i++)
+        frame(&in, DATA, 0, 1, block, 1024);
+    memory_input(&m, in.data, in.n_bytes, 0);
+    ck_assert_ptr_null(find(&m, RST_STREAM, 1, 0, &n, &flags));
+    memory_input(&m, in.data, in.n_bytes, 0);
+    ck_assert_ptr_nonnull(find(&m, RST_STREAM, 1, 0, &n, &flags));
     memory_close(&m);
     buffer_fini(&in);
 }
@@ -162,6 +172,7 @@ START_TEST(obeys_flow_control)
     ck_assert_uint_eq(total, 65535);
     ck_assert_uint_eq(http_queued(m.stream), sizeof block - 65535);
     ck_assert_int_eq(m.n_writable, 0);
+    ck_assert_int_eq(http_conn_phase(m.conn), HTTP_PHASE_STALLED);
     buffer_clear(&in);
     frame(&in, WINDOW_UPDATE, 0, 0, "\x00\x03\x00\x00", 4);
     frame(&in, WINDOW_UPDATE, 0, 1, "\x00\x03\x00\x00", 4);
