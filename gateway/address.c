@@ -16,7 +16,8 @@ static enum error_code parse_unix(const char *path, struct address *out, struct 
 {
     struct sockaddr_un *u = (struct sockaddr_un *)&out->storage;
     if (path[0] == '\0' || strlen(path) >= sizeof u->sun_path)
-        return error_set(err, ERROR_VALIDATION_FAILED, "expected unix:/PATH with a path of 1..%zu bytes", sizeof u->sun_path - 1);
+        return error_set(err, ERROR_VALIDATION_FAILED, "expected unix:/PATH with a path of 1..%zu bytes",
+                         sizeof u->sun_path - 1);
     u->sun_family = AF_UNIX;
     strcpy(u->sun_path, path);
     out->n_bytes = (socklen_t)(offsetof(struct sockaddr_un, sun_path) + strlen(path) + 1);
@@ -90,7 +91,8 @@ static int stale(const struct address *a)
     if (stat(u->sun_path, &st) != 0 || !S_ISSOCK(st.st_mode))
         return 0;
     int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    int refused = fd >= 0 && connect(fd, (const struct sockaddr *)&a->storage, a->n_bytes) != 0 && errno == ECONNREFUSED;
+    int refused =
+        fd >= 0 && connect(fd, (const struct sockaddr *)&a->storage, a->n_bytes) != 0 && errno == ECONNREFUSED;
     if (fd >= 0)
         close(fd);
     return refused;

@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const char preface[24] = {'P', 'R', 'I', ' ', '*', ' ', 'H', 'T', 'T', 'P', '/', '2',
+static const char preface[24] = {'P', 'R', 'I',  ' ',  '*',  ' ',  'H', 'T', 'T',  'P',  '/',  '2',
                                  '.', '0', '\r', '\n', '\r', '\n', 'S', 'M', '\r', '\n', '\r', '\n'};
 
 /* The output has no maximum of its own: HTTP/2 makes frames only up to the high-water mark, and for HTTP/1.1 the

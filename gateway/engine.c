@@ -20,8 +20,8 @@
 /* UNAVAILABLE before anything came, and CANCELLED in the moment an engine goes away, are worth a second try elsewhere.
  * round_robin is the policy that watches health and reconnects by itself. */
 #define SERVICE_CONFIG(health)                                                                                         \
-    "{\"loadBalancingConfig\":[{\"round_robin\":{}}]," health "\"methodConfig\":[{\"name\":[{}],\"retryPolicy\":{"       \
-    "\"maxAttempts\":3,\"initialBackoff\":\"0.02s\",\"maxBackoff\":\"0.2s\",\"backoffMultiplier\":2,"                    \
+    "{\"loadBalancingConfig\":[{\"round_robin\":{}}]," health "\"methodConfig\":[{\"name\":[{}],\"retryPolicy\":{"     \
+    "\"maxAttempts\":3,\"initialBackoff\":\"0.02s\",\"maxBackoff\":\"0.2s\",\"backoffMultiplier\":2,"                  \
     "\"retryableStatusCodes\":[\"UNAVAILABLE\",\"CANCELLED\"]}}]}"
 
 static const char work_config[] = SERVICE_CONFIG("\"healthCheckConfig\":{\"serviceName\":\"\"},");
@@ -35,12 +35,12 @@ struct note {
     struct engine_call *call;
     enum note_kind kind;
     int status;
-    size_t n_bytes, n_text;  /* message, or details and the status's message behind them */
+    size_t n_bytes, n_text; /* message, or details and the status's message behind them */
     char data[];
 };
 
 struct engine {
-    struct event *wake;      /* loop */
+    struct event *wake; /* loop */
     int wake_fd;
     struct rpc_client *clients[2];
     struct engine_call *calls; /* loop: not cancelled, doubly linked */
@@ -53,7 +53,7 @@ struct engine_call {
     struct engine_call_options options;
     struct rpc_request *handle; /* set under lock */
     struct engine_call *next, *previous;
-    bool detached;              /* loop: cancelled, or its status was delivered */
+    bool detached; /* loop: cancelled, or its status was delivered */
     atomic_int n_owners;
 };
 
@@ -147,7 +147,7 @@ static void deliver(struct note *note)
         call->options.on_status(call->options.user, &status);
         call_put(call); /* the loop's */
     }
-    call_put(call);     /* rpc's: nothing comes after a status */
+    call_put(call); /* rpc's: nothing comes after a status */
 }
 
 static void on_wake(evutil_socket_t fd, short what, void *user)

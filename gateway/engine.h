@@ -28,11 +28,11 @@ enum engine_channel { ENGINE_WORK, ENGINE_ADMIN };
 
 struct engine_call_options {
     enum engine_channel channel;
-    const char *path;          /* static string */
-    const void *data;          /* packed request; copied */
+    const char *path; /* static string */
+    const void *data; /* packed request; copied */
     size_t n_bytes;
     int64_t deadline_ns;
-    const char *request_id;    /* metadata; NULL or "" = none; copied */
+    const char *request_id; /* metadata; NULL or "" = none; copied */
     const char *traceparent;
     void *user;
     /* On the loop. `cost` is to be given to engine_release once the message's bytes are with the client. */

@@ -9,7 +9,7 @@
 /* An error on its way to the client, with the fields at fault. */
 struct failure {
     struct error error;
-    struct buffer violations;  /* `{"field":..},{..}`, or empty; owned */
+    struct buffer violations; /* `{"field":..},{..}`, or empty; owned */
     int n_violations;
 };
 

@@ -50,7 +50,8 @@ bool fields_object(const char *body, size_t n_bytes, json_t **root, struct failu
     json_t *j = json_loadb(body, n_bytes, JSON_REJECT_DUPLICATES, &why);
     if (!j) {
         /* jansson quotes what it found; a prompt has no place in an error, so only the place is told. */
-        error_set(&f->error, ERROR_INVALID_REQUEST, "the body is not valid JSON (line %d, column %d)", why.line, why.column);
+        error_set(&f->error, ERROR_INVALID_REQUEST, "the body is not valid JSON (line %d, column %d)", why.line,
+                  why.column);
         return false;
     }
     if (!json_is_object(j)) {
@@ -247,7 +248,8 @@ static void check_unknown(const struct field *table, const json_t *root, struct 
     const char *key;
     json_t *v;
     char name[64], actual[224];
-    json_object_foreach((json_t *)(uintptr_t)root, key, v) {
+    json_object_foreach((json_t *)(uintptr_t)root, key, v)
+    {
         if (find(table, key))
             continue;
         snprintf(name, sizeof name, "%s", key);

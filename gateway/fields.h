@@ -12,37 +12,37 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define FIELDS_MAX_DEPTH 64      /* of arrays and objects in a request */
-#define FIELDS_MAX_VALUES 65536  /* in a request, as commas and brackets tell */
+#define FIELDS_MAX_DEPTH 64     /* of arrays and objects in a request */
+#define FIELDS_MAX_VALUES 65536 /* in a request, as commas and brackets tell */
 
 enum field_type {
-    FIELD_TEXT,      /* string; min..max characters */
-    FIELD_PROMPT,    /* string; 1..the configured limit */
-    FIELD_NAME,      /* string of A-Z a-z 0-9 _ -; at most max characters */
-    FIELD_INT,       /* integer, min..max; 5.0 counts as 5 */
-    FIELD_FLOAT,     /* number, min..max */
+    FIELD_TEXT,   /* string; min..max characters */
+    FIELD_PROMPT, /* string; 1..the configured limit */
+    FIELD_NAME,   /* string of A-Z a-z 0-9 _ -; at most max characters */
+    FIELD_INT,    /* integer, min..max; 5.0 counts as 5 */
+    FIELD_FLOAT,  /* number, min..max */
     FIELD_BOOL,
-    FIELD_CHOICE,    /* string, one of `choices`; its index is stored */
-    FIELD_TEXTS,     /* array of at most max strings of 1..each characters */
+    FIELD_CHOICE,        /* string, one of `choices`; its index is stored */
+    FIELD_TEXTS,         /* array of at most max strings of 1..each characters */
     FIELD_TEXT_OR_TEXTS, /* the same, or one such string */
-    FIELD_JSON,      /* anything; the handler looks at it */
-    FIELD_REFUSED,   /* defined by the API, not offered here: refused unless it says "off" as `choices` do */
+    FIELD_JSON,          /* anything; the handler looks at it */
+    FIELD_REFUSED,       /* defined by the API, not offered here: refused unless it says "off" as `choices` do */
 };
 
 /* Where a field's value goes. What is borrowed lives as long as the JSON. */
 struct value {
-    bool set;            /* it was there (and not null) */
+    bool set; /* it was there (and not null) */
     bool truth;
-    int64_t i;           /* FIELD_INT, index of FIELD_CHOICE */
+    int64_t i; /* FIELD_INT, index of FIELD_CHOICE */
     double f;
     const char *text;
     const json_t *json;
 };
 
 struct field {
-    const char *name;    /* NULL ends the table */
+    const char *name; /* NULL ends the table */
     enum field_type type;
-    size_t offset;       /* of the struct value in the endpoint's struct */
+    size_t offset; /* of the struct value in the endpoint's struct */
     double min, max;
     double preset;       /* of numbers and of FIELD_CHOICE, when absent */
     const char *choices; /* "auto|cpu|gpu" */
@@ -53,7 +53,7 @@ struct field {
 
 /* How a table is applied. */
 struct fields_rules {
-    bool strict;         /* an unknown field is a fault; null is a wrong type. Else null means absent. */
+    bool strict; /* an unknown field is a fault; null is a wrong type. Else null means absent. */
     int64_t max_prompt_chars;
 };
 

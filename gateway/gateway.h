@@ -36,10 +36,10 @@ struct gateway {
     struct metrics *metrics;
     struct metrics_family *m_requests, *m_duration, *m_errors;
     struct metrics_series *m_active;
-    struct job *jobs;            /* generations in flight; job.c */
+    struct job *jobs; /* generations in flight; job.c */
     struct http_settings main_http, admin_http;
     int64_t started_ns;
-    size_t n_active;             /* requests in flight on the main port */
+    size_t n_active; /* requests in flight on the main port */
     bool draining;
 };
 
@@ -47,9 +47,9 @@ struct request;
 
 struct route {
     enum http_method method;
-    const char *pattern;         /* "/v1/models/{id}"; the label `endpoint` */
+    const char *pattern; /* "/v1/models/{id}"; the label `endpoint` */
     void (*handle)(struct request *r);
-    unsigned where;              /* ROUTE_MAIN | ROUTE_ADMIN */
+    unsigned where; /* ROUTE_MAIN | ROUTE_ADMIN */
 };
 
 enum { ROUTE_MAIN = 1, ROUTE_ADMIN = 2 };
@@ -59,15 +59,15 @@ struct request {
     struct gateway *g;
     struct http_exchange *x;
     const struct http_request *http;
-    const struct route *route;   /* NULL: none fits */
-    bool admin;                  /* came in on the admin port */
+    const struct route *route; /* NULL: none fits */
+    bool admin;                /* came in on the admin port */
     char id[GATEWAY_REQUEST_ID_BYTES];
     char traceparent[GATEWAY_TRACEPARENT_BYTES]; /* "" = none came */
-    char param[128];             /* what stood for {id}, decoded */
+    char param[128];                             /* what stood for {id}, decoded */
     int64_t started_ns;
-    enum error_code failed;      /* for log and metrics */
-    const struct field *fields;  /* the endpoint's table, to name fields of engine errors; NULL = none */
-    void *user;                  /* the handler's, for the two callbacks */
+    enum error_code failed;     /* for log and metrics */
+    const struct field *fields; /* the endpoint's table, to name fields of engine errors; NULL = none */
+    void *user;                 /* the handler's, for the two callbacks */
     void (*on_gone)(void *user);
     void (*on_writable)(void *user);
 };

@@ -33,8 +33,8 @@ struct waiter {
 
 struct health {
     struct gateway *g;
-    struct engine_call *call;            /* NULL: nothing is under way */
-    Bitnet__V1__HealthResponse *last;    /* owned; NULL: no engine answered */
+    struct engine_call *call;         /* NULL: nothing is under way */
+    Bitnet__V1__HealthResponse *last; /* owned; NULL: no engine answered */
     int64_t last_ns;
     struct waiter *waiters;
 };

@@ -6,8 +6,8 @@
 #include <string.h>
 
 static const char *const method_names[HTTP_N_METHODS] = {
-    [HTTP_METHOD_GET] = "GET",       [HTTP_METHOD_HEAD] = "HEAD",     [HTTP_METHOD_POST] = "POST",
-    [HTTP_METHOD_PUT] = "PUT",       [HTTP_METHOD_DELETE] = "DELETE", [HTTP_METHOD_PATCH] = "PATCH",
+    [HTTP_METHOD_GET] = "GET",         [HTTP_METHOD_HEAD] = "HEAD",     [HTTP_METHOD_POST] = "POST",
+    [HTTP_METHOD_PUT] = "PUT",         [HTTP_METHOD_DELETE] = "DELETE", [HTTP_METHOD_PATCH] = "PATCH",
     [HTTP_METHOD_OPTIONS] = "OPTIONS", [HTTP_METHOD_OTHER] = "OTHER",
 };
 
@@ -30,12 +30,24 @@ const char *http_reason(int status)
         int status;
         const char *reason;
     } reasons[] = {
-        {200, "OK"},                {204, "No Content"},         {400, "Bad Request"},
-        {401, "Unauthorized"},      {403, "Forbidden"},          {404, "Not Found"},
-        {405, "Method Not Allowed"}, {408, "Request Timeout"},   {409, "Conflict"},
-        {413, "Content Too Large"}, {415, "Unsupported Media Type"}, {422, "Unprocessable Content"},
-        {429, "Too Many Requests"}, {431, "Request Header Fields Too Large"}, {499, "Client Closed Request"},
-        {500, "Internal Server Error"}, {501, "Not Implemented"}, {503, "Service Unavailable"},
+        {200, "OK"},
+        {204, "No Content"},
+        {400, "Bad Request"},
+        {401, "Unauthorized"},
+        {403, "Forbidden"},
+        {404, "Not Found"},
+        {405, "Method Not Allowed"},
+        {408, "Request Timeout"},
+        {409, "Conflict"},
+        {413, "Content Too Large"},
+        {415, "Unsupported Media Type"},
+        {422, "Unprocessable Content"},
+        {429, "Too Many Requests"},
+        {431, "Request Header Fields Too Large"},
+        {499, "Client Closed Request"},
+        {500, "Internal Server Error"},
+        {501, "Not Implemented"},
+        {503, "Service Unavailable"},
         {504, "Gateway Timeout"},
     };
     for (size_t i = 0; i < sizeof reasons / sizeof *reasons; i++)
@@ -59,7 +71,8 @@ struct http_exchange *http_exchange_open(struct http_conn *c)
     buffer_init(&x->text, 2 * HTTP_MAX_HEAD_BYTES + 2 * HTTP_MAX_HEADERS);
     buffer_init(&x->body, c->settings->max_body_bytes);
     buffer_init(&x->out, SIZE_MAX / 2);
-    x->request = (struct http_request){.method = HTTP_METHOD_OTHER, .path = "", .query = "", .body = "", .peer = c->peer};
+    x->request =
+        (struct http_request){.method = HTTP_METHOD_OTHER, .path = "", .query = "", .body = "", .peer = c->peer};
     return x;
 }
 
@@ -204,7 +217,8 @@ void http_start(struct http_exchange *x, int status, const struct http_header *h
     start(x, status, headers, -1);
 }
 
-void http_respond(struct http_exchange *x, int status, const struct http_header *headers, const void *body, size_t n_body)
+void http_respond(struct http_exchange *x, int status, const struct http_header *headers, const void *body,
+                  size_t n_body)
 {
     start(x, status, headers, (int64_t)n_body);
     http_write(x, body, n_body);

@@ -49,14 +49,14 @@ struct http_header {
 
 struct http_request {
     enum http_method method;
-    int version;                /* 10, 11 or 20 */
-    const char *path;           /* starts with '/'; percent-encoding as it came */
-    const char *query;          /* behind '?', or "" */
+    int version;       /* 10, 11 or 20 */
+    const char *path;  /* starts with '/'; percent-encoding as it came */
+    const char *query; /* behind '?', or "" */
     const struct http_header *headers;
     size_t n_headers;
     const char *body;
     size_t n_body;
-    const char *peer;           /* address of the client, as text */
+    const char *peer; /* address of the client, as text */
 };
 
 struct http_conn;
@@ -66,7 +66,7 @@ struct http_exchange;
 struct http_settings {
     void *user;
     size_t max_body_bytes;
-    bool draining;              /* answers say that the connection will close */
+    bool draining; /* answers say that the connection will close */
     /* A whole request is there. */
     void (*on_request)(void *user, struct http_exchange *x);
     /* A request cannot be served as it is (400, 413, 431): answer it with this status; the connection then closes. The

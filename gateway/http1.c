@@ -27,16 +27,16 @@ struct http1 {
     enum step step;
     llhttp_t parser;
     struct buffer in;
-    size_t n_scanned;            /* of `in`, in search of the head's end */
-    struct http_exchange *x;     /* from the head's end to the answer's */
-    struct http_header field;    /* the header being parsed: into `in` */
+    size_t n_scanned;         /* of `in`, in search of the head's end */
+    struct http_exchange *x;  /* from the head's end to the answer's */
+    struct http_header field; /* the header being parsed: into `in` */
     size_t n_name, n_value;
     bool bad_field;
-    bool complete;               /* the request is whole */
+    bool complete; /* the request is whole */
     bool keep_alive;
-    bool chunked;                /* the answer */
+    bool chunked; /* the answer */
     bool answered;
-    uint64_t n_raw_body;         /* with chunk headers */
+    uint64_t n_raw_body; /* with chunk headers */
 };
 
 /* ---- llhttp's callbacks; trailers come through the same ones and are thrown away ---- */
@@ -174,7 +174,8 @@ static const char *only_value(const struct http_request *r, const char *name, in
 /* A name or address with port, or nothing; a list or a path would mean that somebody in front reads it differently. */
 static bool host_valid(const char *host)
 {
-    return host[strspn(host, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~%:[]!$&'()*+;=")] == '\0';
+    return host[strspn(host, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~%:[]!$&'()*+;=")] ==
+           '\0';
 }
 
 /* Why the head cannot be accepted, or NULL. */
@@ -268,7 +269,8 @@ static bool step_body(struct http1 *h)
     size_t n = code == HPE_OK ? h->in.n_bytes : (size_t)(llhttp_get_error_pos(&h->parser) - h->in.data);
     h->n_raw_body += n;
     buffer_consume(&h->in, n);
-    if (code == HPE_USER || h->x->body.failed || h->n_raw_body / 8 > h->conn->settings->max_body_bytes + HTTP_MAX_HEAD_BYTES)
+    if (code == HPE_USER || h->x->body.failed ||
+        h->n_raw_body / 8 > h->conn->settings->max_body_bytes + HTTP_MAX_HEAD_BYTES)
         reject(h, 413, "the body is larger than the server takes");
     else if (code != HPE_OK && code != HPE_PAUSED)
         reject(h, 400, "malformed chunked body");

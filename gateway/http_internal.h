@@ -12,7 +12,7 @@
 struct http_exchange {
     struct http_conn *conn;
     struct http_request request;
-    struct buffer text;         /* NUL-terminated strings of the request */
+    struct buffer text; /* NUL-terminated strings of the request */
     struct buffer body;
     struct http_header headers[HTTP_MAX_HEADERS];
     size_t offsets[HTTP_MAX_HEADERS][2];
@@ -21,17 +21,17 @@ struct http_exchange {
     void *user;
     void (*on_gone)(void *user);
     void (*on_writable)(void *user);
-    bool seen;                  /* the application knows of it */
-    bool started, ended;        /* the answer */
+    bool seen;           /* the application knows of it */
+    bool started, ended; /* the answer */
     bool aborted;
-    bool over_low_water;        /* on_writable is owed */
+    bool over_low_water; /* on_writable is owed */
     int status;
     uint64_t n_sent;
     /* HTTP/2 only */
     int32_t stream_id;
-    struct buffer out;          /* body bytes that no frame has taken yet */
-    bool rejected;              /* the rest of the request is thrown away */
-    size_t n_thrown;            /* bytes of it */
+    struct buffer out; /* body bytes that no frame has taken yet */
+    bool rejected;     /* the rest of the request is thrown away */
+    size_t n_thrown;   /* bytes of it */
     struct http_exchange *next, *previous;
 };
 
@@ -55,8 +55,8 @@ struct http_conn {
     struct http_transport transport;
     const struct http_protocol *protocol; /* NULL until the first bytes have decided */
     void *state;
-    struct buffer out;          /* for the transport */
-    bool failed;                /* out of memory, or the input is not to be understood */
+    struct buffer out; /* for the transport */
+    bool failed;       /* out of memory, or the input is not to be understood */
     char preface[24];
     size_t n_preface;
     bool draining;

@@ -161,8 +161,8 @@ static void put_progress(struct job *j, int64_t now_ns)
 {
     struct stream_state *s = j->state;
     /* The first token's time holds the prefill, so it is the start and not counted. */
-    double rate = s->n_tokens > 1 && now_ns > s->first_ns
-                      ? (double)(s->n_tokens - 1) * 1e9 / (double)(now_ns - s->first_ns) : 0;
+    double rate =
+        s->n_tokens > 1 && now_ns > s->first_ns ? (double)(s->n_tokens - 1) * 1e9 / (double)(now_ns - s->first_ns) : 0;
     event_begin(j, "progress");
     emit_key(&j->out, "tokens_generated");
     emit_int(&j->out, s->n_tokens);

@@ -29,19 +29,19 @@ struct job_view {
 
 struct job_call {
     struct job *job;
-    struct engine_call *call;  /* NULL once it is over */
-    size_t held;               /* to be released when the client has read on */
+    struct engine_call *call;             /* NULL once it is over */
+    size_t held;                          /* to be released when the client has read on */
     Bitnet__V1__GenerateResponse *answer; /* of calls that are no streams; owned */
 };
 
 struct job {
     struct request *r;
     const struct job_view *view;
-    void *state;               /* the view's; freed with free() */
+    void *state; /* the view's; freed with free() */
     bool stream, begun;
     int n_calls, n_open;
     struct job_call *calls;
-    struct buffer out;         /* text of one message, or of the whole answer */
+    struct buffer out; /* text of one message, or of the whole answer */
     struct event *ping;
     int64_t last_write_ns;
     struct job *next, *previous;

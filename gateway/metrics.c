@@ -19,12 +19,12 @@ enum error_code gateway_metrics_open(struct gateway *g)
     g->m_duration = metrics_add(m, METRICS_HISTOGRAM, "bitnet_request_duration_seconds",
                                 "Time from a whole HTTP request to the end of its answer.", "method,endpoint,status",
                                 duration_buckets, sizeof duration_buckets / sizeof *duration_buckets);
-    g->m_errors = metrics_add(m, METRICS_COUNTER, "bitnet_errors_total", "Answers that were errors.", "type,component",
-                              NULL, 0);
+    g->m_errors =
+        metrics_add(m, METRICS_COUNTER, "bitnet_errors_total", "Answers that were errors.", "type,component", NULL, 0);
     struct metrics_family *active = metrics_add(m, METRICS_GAUGE, "bitnet_requests_active",
                                                 "HTTP requests in flight on the main port.", "", NULL, 0);
-    struct metrics_family *build = metrics_add(m, METRICS_GAUGE, "bitnet_build_info", "Always 1.",
-                                               "version,git_sha,features", NULL, 0);
+    struct metrics_family *build =
+        metrics_add(m, METRICS_GAUGE, "bitnet_build_info", "Always 1.", "version,git_sha,features", NULL, 0);
     if (!g->m_requests || !g->m_duration || !g->m_errors || !active || !build)
         return ERROR_INTERNAL;
     g->m_active = metrics_get(active);
@@ -54,7 +54,9 @@ void handle_metrics(struct request *r)
     bool open = accept && strstr(accept, "application/openmetrics-text");
     buffer_init(&page, 16 << 20);
     metrics_write(r->g->metrics, &page, open);
-    request_text(r, 200, open ? "application/openmetrics-text; version=1.0.0; charset=utf-8"
-                              : "text/plain; version=0.0.4; charset=utf-8", &page);
+    request_text(r, 200,
+                 open ? "application/openmetrics-text; version=1.0.0; charset=utf-8"
+                      : "text/plain; version=0.0.4; charset=utf-8",
+                 &page);
     buffer_fini(&page);
 }

@@ -19,8 +19,8 @@ struct openai *openai_open(const struct params *p, bool chat)
     o->chat = chat;
     o->object = chat ? "chat.completion" : "text_completion";
     o->chunk_object = chat ? "chat.completion.chunk" : "text_completion";
-    snprintf(o->id, sizeof o->id, "%s-%016llx%016llx", chat ? "chatcmpl" : "cmpl",
-             (unsigned long long)id_random_u64(), (unsigned long long)id_random_u64());
+    snprintf(o->id, sizeof o->id, "%s-%016llx%016llx", chat ? "chatcmpl" : "cmpl", (unsigned long long)id_random_u64(),
+             (unsigned long long)id_random_u64());
     o->created = clock_wall_ns() / CLOCK_NS_PER_S;
     o->n_choices = p->n.set ? (int)p->n.i : 1;
     snprintf(o->model, sizeof o->model, "%s", p->model.text ? p->model.text : "");
@@ -37,7 +37,8 @@ bool openai_stream_options(const struct params *p, bool *include_usage, struct f
     if (!options)
         return true;
     if (!json_is_object(options))
-        failure_add(f, ERROR_INVALID_REQUEST, "stream_options", "an object", fields_describe(options, actual, sizeof actual));
+        failure_add(f, ERROR_INVALID_REQUEST, "stream_options", "an object",
+                    fields_describe(options, actual, sizeof actual));
     else if (usage && !json_is_boolean(usage) && !json_is_null(usage))
         failure_add(f, ERROR_INVALID_REQUEST, "stream_options.include_usage", "true or false",
                     fields_describe(usage, actual, sizeof actual));

@@ -17,9 +17,9 @@ struct openai {
     const char *object, *chunk_object; /* static */
     int64_t created;
     bool chat, include_usage;
-    int n_choices;                /* of one prompt */
+    int n_choices; /* of one prompt */
     bool logprobs;
-    char model[256];              /* as it was asked for, until the engine names it */
+    char model[256]; /* as it was asked for, until the engine names it */
     /* streams */
     bool role_sent[OPENAI_MAX_PROMPTS * OPENAI_MAX_CHOICES];
     size_t text_offset[OPENAI_MAX_PROMPTS * OPENAI_MAX_CHOICES]; /* characters, for logprobs of completions */

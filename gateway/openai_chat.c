@@ -190,8 +190,10 @@ static void start(struct request *r, const struct params *p, bool include_usage,
     struct buffer packed;
     buffer_init(&packed, SIZE_MAX / 2);
     const struct input input = {.messages = p->messages.json};
-    const struct extras extras = {.max_tokens = max_tokens(p), .logprobs = p->logprobs.truth,
-                                  .top_logprobs = p->top_logprobs.i, .request_id = r->id};
+    const struct extras extras = {.max_tokens = max_tokens(p),
+                                  .logprobs = p->logprobs.truth,
+                                  .top_logprobs = p->top_logprobs.i,
+                                  .request_id = r->id};
     struct openai *o = params_pack(p, &input, &extras, &packed) ? openai_open(p, true) : NULL;
     if (o) {
         o->include_usage = include_usage;

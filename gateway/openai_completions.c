@@ -69,8 +69,8 @@ static void completion_done(struct job *j)
         for (size_t k = 0; k < a->n_choices; k++) {
             const Bitnet__V1__Choice *c = a->choices[k];
             size_t offset = 0;
-            put_choice(b, (uint32_t)(i * o->n_choices) + c->index, c->text, c->logprobs, o->logprobs ? c->n_logprobs : 0,
-                       &offset, (int)c->finish_reason);
+            put_choice(b, (uint32_t)(i * o->n_choices) + c->index, c->text, c->logprobs,
+                       o->logprobs ? c->n_logprobs : 0, &offset, (int)c->finish_reason);
         }
     }
     emit_close(b, ']');
@@ -165,10 +165,14 @@ static bool check(const struct params *p, struct failure *f, bool *include_usage
     return params_check_bias(p, f) && openai_stream_options(p, include_usage, f);
 }
 
-static bool pack_all(struct request *r, const struct params *p, const struct input *inputs, struct buffer *packed, int n)
+static bool pack_all(struct request *r, const struct params *p, const struct input *inputs, struct buffer *packed,
+                     int n)
 {
-    const struct extras extras = {.max_tokens = p->max_tokens.i, .logprobs = p->logprobs.set,
-                                  .top_logprobs = p->logprobs.i, .echo = p->echo.truth, .request_id = r->id};
+    const struct extras extras = {.max_tokens = p->max_tokens.i,
+                                  .logprobs = p->logprobs.set,
+                                  .top_logprobs = p->logprobs.i,
+                                  .echo = p->echo.truth,
+                                  .request_id = r->id};
     for (int i = 0; i < n; i++)
         if (!params_pack(p, &inputs[i], &extras, &packed[i]))
             return false;

@@ -11,7 +11,8 @@ static const struct option_def defs[] = {
     {"engine", OPTION_STRING, AT(engine), .default_value = "127.0.0.1:50051",
      .help = "gRPC target of the engine: HOST:PORT, dns:///NAME:PORT or unix:/PATH."},
     {"listen", OPTION_STRING, AT(listen), .default_value = "127.0.0.1:8080",
-     .help = "Addresses for clients, separated by commas: HOST:PORT, [IPv6]:PORT, unix:/PATH; port 0 takes a free one."},
+     .help =
+         "Addresses for clients, separated by commas: HOST:PORT, [IPv6]:PORT, unix:/PATH; port 0 takes a free one."},
     {"admin-listen", OPTION_STRING, AT(admin_listen), .default_value = "127.0.0.1:9091",
      .help = "Addresses for metrics and health; empty for none."},
     {"metrics-on-main", OPTION_BOOL, AT(metrics_on_main), .default_value = "false",

@@ -28,10 +28,12 @@ static bool check_content(const json_t *content, const char *field, struct failu
         return true;
     if (!json_is_array(content))
         return fault(f, ERROR_INVALID_REQUEST, field, "a string or an array of text parts", content);
-    json_array_foreach(content, i, part) {
+    json_array_foreach(content, i, part)
+    {
         const char *type = json_string_value(json_object_get(part, "type"));
         if (!type || strcmp(type, "text") != 0 || !json_is_string(json_object_get(part, "text")))
-            return fault(f, ERROR_VALIDATION_FAILED, field, "parts of type \"text\" only", json_object_get(part, "type"));
+            return fault(f, ERROR_VALIDATION_FAILED, field, "parts of type \"text\" only",
+                         json_object_get(part, "type"));
     }
     return true;
 }
@@ -57,7 +59,8 @@ bool params_check_messages(const json_t *messages, struct failure *f)
         return fault(f, ERROR_INVALID_REQUEST, "messages", "an array of messages", messages);
     if (n == 0 || n > MAX_MESSAGES)
         return fault(f, ERROR_VALIDATION_FAILED, "messages", "1..1024 messages", messages);
-    json_array_foreach(messages, i, message) {
+    json_array_foreach(messages, i, message)
+    {
         snprintf(field, sizeof field, "messages[%zu]", i);
         if (!json_is_object(message))
             return fault(f, ERROR_INVALID_REQUEST, field, "an object", message);
@@ -85,8 +88,7 @@ static char *content_text(const json_t *content)
     if (json_is_string(content))
         return strdup(json_string_value(content));
     buffer_init(&text, SIZE_MAX / 2);
-    json_array_foreach(content, i, part)
-        buffer_append_str(&text, json_string_value(json_object_get(part, "text")));
+    json_array_foreach(content, i, part) buffer_append_str(&text, json_string_value(json_object_get(part, "text")));
     return text.n_bytes > 0 ? buffer_steal(&text) : strdup("");
 }
 
@@ -98,9 +100,10 @@ bool params_check_tokens(const json_t *tokens, struct failure *f)
     json_t *id;
     if (json_array_size(tokens) == 0)
         return fault(f, ERROR_VALIDATION_FAILED, "prompt", "at least one token id", tokens);
-    json_array_foreach(tokens, i, id)
-        if (!json_is_integer(id) || json_integer_value(id) < 0 || json_integer_value(id) > UINT32_MAX)
-            return fault(f, ERROR_VALIDATION_FAILED, "prompt", "token ids that are not negative", id);
+    json_array_foreach(tokens, i,
+                       id) if (!json_is_integer(id) || json_integer_value(id) < 0 ||
+                               json_integer_value(id) > UINT32_MAX) return fault(f, ERROR_VALIDATION_FAILED, "prompt",
+                                                                                 "token ids that are not negative", id);
     return true;
 }
 
@@ -127,7 +130,8 @@ bool params_check_bias(const struct params *p, struct failure *f)
         return fault(f, ERROR_INVALID_REQUEST, "logit_bias", "an object of token ids and numbers", bias);
     if (json_object_size(bias) > MAX_BIAS)
         return fault(f, ERROR_VALIDATION_FAILED, "logit_bias", "at most 300 tokens", bias);
-    json_object_foreach((json_t *)(uintptr_t)bias, key, v) {
+    json_object_foreach((json_t *)(uintptr_t)bias, key, v)
+    {
         if (!token_id(key, &id))
             return fault(f, ERROR_VALIDATION_FAILED, "logit_bias", "token ids as keys", bias);
         if (!json_is_number(v) || json_number_value(v) < -100 || json_number_value(v) > 100)
@@ -146,7 +150,7 @@ struct scratch {
     char *stop[MAX_STOP];
     Bitnet__V1__Tokens tokens;
     Bitnet__V1__Chat chat;
-    Bitnet__V1__Message *messages;  /* owned */
+    Bitnet__V1__Message *messages; /* owned */
 };
 
 /* protobuf-c's strings are not const; packing only reads them. */
@@ -175,7 +179,8 @@ static void fill_sampling(const struct params *p, struct scratch *scratch)
     SET(seed, SEED, (uint64_t)p->seed.i)
     const char *key;
     json_t *v;
-    json_object_foreach((json_t *)(uintptr_t)p->logit_bias.json, key, v) {
+    json_object_foreach((json_t *)(uintptr_t)p->logit_bias.json, key, v)
+    {
         Bitnet__V1__LogitBias *b = &scratch->bias[s->n_logit_bias];
         bitnet__v1__logit_bias__init(b);
         token_id(key, &b->token_id);

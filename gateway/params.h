@@ -18,13 +18,13 @@ struct params {
 /* What a generation starts from; one of the three. Borrowed from the JSON. */
 struct input {
     const char *prompt;
-    const json_t *tokens;   /* array of integers */
+    const json_t *tokens; /* array of integers */
     const json_t *messages;
 };
 
 /* What the endpoint has worked out of fields that differ between the APIs. */
 struct extras {
-    int64_t max_tokens;     /* 0 = not told */
+    int64_t max_tokens; /* 0 = not told */
     bool logprobs;
     int64_t top_logprobs;
     bool echo;

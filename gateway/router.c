@@ -72,7 +72,8 @@ static bool fits(const char *pattern, const char *path, char *param, size_t n_pa
     if (strncmp(pattern, path, n_prefix) != 0)
         return false;
     size_t n = strcspn(path + n_prefix, "/");
-    return strcmp(path + n_prefix + n, strchr(brace, '}') + 1) == 0 && decode_segment(path + n_prefix, n, param, n_param);
+    return strcmp(path + n_prefix + n, strchr(brace, '}') + 1) == 0 &&
+           decode_segment(path + n_prefix, n, param, n_param);
 }
 
 const struct route *router_find(const char *path, enum http_method method, unsigned where, char *param, size_t n_param,
@@ -236,9 +237,11 @@ void gateway_init_http(struct gateway *g)
 
 void request_text(struct request *r, int status, const char *content_type, const struct buffer *body)
 {
-    const struct http_header headers[] = {
-        {"content-type", content_type}, {"x-request-id", r->id}, {"cache-control", "no-store"},
-        {status == 503 ? "retry-after" : NULL, "1"}, {NULL, NULL}};
+    const struct http_header headers[] = {{"content-type", content_type},
+                                          {"x-request-id", r->id},
+                                          {"cache-control", "no-store"},
+                                          {status == 503 ? "retry-after" : NULL, "1"},
+                                          {NULL, NULL}};
     if (body->failed)
         error_answer(r, ERROR_INTERNAL, "the answer is too large");
     else

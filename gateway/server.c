@@ -10,11 +10,11 @@
 #include "base/log.h"
 #include "gateway/address.h"
 
+#include <errno.h>
 #include <event2/buffer.h>
 #include <event2/bufferevent.h>
 #include <event2/event.h>
 #include <event2/listener.h>
-#include <errno.h>
 #include <netinet/tcp.h>
 #include <stdlib.h>
 #include <string.h>
@@ -36,7 +36,7 @@ struct connection {
     struct http_conn *http;
     struct event *flush, *limit;
     enum http_phase phase;
-    bool shut;                /* our side of the socket is closed */
+    bool shut; /* our side of the socket is closed */
     struct connection *next, *previous;
 };
 
@@ -48,7 +48,7 @@ struct server {
     int n_listeners, port;
     struct connection *connections;
     int64_t n_connections;
-    struct buffer out;        /* scratch for one flush */
+    struct buffer out; /* scratch for one flush */
     bool draining, full;
     void (*done)(void *user);
     void *done_user;
@@ -104,8 +104,9 @@ static void arm(struct connection *c, int seconds)
 static void follow_phase(struct connection *c, enum http_phase phase, bool progress)
 {
     static const int limits[] = {
-        [HTTP_PHASE_IDLE] = IDLE_LIMIT_S, [HTTP_PHASE_HEAD] = HEAD_LIMIT_S,     [HTTP_PHASE_BODY] = BODY_LIMIT_S,
-        [HTTP_PHASE_ANSWER] = 0,          [HTTP_PHASE_LINGER] = LINGER_LIMIT_S, [HTTP_PHASE_CLOSED] = LINGER_LIMIT_S,
+        [HTTP_PHASE_IDLE] = IDLE_LIMIT_S,     [HTTP_PHASE_HEAD] = HEAD_LIMIT_S,
+        [HTTP_PHASE_BODY] = BODY_LIMIT_S,     [HTTP_PHASE_ANSWER] = 0,
+        [HTTP_PHASE_LINGER] = LINGER_LIMIT_S, [HTTP_PHASE_CLOSED] = LINGER_LIMIT_S,
         [HTTP_PHASE_STALLED] = WRITE_LIMIT_S,
     };
     if (phase != c->phase || (progress && (phase == HTTP_PHASE_BODY || phase == HTTP_PHASE_STALLED)))
@@ -186,7 +187,8 @@ static void on_written(struct bufferevent *bev, void *user)
 
 static void on_event(struct bufferevent *bev, short what, void *user)
 {
-    (void)bev, (void)what; /* the end of input, an error or a reader that does not read: all mean that nobody is there */
+    (void)bev,
+        (void)what; /* the end of input, an error or a reader that does not read: all mean that nobody is there */
     connection_close(user);
 }
 
@@ -209,7 +211,8 @@ static void link_connection(struct connection *c)
         set_accepting(s, false); /* the backlog holds the rest */
 }
 
-static void on_accept(struct evconnlistener *listener, evutil_socket_t fd, struct sockaddr *from, int n_from, void *user)
+static void on_accept(struct evconnlistener *listener, evutil_socket_t fd, struct sockaddr *from, int n_from,
+                      void *user)
 {
     (void)listener;
     struct server *s = user;
@@ -256,7 +259,8 @@ static enum error_code listen_on(struct server *s, const struct address *a, stru
     enum error_code code = address_listen(a, &fd, err);
     if (code != ERROR_NONE)
         return code;
-    struct evconnlistener *l = evconnlistener_new(s->base, on_accept, s, LEV_OPT_CLOSE_ON_FREE | LEV_OPT_CLOSE_ON_EXEC, 0, fd);
+    struct evconnlistener *l =
+        evconnlistener_new(s->base, on_accept, s, LEV_OPT_CLOSE_ON_FREE | LEV_OPT_CLOSE_ON_EXEC, 0, fd);
     if (!l) {
         close(fd);
         return error_set(err, ERROR_INTERNAL, "out of memory");
@@ -268,7 +272,8 @@ static enum error_code listen_on(struct server *s, const struct address *a, stru
         s->port = port;
     s->addresses[s->n_listeners] = *a;
     s->listeners[s->n_listeners++] = l;
-    log_info("gateway", "listening", LOG_STR("server", s->options.name), LOG_STR("address", text), LOG_INT("port", port));
+    log_info("gateway", "listening", LOG_STR("server", s->options.name), LOG_STR("address", text),
+             LOG_INT("port", port));
     return ERROR_NONE;
 }
 

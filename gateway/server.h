@@ -9,10 +9,10 @@ struct event_base;
 struct server;
 
 struct server_options {
-    const char *listen;            /* "127.0.0.1:8080", "[::]:8080", ":8080", "unix:/path"; several by commas */
+    const char *listen;               /* "127.0.0.1:8080", "[::]:8080", ":8080", "unix:/path"; several by commas */
     const struct http_settings *http; /* borrowed */
     int64_t max_connections;
-    const char *name;              /* for the log: "main", "admin" */
+    const char *name; /* for the log: "main", "admin" */
 };
 
 /* Binds and accepts; logs the addresses. */

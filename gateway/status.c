@@ -38,8 +38,8 @@ static void read_bad_request(const Google__Protobuf__Any *any, struct found *fou
     Google__Rpc__BadRequest *bad = google__rpc__bad_request__unpack(NULL, any->value.len, any->value.data);
     for (size_t i = 0; bad && i < bad->n_field_violations; i++) {
         const Google__Rpc__BadRequest__FieldViolation *v = bad->field_violations[i];
-        failure_add(&found->violations, ERROR_VALIDATION_FAILED, fields_rest_name(found->table, v->field, name, sizeof name),
-                    v->description, NULL);
+        failure_add(&found->violations, ERROR_VALIDATION_FAILED,
+                    fields_rest_name(found->table, v->field, name, sizeof name), v->description, NULL);
     }
     google__rpc__bad_request__free_unpacked(bad, NULL);
 }

@@ -1,9 +1,9 @@
 /* POST /tokenize and /detokenize. */
+#include "gateway/tokenize.h"
 #include "bitnet/v1/inference.pb-c.h"
 #include "gateway/ask.h"
 #include "gateway/body.h"
 #include "gateway/emit.h"
-#include "gateway/tokenize.h"
 
 #include <stddef.h>
 #include <stdlib.h>
@@ -116,15 +116,17 @@ static bool check_ids(const json_t *ids, struct failure *f)
     json_t *id;
     char actual[224];
     if (!json_is_array(ids)) {
-        failure_add(f, ERROR_INVALID_REQUEST, "tokens", "an array of token ids", fields_describe(ids, actual, sizeof actual));
+        failure_add(f, ERROR_INVALID_REQUEST, "tokens", "an array of token ids",
+                    fields_describe(ids, actual, sizeof actual));
         return false;
     }
-    json_array_foreach(ids, i, id)
-        if (!json_is_integer(id) || json_integer_value(id) < 0 || json_integer_value(id) > UINT32_MAX) {
-            failure_add(f, ERROR_VALIDATION_FAILED, "tokens", "token ids that are not negative",
-                        fields_describe(id, actual, sizeof actual));
-            return false;
-        }
+    json_array_foreach(ids, i, id) if (!json_is_integer(id) || json_integer_value(id) < 0 ||
+                                       json_integer_value(id) > UINT32_MAX)
+    {
+        failure_add(f, ERROR_VALIDATION_FAILED, "tokens", "token ids that are not negative",
+                    fields_describe(id, actual, sizeof actual));
+        return false;
+    }
     return true;
 }
 

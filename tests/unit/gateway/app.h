@@ -71,7 +71,8 @@ static inline void app_open(struct app *a)
     log_init(LOG_OFF, LOG_FORMAT_JSON);
     app_n_calls = 0;
     app_refuse = ERROR_NONE;
-    a->config = (struct gateway_config){.max_body_bytes = 1 << 20, .max_prompt_chars = 8192, .request_timeout_ms = 600000};
+    a->config =
+        (struct gateway_config){.max_body_bytes = 1 << 20, .max_prompt_chars = 8192, .request_timeout_ms = 600000};
     a->g.config = &a->config;
     a->g.base = event_base_new();
     gateway_metrics_open(&a->g);
@@ -91,13 +92,14 @@ static inline void app_close(struct app *a)
 }
 
 /* A whole request; the answer, as far as it is there, is in app_sent. */
-static inline void app_request(struct app *a, const char *method, const char *path, const char *headers, const char *body)
+static inline void app_request(struct app *a, const char *method, const char *path, const char *headers,
+                               const char *body)
 {
     struct buffer b;
     buffer_init(&b, 8 << 20);
     buffer_clear(&a->m.out);
-    buffer_printf(&b, "%s %s HTTP/1.1\r\nHost: a\r\nX-Request-Id: rid\r\n%sContent-Length: %zu\r\n\r\n%s", method, path, headers,
-                  strlen(body), body);
+    buffer_printf(&b, "%s %s HTTP/1.1\r\nHost: a\r\nX-Request-Id: rid\r\n%sContent-Length: %zu\r\n\r\n%s", method, path,
+                  headers, strlen(body), body);
     memory_input(&a->m, b.data, b.n_bytes, 0);
     buffer_fini(&b);
 }
@@ -192,14 +194,14 @@ static inline void app_answer(int call, bool stream, const char *text)
     usage.completion_tokens = 2;
     usage.cached_prompt_tokens = 1;
     timing = (Bitnet__V1__Timing){timing.base, 1.5, 20.25, 100.4, 25.0, 1.0};
-    a.model = (char *)(uintptr_t)"tales";
+    a.model = (char *)(uintptr_t) "tales";
     a.n_choices = 1;
     a.choices = choices;
     a.usage = &usage;
     a.timing = &timing;
     a.seed = 7;
     a.quantization = BITNET__V1__QUANTIZATION__QUANTIZATION_I2S;
-    a.device = (char *)(uintptr_t)"cpu";
+    a.device = (char *)(uintptr_t) "cpu";
     a.memory_bytes = 3 << 20;
     if (stream) {
         Bitnet__V1__StreamGenerateResponse r = BITNET__V1__STREAM_GENERATE_RESPONSE__INIT;

@@ -16,8 +16,8 @@
 struct memory {
     struct http_settings settings;
     struct http_conn *conn;
-    struct buffer out;            /* what the connection has sent */
-    size_t pending;               /* bytes that the test's transport has not passed on */
+    struct buffer out; /* what the connection has sent */
+    size_t pending;    /* bytes that the test's transport has not passed on */
     int n_requests, n_rejects, n_gone, n_finished, n_aborted, n_writable;
     int reject_status;
     struct http_exchange *stream; /* that of /stream while it runs */

@@ -45,7 +45,8 @@ static const char *golden(void)
 START_TEST(inference)
 {
     setup();
-    app_post(&app, "/v1/inference", "{\"prompt\":\"Hi\",\"seed\":7,\"stop_sequences\":[\"x\",\"y\"],\"priority\":\"high\","
+    app_post(&app, "/v1/inference",
+             "{\"prompt\":\"Hi\",\"seed\":7,\"stop_sequences\":[\"x\",\"y\"],\"priority\":\"high\","
              "\"timeout_ms\":5000,\"temperature\":0,\"top_k\":3,\"device_preference\":\"cpu\"}");
     ck_assert_int_eq(app_n_calls, 1);
     ck_assert_str_eq(app_calls[0].options.path, "/bitnet.v1.InferenceService/Generate");
@@ -68,9 +69,11 @@ START_TEST(inference)
     app_end(0, 0, "");
     ck_assert_int_eq(app_status(&app), 200);
     ck_assert_ptr_nonnull(strstr(app_sent(&app), "x-request-id: rid\r\n"));
-    ck_assert_str_eq(golden(),
+    ck_assert_str_eq(
+        golden(),
         "{\"text\":\"a \\\"b\\\"\",\"tokens_generated\":2,\"prompt_tokens\":4,\"inference_time_ms\":100,"
-        "\"tokens_per_second\":25,\"model_id\":\"tales\",\"request_id\":\"rid\",\"finish_reason\":\"length\",\"seed\":7,"
+        "\"tokens_per_second\":25,\"model_id\":\"tales\",\"request_id\":\"rid\",\"finish_reason\":\"length\",\"seed\":"
+        "7,"
         "\"quantization_used\":\"i2s\",\"device_used\":\"cpu\",\"performance_metrics\":{\"batch_size\":1,"
         "\"queue_time_ms\":1.5,\"processing_time_ms\":98.9,\"time_to_first_token_ms\":20.25,\"cached_prompt_tokens\":1,"
         "\"memory_usage_mb\":3}}");
@@ -93,9 +96,12 @@ START_TEST(inference_stream)
     app_end(0, 0, "");
     ck_assert_ptr_nonnull(strstr(app_sent(&app), "content-type: text/event-stream\r\ncache-control: no-cache\r\n"
                                                  "x-accel-buffering: no\r\n"));
-    ck_assert_str_eq(golden(),
-        "event: token\nid: 0\ndata: {\"type\":\"token\",\"text\":\"One\",\"token_id\":11,\"position\":0,\"timestamp\":\"\"}\n\n"
-        "event: token\nid: 1\ndata: {\"type\":\"token\",\"text\":\"\",\"token_id\":12,\"position\":1,\"timestamp\":\"\"}\n\n"
+    ck_assert_str_eq(
+        golden(),
+        "event: token\nid: 0\ndata: "
+        "{\"type\":\"token\",\"text\":\"One\",\"token_id\":11,\"position\":0,\"timestamp\":\"\"}\n\n"
+        "event: token\nid: 1\ndata: "
+        "{\"type\":\"token\",\"text\":\"\",\"token_id\":12,\"position\":1,\"timestamp\":\"\"}\n\n"
         "event: metrics\nid: 1\ndata: {\"type\":\"metrics\",\"device\":\"cpu\",\"memory_usage_mb\":3,\"batch_size\":1,"
         "\"queue_time_ms\":1.5}\n\n"
         "event: complete\nid: 1\ndata: {\"type\":\"complete\",\"total_tokens\":2,\"inference_time_ms\":100,"
@@ -122,9 +128,11 @@ END_TEST
 START_TEST(chat)
 {
     setup();
-    app_post(&app, "/v1/chat/completions", "{\"model\":\"m.1\",\"messages\":[{\"role\":\"developer\",\"content\":\"S\"},"
+    app_post(&app, "/v1/chat/completions",
+             "{\"model\":\"m.1\",\"messages\":[{\"role\":\"developer\",\"content\":\"S\"},"
              "{\"role\":\"user\",\"content\":[{\"type\":\"text\",\"text\":\"a\"},{\"type\":\"text\",\"text\":\"b\"}]}],"
-             "\"max_tokens\":9,\"max_completion_tokens\":5,\"stop\":\"z\",\"logit_bias\":{\"5\":-100},\"user\":\"u\",\"seed\":null,"
+             "\"max_tokens\":9,\"max_completion_tokens\":5,\"stop\":\"z\",\"logit_bias\":{\"5\":-100},\"user\":\"u\","
+             "\"seed\":null,"
              "\"tools\":[]}");
     Bitnet__V1__GenerateRequest *q = app_generate_request(0);
     ck_assert_str_eq(q->model, "m.1");
@@ -138,8 +146,10 @@ START_TEST(chat)
     bitnet__v1__generate_request__free_unpacked(q, NULL);
     app_answer(0, false, "Hello");
     app_end(0, 0, "");
-    ck_assert_str_eq(golden(),
-        "{\"id\":\"chatcmpl-\",\"object\":\"chat.completion\",\"created\":,\"model\":\"tales\",\"choices\":[{\"index\":0,"
+    ck_assert_str_eq(
+        golden(),
+        "{\"id\":\"chatcmpl-\",\"object\":\"chat.completion\",\"created\":,\"model\":\"tales\",\"choices\":[{\"index\":"
+        "0,"
         "\"message\":{\"role\":\"assistant\",\"content\":\"Hello\",\"refusal\":null},\"logprobs\":null,"
         "\"finish_reason\":\"length\"}],\"usage\":{\"prompt_tokens\":4,\"completion_tokens\":2,\"total_tokens\":6,"
         "\"prompt_tokens_details\":{\"cached_tokens\":1}}}");
@@ -147,24 +157,27 @@ START_TEST(chat)
 }
 END_TEST
 
-#define CHUNK "data: {\"id\":\"chatcmpl-\",\"object\":\"chat.completion.chunk\",\"created\":,\"model\":\"m\",\"choices\":["
+#define CHUNK                                                                                                          \
+    "data: {\"id\":\"chatcmpl-\",\"object\":\"chat.completion.chunk\",\"created\":,\"model\":\"m\",\"choices\":["
 
 START_TEST(chat_stream)
 {
     setup();
-    app_post(&app, "/v1/chat/completions", "{\"model\":\"m\",\"messages\":[{\"role\":\"user\",\"content\":\"a\"}],\"stream\":true,"
+    app_post(&app, "/v1/chat/completions",
+             "{\"model\":\"m\",\"messages\":[{\"role\":\"user\",\"content\":\"a\"}],\"stream\":true,"
              "\"stream_options\":{\"include_usage\":true},\"logprobs\":true}");
     app_token(0, 0, 0, 11, "Hi", -0.5f);
     app_choice_end(0, 0, STOP);
     app_answer(0, true, "");
     app_end(0, 0, "");
-    ck_assert_str_eq(golden(),
-        CHUNK "{\"index\":0,\"delta\":{\"role\":\"assistant\",\"content\":\"\"},\"logprobs\":null,\"finish_reason\":null}],"
-        "\"usage\":null}\n\n"
-        CHUNK "{\"index\":0,\"delta\":{\"content\":\"Hi\"},\"logprobs\":{\"content\":[{\"token\":\"Hi\",\"logprob\":-0.5,"
-        "\"bytes\":[72,105],\"top_logprobs\":[]}],\"refusal\":null},\"finish_reason\":null}],\"usage\":null}\n\n"
-        CHUNK "{\"index\":0,\"delta\":{},\"logprobs\":null,\"finish_reason\":\"stop\"}],\"usage\":null}\n\n"
-        CHUNK "],\"usage\":{\"prompt_tokens\":4,\"completion_tokens\":2,\"total_tokens\":6,"
+    ck_assert_str_eq(
+        golden(), CHUNK
+        "{\"index\":0,\"delta\":{\"role\":\"assistant\",\"content\":\"\"},\"logprobs\":null,\"finish_reason\":null}],"
+        "\"usage\":null}\n\n" CHUNK
+        "{\"index\":0,\"delta\":{\"content\":\"Hi\"},\"logprobs\":{\"content\":[{\"token\":\"Hi\",\"logprob\":-0.5,"
+        "\"bytes\":[72,105],\"top_logprobs\":[]}],\"refusal\":null},\"finish_reason\":null}],\"usage\":null}\n\n" CHUNK
+        "{\"index\":0,\"delta\":{},\"logprobs\":null,\"finish_reason\":\"stop\"}],\"usage\":null}\n\n" CHUNK
+        "],\"usage\":{\"prompt_tokens\":4,\"completion_tokens\":2,\"total_tokens\":6,"
         "\"prompt_tokens_details\":{\"cached_tokens\":1}}}\n\n"
         "data: [DONE]\n\n");
     app_close(&app);
@@ -187,11 +200,11 @@ START_TEST(completions_of_two_prompts)
     app_answer(0, false, "aA");
     app_end(0, 0, "");
     ck_assert_str_eq(golden(),
-        "{\"id\":\"cmpl-\",\"object\":\"text_completion\",\"created\":,\"model\":\"tales\",\"choices\":["
-        "{\"index\":0,\"text\":\"aA\",\"logprobs\":null,\"finish_reason\":\"length\"},"
-        "{\"index\":1,\"text\":\"bB\",\"logprobs\":null,\"finish_reason\":\"length\"}],"
-        "\"usage\":{\"prompt_tokens\":8,\"completion_tokens\":4,\"total_tokens\":12,"
-        "\"prompt_tokens_details\":{\"cached_tokens\":2}}}");
+                     "{\"id\":\"cmpl-\",\"object\":\"text_completion\",\"created\":,\"model\":\"tales\",\"choices\":["
+                     "{\"index\":0,\"text\":\"aA\",\"logprobs\":null,\"finish_reason\":\"length\"},"
+                     "{\"index\":1,\"text\":\"bB\",\"logprobs\":null,\"finish_reason\":\"length\"}],"
+                     "\"usage\":{\"prompt_tokens\":8,\"completion_tokens\":4,\"total_tokens\":12,"
+                     "\"prompt_tokens_details\":{\"cached_tokens\":2}}}");
     app_close(&app);
 }
 END_TEST
@@ -208,7 +221,8 @@ START_TEST(completions_stream)
     app_choice_end(0, 0, LENGTH);
     app_answer(0, true, "");
     app_end(0, 0, "");
-    ck_assert_str_eq(golden(),
+    ck_assert_str_eq(
+        golden(),
         "data: {\"id\":\"cmpl-\",\"object\":\"text_completion\",\"created\":,\"model\":\"m\",\"choices\":[{\"index\":0,"
         "\"text\":\"\xc3\xa9\",\"logprobs\":null,\"finish_reason\":null}]}\n\n"
         "data: {\"id\":\"cmpl-\",\"object\":\"text_completion\",\"created\":,\"model\":\"m\",\"choices\":[{\"index\":0,"
@@ -245,8 +259,9 @@ START_TEST(an_error_in_mid_stream_is_an_event)
     app_post(&app, "/v1/inference/stream", "{\"prompt\":\"Hi\"}");
     app_token(0, 0, 0, 11, "One", 0);
     app_end(0, 13, "broken");
-    ck_assert_ptr_nonnull(strstr(app_sent(&app), "event: error\nid: 0\ndata: {\"type\":\"error\",\"code\":\"INTERNAL_ERROR\","
-                                                 "\"message\":\"broken\",\"details\":{\"error_type\":\"server_error\"},"));
+    ck_assert_ptr_nonnull(strstr(app_sent(&app),
+                                 "event: error\nid: 0\ndata: {\"type\":\"error\",\"code\":\"INTERNAL_ERROR\","
+                                 "\"message\":\"broken\",\"details\":{\"error_type\":\"server_error\"},"));
     ck_assert_ptr_nonnull(strstr(app_sent(&app), "\r\n0\r\n\r\n"));
     app_post(&app, "/v1/chat/completions", "{\"messages\":[{\"role\":\"user\",\"content\":\"a\"}],\"stream\":true}");
     app_token(1, 0, 0, 11, "One", 0);
@@ -308,14 +323,16 @@ static const struct refusal refusals[] = {
     {"POST", "/v1/models/load", JSON_TYPE, "{}", 501, "NOT_IMPLEMENTED"},
     {"POST", "/v1/inference", "Content-Type: text/plain\r\n", "{}", 415, "UNSUPPORTED_MEDIA_TYPE"},
     {"POST", "/v1/inference", JSON_TYPE, "{\"prompt\":1}", 400, "\"code\":\"INVALID_REQUEST\""},
-    {"POST", "/v1/inference", JSON_TYPE, "{\"promt\":\"a\"}", 400, "{\"field\":\"promt\",\"expected\":\"no such field\","},
+    {"POST", "/v1/inference", JSON_TYPE, "{\"promt\":\"a\"}", 400,
+     "{\"field\":\"promt\",\"expected\":\"no such field\","},
     {"POST", "/v1/inference", JSON_TYPE "Accept: application/problem+json\r\n", "{}", 400,
      "content-type: application/problem+json\r\n"},
     {"POST", CHAT, JSON_TYPE, "{}", 400, "\"param\":\"messages\""},
     {"POST", CHAT, JSON_TYPE, "{\"messages\":[]}", 400, "\"param\":\"messages\""},
     {"POST", CHAT, JSON_TYPE, "{\"messages\":[{\"role\":\"x\",\"content\":\"a\"}]}", 400, "messages[0].role"},
     {"POST", CHAT, JSON_TYPE, "{\"messages\":[{\"role\":\"user\"}]}", 400, "messages[0].content"},
-    {"POST", CHAT, JSON_TYPE, "{\"messages\":[{\"role\":\"user\",\"content\":[{\"type\":\"image_url\"}]}]}", 400, "content"},
+    {"POST", CHAT, JSON_TYPE, "{\"messages\":[{\"role\":\"user\",\"content\":[{\"type\":\"image_url\"}]}]}", 400,
+     "content"},
     {"POST", CHAT, JSON_TYPE, "{" MESSAGES ",\"tools\":[{}]}", 400, "\"param\":\"tools\""},
     {"POST", CHAT, JSON_TYPE, "{" MESSAGES ",\"response_format\":{\"type\":\"json_object\"}}", 400, "response_format"},
     {"POST", CHAT, JSON_TYPE, "{" MESSAGES ",\"n\":9}", 400, "\"param\":\"n\""},
@@ -370,14 +387,15 @@ START_TEST(the_page_of_metrics)
     memory_close(&app.m);
     app_connect(&app, &app.g.admin_http);
     app_request(&app, "GET", "/metrics", "", "");
-    ck_assert_ptr_nonnull(strstr(app_sent(&app), "bitnet_requests_total{method=\"GET\",endpoint=\"other\",status=\"404\"} 1"));
+    ck_assert_ptr_nonnull(
+        strstr(app_sent(&app), "bitnet_requests_total{method=\"GET\",endpoint=\"other\",status=\"404\"} 1"));
     ck_assert_ptr_nonnull(strstr(app_sent(&app), "bitnet_errors_total{type=\"NOT_FOUND\",component=\"gateway\"} 1"));
     ck_assert_ptr_nonnull(strstr(app_sent(&app), "bitnet_process_resident_memory_bytes"));
     app_close(&app);
 }
 END_TEST
 
-SUITE("answers", inference, inference_stream, progress_every_sixteen_tokens, chat, chat_stream, completions_of_two_prompts,
-      completions_stream, an_error_before_the_first_token_has_its_status, an_error_in_mid_stream_is_an_event,
-      one_failing_prompt_cancels_the_others, a_slow_reader_holds_the_engine, refuses, live_needs_no_engine,
-      the_page_of_metrics)
+SUITE("answers", inference, inference_stream, progress_every_sixteen_tokens, chat, chat_stream,
+      completions_of_two_prompts, completions_stream, an_error_before_the_first_token_has_its_status,
+      an_error_in_mid_stream_is_an_event, one_failing_prompt_cancels_the_others, a_slow_reader_holds_the_engine,
+      refuses, live_needs_no_engine, the_page_of_metrics)

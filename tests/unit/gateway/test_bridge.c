@@ -22,8 +22,8 @@
 /* ---- the engine: what it does is told by the prompt ---- */
 
 struct fake_call {
-    int n_sent, n_tokens;  /* tokens to send; then the end */
-    int code;              /* the status at the end */
+    int n_sent, n_tokens; /* tokens to send; then the end */
+    int code;             /* the status at the end */
 };
 
 static atomic_int n_cancelled, n_done, n_flood;
@@ -108,15 +108,19 @@ static void fake_health(void *service, struct rpc_call *c, const void *data, siz
 }
 
 static const struct rpc_method methods[] = {
-    {.path = "/bitnet.v1.InferenceService/StreamGenerate", .kind = RPC_SERVER_STREAM, .on_message = fake_stream,
-     .on_sent = fake_sent, .on_done = fake_done},
+    {.path = "/bitnet.v1.InferenceService/StreamGenerate",
+     .kind = RPC_SERVER_STREAM,
+     .on_message = fake_stream,
+     .on_sent = fake_sent,
+     .on_done = fake_done},
     {.path = "/bitnet.v1.AdminService/Health", .kind = RPC_UNARY, .on_message = fake_health},
     {0},
 };
 
 /* ---- the gateway ---- */
 
-static struct gateway_config config = {.max_body_bytes = 1 << 20, .max_prompt_chars = 8192, .request_timeout_ms = 20000};
+static struct gateway_config config = {
+    .max_body_bytes = 1 << 20, .max_prompt_chars = 8192, .request_timeout_ms = 20000};
 static struct gateway g;
 static struct memory m;
 static struct rpc_server *server;
@@ -189,8 +193,10 @@ static void ask(const char *prompt)
 {
     char body[64], text[256];
     snprintf(body, sizeof body, "{\"prompt\":\"%s\"}", prompt);
-    snprintf(text, sizeof text, "POST /v1/inference/stream HTTP/1.1\r\nHost: a\r\nX-Request-Id: rid-1\r\n"
-             "Content-Length: %zu\r\n\r\n%s", strlen(body), body);
+    snprintf(text, sizeof text,
+             "POST /v1/inference/stream HTTP/1.1\r\nHost: a\r\nX-Request-Id: rid-1\r\n"
+             "Content-Length: %zu\r\n\r\n%s",
+             strlen(body), body);
     memory_text(&m, text);
 }
 

@@ -11,7 +11,8 @@ static const struct fields_rules strict = {.strict = true, .max_prompt_chars = 1
 static const struct fields_rules lenient = {.strict = false, .max_prompt_chars = 10};
 
 /* Parses one object; the code of the fault, or ERROR_NONE. */
-static enum error_code parse(const struct field *table, const struct fields_rules *rules, const char *json, struct params *p)
+static enum error_code parse(const struct field *table, const struct fields_rules *rules, const char *json,
+                             struct params *p)
 {
     struct failure f;
     json_t *root;
@@ -38,8 +39,9 @@ START_TEST(numbers_at_their_bounds)
                 bool whole = values[i] == (double)(long long)values[i];
                 snprintf(json, sizeof json, whole ? "{\"%s\":%.0f}" : "{\"%s\":%.3f}", f->name, values[i]);
                 const struct field only[] = {*f, {0}};
-                enum error_code want = i < 2 ? ERROR_NONE : f->type == FIELD_INT && !whole ? ERROR_INVALID_REQUEST
-                                                                                           : ERROR_VALIDATION_FAILED;
+                enum error_code want = i < 2                            ? ERROR_NONE
+                                       : f->type == FIELD_INT && !whole ? ERROR_INVALID_REQUEST
+                                                                        : ERROR_VALIDATION_FAILED;
                 ck_assert_msg(parse(only, &strict, json, &p) == want, "%s", json);
             }
             snprintf(json, sizeof json, "{\"%s\":\"1\"}", f->name);
@@ -57,7 +59,8 @@ struct one {
 static const struct one ones[] = {
     {"{\"prompt\":\"a\"}", ERROR_NONE},
     {"{\"prompt\":\"0123456789\"}", ERROR_NONE},
-    {"{\"prompt\":\"\xc3\xa9\xc3\xa9\xc3\xa9\xc3\xa9\xc3\xa9\xc3\xa9\xc3\xa9\xc3\xa9\xc3\xa9\xc3\xa9\"}", ERROR_NONE}, /* 10 characters */
+    {"{\"prompt\":\"\xc3\xa9\xc3\xa9\xc3\xa9\xc3\xa9\xc3\xa9\xc3\xa9\xc3\xa9\xc3\xa9\xc3\xa9\xc3\xa9\"}",
+     ERROR_NONE}, /* 10 characters */
     {"{\"prompt\":\"\\ud83d\\ude00\"}", ERROR_NONE},
     {"{\"prompt\":\"0123456789a\"}", ERROR_VALIDATION_FAILED},
     {"{\"prompt\":\"\"}", ERROR_VALIDATION_FAILED},
@@ -85,7 +88,8 @@ static const struct one ones[] = {
     {"{\"prompt\":\"a\",\"stop_sequences\":[\"1\",\"2\",\"3\",\"4\",\"5\",\"6\",\"7\",\"8\",\"9\",\"0\"]}", ERROR_NONE},
     {"{\"prompt\":\"a\",\"stop_sequences\":[\"1\",\"2\",\"3\",\"4\",\"5\",\"6\",\"7\",\"8\",\"9\",\"0\",\"1\"]}",
      ERROR_VALIDATION_FAILED},
-    {"{\"prompt\":\"a\",\"stop_sequences\":[\"0123456789012345678901234567890123456789012345678901234567890123\"]}", ERROR_NONE},
+    {"{\"prompt\":\"a\",\"stop_sequences\":[\"0123456789012345678901234567890123456789012345678901234567890123\"]}",
+     ERROR_NONE},
     {"{\"prompt\":\"a\",\"stop_sequences\":[\"01234567890123456789012345678901234567890123456789012345678901234\"]}",
      ERROR_VALIDATION_FAILED},
     {"{\"prompt\":\"a\",\"stop_sequences\":[\"\"]}", ERROR_VALIDATION_FAILED},
@@ -124,12 +128,17 @@ END_TEST
 START_TEST(openai_ignores_what_it_does_not_know)
 {
     struct params p;
-    ck_assert_int_eq(parse(completion_fields, &lenient, "{\"prompt\":\"a\",\"what\":1,\"seed\":null,\"user\":\"x\"}", &p), ERROR_NONE);
+    ck_assert_int_eq(
+        parse(completion_fields, &lenient, "{\"prompt\":\"a\",\"what\":1,\"seed\":null,\"user\":\"x\"}", &p),
+        ERROR_NONE);
     ck_assert(!p.seed.set);
     ck_assert_int_eq(parse(completion_fields, &lenient, "{\"prompt\":\"a\",\"stop\":[\"x\"]}", &p), ERROR_NONE);
-    ck_assert_int_eq(parse(completion_fields, &lenient, "{\"prompt\":\"a\",\"suffix\":\"x\"}", &p), ERROR_VALIDATION_FAILED);
-    ck_assert_int_eq(parse(chat_fields, &lenient, "{\"messages\":1,\"tool_choice\":\"auto\",\"store\":false}", &p), ERROR_NONE);
-    ck_assert_int_eq(parse(chat_fields, &lenient, "{\"messages\":1,\"tool_choice\":\"required\"}", &p), ERROR_VALIDATION_FAILED);
+    ck_assert_int_eq(parse(completion_fields, &lenient, "{\"prompt\":\"a\",\"suffix\":\"x\"}", &p),
+                     ERROR_VALIDATION_FAILED);
+    ck_assert_int_eq(parse(chat_fields, &lenient, "{\"messages\":1,\"tool_choice\":\"auto\",\"store\":false}", &p),
+                     ERROR_NONE);
+    ck_assert_int_eq(parse(chat_fields, &lenient, "{\"messages\":1,\"tool_choice\":\"required\"}", &p),
+                     ERROR_VALIDATION_FAILED);
     ck_assert_int_eq(parse(chat_fields, &lenient, "{\"messages\":1,\"functions\":[{}]}", &p), ERROR_VALIDATION_FAILED);
 }
 END_TEST
@@ -147,10 +156,10 @@ START_TEST(all_faults_are_told)
     ck_assert_int_eq(f.error.code, ERROR_INVALID_REQUEST);
     ck_assert_str_eq(f.error.param, "prompt");
     ck_assert_str_eq(f.violations.data,
-        "{\"field\":\"prompt\",\"expected\":\"a string of 1..10 characters\",\"actual\":\"\\\"\\\"\"},"
-        "{\"field\":\"max_tokens\",\"expected\":\"an integer from 1 to 2048\",\"actual\":\"0\"},"
-        "{\"field\":\"temperature\",\"expected\":\"a number from 0 to 2\",\"actual\":\"\\\"x\\\"\"},"
-        "{\"field\":\"nonsense\",\"expected\":\"no such field\",\"actual\":\"an array of 2\"}");
+                     "{\"field\":\"prompt\",\"expected\":\"a string of 1..10 characters\",\"actual\":\"\\\"\\\"\"},"
+                     "{\"field\":\"max_tokens\",\"expected\":\"an integer from 1 to 2048\",\"actual\":\"0\"},"
+                     "{\"field\":\"temperature\",\"expected\":\"a number from 0 to 2\",\"actual\":\"\\\"x\\\"\"},"
+                     "{\"field\":\"nonsense\",\"expected\":\"no such field\",\"actual\":\"an array of 2\"}");
     json_decref(root);
     failure_fini(&f);
 }
@@ -200,4 +209,5 @@ START_TEST(names_of_the_engines_fields)
 END_TEST
 
 SUITE("fields", numbers_at_their_bounds, one_request_at_a_time, defaults_are_the_contracts,
-      openai_ignores_what_it_does_not_know, all_faults_are_told, depth_and_size_are_bounded, names_of_the_engines_fields)
+      openai_ignores_what_it_does_not_know, all_faults_are_told, depth_and_size_are_bounded,
+      names_of_the_engines_fields)

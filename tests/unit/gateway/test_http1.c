@@ -22,18 +22,22 @@ static const struct good good[] = {
     {"empty header", "GET /echo HTTP/1.1\r\nHost: a\r\nX:\r\n\r\n", "[] "},
     {"body", "POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello", "[-] hello"},
     {"empty body", "POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n", "POST /echo? [-] "},
-    {"chunked", "POST /echo HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: Chunked\r\n\r\n2\r\nhe\r\n3;x=y\r\nllo\r\n0\r\n\r\n",
+    {"chunked",
+     "POST /echo HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: Chunked\r\n\r\n2\r\nhe\r\n3;x=y\r\nllo\r\n0\r\n\r\n",
      "[-] hello"},
-    {"trailers", "POST /echo HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nh\r\n0\r\nX: y\r\n\r\n", "[-] h"},
+    {"trailers", "POST /echo HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nh\r\n0\r\nX: y\r\n\r\n",
+     "[-] h"},
     {"absolute form", "GET http://a/echo?q HTTP/1.1\r\nHost: a\r\n\r\n", "GET /echo?q [-] "},
     {"empty lines in front", "\r\n\r\nGET /echo HTTP/1.1\r\nHost: a\r\n\r\n", "GET /echo? [-] "},
     {"http/1.0", "GET /echo HTTP/1.0\r\n\r\n", "connection: close\r\n"},
     {"http/1.0 kept", "GET /echo HTTP/1.0\r\nConnection: keep-alive\r\n\r\n", "connection: keep-alive\r\n"},
     {"closed", "GET /echo HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n", "connection: close\r\n"},
-    {"offer of h2c", "GET /echo HTTP/1.1\r\nHost: a\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\n"
-     "HTTP2-Settings: AAMAAABk\r\n\r\n", "GET /echo? [-] "},
-    {"offer with body", "POST /echo HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: h2c\r\nContent-Length: 2\r\n\r\nhi",
-     "[-] hi"},
+    {"offer of h2c",
+     "GET /echo HTTP/1.1\r\nHost: a\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\n"
+     "HTTP2-Settings: AAMAAABk\r\n\r\n",
+     "GET /echo? [-] "},
+    {"offer with body",
+     "POST /echo HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: h2c\r\nContent-Length: 2\r\n\r\nhi", "[-] hi"},
 };
 
 static void check_good(const struct good *g, size_t n_piece)
@@ -78,7 +82,10 @@ static const struct bad bad[] = {
     {"coding list", HEAD "Transfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n", 400},
     {"coding twice", HEAD "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400},
     {"coding not last", HEAD "Transfer-Encoding: chunked, identity\r\n\r\n0\r\n\r\n", 400},
-    {"coding with odd letters", HEAD "Transfer-Encoding: \x0b""chunked\r\n\r\n0\r\n\r\n", 400},
+    {"coding with odd letters",
+     HEAD "Transfer-Encoding: \x0b"
+          "chunked\r\n\r\n0\r\n\r\n",
+     400},
     {"coding in 1.0", "POST /echo HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400},
     {"folded line", "GET /echo HTTP/1.1\r\nHost: a\r\nX: a\r\n b\r\n\r\n", 400},
     {"folded line by tab", "GET /echo HTTP/1.1\r\nHost: a\r\nX: a\r\n\tb\r\n\r\n", 400},
@@ -90,8 +97,14 @@ static const struct bad bad[] = {
     {"bare line feeds", "GET /echo HTTP/1.1\nHost: a\n\n", 400},
     {"one bare line feed", "GET /echo HTTP/1.1\r\nHost: a\nX: y\r\n\r\n", 400},
     {"bare carriage return", "GET /echo HTTP/1.1\r\nHost: a\rX: y\r\n\r\n", 400},
-    {"control character", "GET /echo HTTP/1.1\r\nHost: a\r\nX: a\x01" "b\r\n\r\n", 400},
-    {"delete character", "GET /echo HTTP/1.1\r\nHost: a\r\nX: a\x7f" "b\r\n\r\n", 400},
+    {"control character",
+     "GET /echo HTTP/1.1\r\nHost: a\r\nX: a\x01"
+     "b\r\n\r\n",
+     400},
+    {"delete character",
+     "GET /echo HTTP/1.1\r\nHost: a\r\nX: a\x7f"
+     "b\r\n\r\n",
+     400},
     {"version 1.2", "GET /echo HTTP/1.2\r\nHost: a\r\n\r\n", 400},
     {"version 0.9", "GET /echo HTTP/0.9\r\nHost: a\r\n\r\n", 400},
     {"version 2.0", "GET /echo HTTP/2.0\r\nHost: a\r\n\r\n", 400},
@@ -142,8 +155,9 @@ START_TEST(answers_pipelined_requests_in_order)
 {
     struct memory m;
     memory_open(&m, 1024);
-    memory_text(&m, "GET /echo?1 HTTP/1.1\r\nHost: a\r\n\r\nPOST /echo?2 HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\nx"
-                    "GET /stream HTTP/1.1\r\nHost: a\r\n\r\nGET /echo?4 HTTP/1.1\r\nHost: a\r\n\r\n");
+    memory_text(&m,
+                "GET /echo?1 HTTP/1.1\r\nHost: a\r\n\r\nPOST /echo?2 HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\nx"
+                "GET /stream HTTP/1.1\r\nHost: a\r\n\r\nGET /echo?4 HTTP/1.1\r\nHost: a\r\n\r\n");
     ck_assert_int_eq(m.n_requests, 3);
     ck_assert_ptr_null(strstr(memory_sent(&m), "?4"));
     http_write(m.stream, "abc", 3);

@@ -9,9 +9,10 @@ enum { END_STREAM = 1, END_HEADERS = 4 };
 
 static void frame(struct buffer *b, int type, int flags, uint32_t stream, const void *data, size_t n)
 {
-    const unsigned char head[9] = {(unsigned char)(n >> 16), (unsigned char)(n >> 8), (unsigned char)n,
-                                   (unsigned char)type, (unsigned char)flags, (unsigned char)(stream >> 24),
-                                   (unsigned char)(stream >> 16), (unsigned char)(stream >> 8), (unsigned char)stream};
+    const unsigned char head[9] = {
+        (unsigned char)(n >> 16),      (unsigned char)(n >> 8),      (unsigned char)n,
+        (unsigned char)type,           (unsigned char)flags,         (unsigned char)(stream >> 24),
+        (unsigned char)(stream >> 16), (unsigned char)(stream >> 8), (unsigned char)stream};
     buffer_append(b, head, sizeof head);
     buffer_append(b, data, n);
 }
@@ -25,8 +26,8 @@ static void field(struct buffer *b, const char *name, const char *value)
     buffer_append_str(b, value);
 }
 
-static void headers(struct buffer *b, uint32_t stream, int flags, const char *method, const char *path, const char *name,
-                    const char *value)
+static void headers(struct buffer *b, uint32_t stream, int flags, const char *method, const char *path,
+                    const char *name, const char *value)
 {
     struct buffer block;
     buffer_init(&block, 65536);
@@ -53,7 +54,8 @@ static const unsigned char *find(const struct memory *m, int type, uint32_t stre
     const unsigned char *d = (const unsigned char *)m->out.data;
     for (size_t at = 0; at + 9 <= m->out.n_bytes;) {
         size_t length = ((size_t)d[at] << 16) | ((size_t)d[at + 1] << 8) | d[at + 2];
-        uint32_t id = ((uint32_t)d[at + 5] << 24) | ((uint32_t)d[at + 6] << 16) | ((uint32_t)d[at + 7] << 8) | d[at + 8];
+        uint32_t id =
+            ((uint32_t)d[at + 5] << 24) | ((uint32_t)d[at + 6] << 16) | ((uint32_t)d[at + 7] << 8) | d[at + 8];
         if (d[at + 3] == type && id == stream && nth-- == 0) {
             *n = length;
             *flags = d[at + 4];
@@ -69,7 +71,8 @@ static void check_data(const struct memory *m, uint32_t stream, const char *text
     size_t n = 0;
     int flags = 0;
     const unsigned char *data = find(m, DATA, stream, 0, &n, &flags);
-    ck_assert_msg(data && n == strlen(text) && memcmp(data, text, n) == 0, "%.*s", (int)n, data ? (const char *)data : "");
+    ck_assert_msg(data && n == strlen(text) && memcmp(data, text, n) == 0, "%.*s", (int)n,
+                  data ? (const char *)data : "");
 }
 
 START_TEST(answers_in_any_pieces)

@@ -22,7 +22,8 @@ static void told(struct failure *f, int code, const char *message, const char *r
     Google__Protobuf__Any any[3], *details[3] = {&any[0], &any[1], &any[2]};
     Google__Rpc__ErrorInfo info = GOOGLE__RPC__ERROR_INFO__INIT;
     Google__Rpc__BadRequest bad = GOOGLE__RPC__BAD_REQUEST__INIT;
-    Google__Rpc__BadRequest__FieldViolation violation = GOOGLE__RPC__BAD_REQUEST__FIELD_VIOLATION__INIT, *list[] = {&violation};
+    Google__Rpc__BadRequest__FieldViolation violation = GOOGLE__RPC__BAD_REQUEST__FIELD_VIOLATION__INIT,
+                                            *list[] = {&violation};
     Google__Rpc__RetryInfo retry = GOOGLE__RPC__RETRY_INFO__INIT;
     Google__Protobuf__Duration delay = GOOGLE__PROTOBUF__DURATION__INIT;
     Google__Rpc__Status s = GOOGLE__RPC__STATUS__INIT;
@@ -34,7 +35,7 @@ static void told(struct failure *f, int code, const char *message, const char *r
     }
     if (field) {
         violation.field = (char *)(uintptr_t)field;
-        violation.description = (char *)(uintptr_t)"expected less";
+        violation.description = (char *)(uintptr_t) "expected less";
         bad.n_field_violations = 1;
         bad.field_violations = list;
         pack_any(&any[s.n_details++], "type.googleapis.com/google.rpc.BadRequest", &bad.base);
@@ -44,8 +45,8 @@ static void told(struct failure *f, int code, const char *message, const char *r
         retry.retry_delay = &delay;
         pack_any(&any[s.n_details++], "type.googleapis.com/google.rpc.RetryInfo", &retry.base);
     }
-    const struct rpc_status status = {.code = code, .message = message, .details = packed,
-                                      .details_n_bytes = google__rpc__status__pack(&s, packed)};
+    const struct rpc_status status = {
+        .code = code, .message = message, .details = packed, .details_n_bytes = google__rpc__status__pack(&s, packed)};
     failure_init(f);
     status_failure(&status, inference_fields, f);
     for (size_t i = 0; i < s.n_details; i++)
@@ -58,10 +59,18 @@ struct bare {
 };
 
 static const struct bare bares[] = {
-    {1, 503, ERROR_SERVICE_UNAVAILABLE}, {2, 500, ERROR_INTERNAL},          {3, 400, ERROR_INVALID_REQUEST},
-    {4, 504, ERROR_DEADLINE_EXCEEDED},   {5, 404, ERROR_NOT_FOUND},         {7, 403, ERROR_AUTHORIZATION_FAILED},
-    {8, 429, ERROR_RATE_LIMIT_EXCEEDED}, {9, 409, ERROR_CONFLICT},          {12, 501, ERROR_NOT_IMPLEMENTED},
-    {13, 500, ERROR_INTERNAL},           {14, 503, ERROR_SERVICE_UNAVAILABLE}, {16, 401, ERROR_AUTHENTICATION_REQUIRED},
+    {1, 503, ERROR_SERVICE_UNAVAILABLE},
+    {2, 500, ERROR_INTERNAL},
+    {3, 400, ERROR_INVALID_REQUEST},
+    {4, 504, ERROR_DEADLINE_EXCEEDED},
+    {5, 404, ERROR_NOT_FOUND},
+    {7, 403, ERROR_AUTHORIZATION_FAILED},
+    {8, 429, ERROR_RATE_LIMIT_EXCEEDED},
+    {9, 409, ERROR_CONFLICT},
+    {12, 501, ERROR_NOT_IMPLEMENTED},
+    {13, 500, ERROR_INTERNAL},
+    {14, 503, ERROR_SERVICE_UNAVAILABLE},
+    {16, 401, ERROR_AUTHENTICATION_REQUIRED},
 };
 
 START_TEST(a_bare_status)
