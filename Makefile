@@ -152,8 +152,10 @@ deps-demo: ## installs the packages that building and `make demo` need (nothing 
 deps-test: ## the same for `make test`
 	@tools/deps.sh test
 all: $(HAVE_LIBS) $(PROGRAMS:%=$(PLACE)/%) cuda ## libraries and programs, in build/<config>/ and linked from build/
+	@:
 tools: $(PLACE)/bitnet ## `bitnet` alone: needs only a C compiler
 tests: $(if $(T),$(foreach t,$(TESTS),$(if $(findstring $(T),$(t)),$(t))),$(TESTS)) ## the unit tests' executables
+	@:
 demo: deps-demo ## builds, starts engine and gateway, streams a tale, stops them
 	$(SUBMAKE) all
 	@tools/demo.sh
