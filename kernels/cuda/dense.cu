@@ -1,0 +1,172 @@
+/* Tables of floating-point weights: embedding and LM head. Data stay as in the file; a value is converted where it is used. */
+#include "kernels/cuda/device.h"
+
+#include <stdlib.h>
+
+#define WARPS 8   /* rows of the table of a block */
+#define ROWS_X 8  /* rows of x that a warp keeps sums for */
+
+/* A weight of a row that starts at `row`. */
+template <int TYPE> static __device__ inline float weight_at(const uint8_t *row, int col);
+
+template <> __device__ inline float weight_at<TENSOR_F32>(const uint8_t *row, int col) { return ((const float *)row)[col]; }
+
+template <> __device__ inline float weight_at<TENSOR_F16>(const uint8_t *row, int col)
+{
+    return __half2float(((const __half *)row)[col]);
+}
+
+template <> __device__ inline float weight_at<TENSOR_BF16>(const uint8_t *row, int col)
+{
+    return __uint_as_float((uint32_t)((const uint16_t *)row)[col] << 16);
+}
+
+template <> __device__ inline float weight_at<TENSOR_Q8_0>(const uint8_t *row, int col)
+{
+    const uint8_t *block = row + col / 32 * 34;
+    return __half2float(*(const __half *)block) * (float)((const int8_t *)block)[2 + col % 32];
+}
+
+template <> __device__ inline float weight_at<TENSOR_Q6_K>(const uint8_t *row, int col)
+{
+    const uint8_t *block = row + col / 256 * 210;
+    int half = col % 256 / 128, part = col % 128 / 32, i = col % 32;
+    int low = block[64 * half + 32 * (part & 1) + i] >> (part < 2 ? 0 : 4) & 15;
+    int high = block[128 + 32 * half + i] >> (2 * part) & 3;
+    float scale = (float)((const int8_t *)block)[192 + col % 256 / 16];
+    return __half2float(*(const __half *)(block + 208)) * scale * (float)((low | high << 4) - 32);
+}
+
+/* Calls `call(type)` with the table's type as a constant. */
+#define DISPATCH(type, CALL)                                                                                           \
+    switch (type) {                                                                                                    \
+    case TENSOR_F16: CALL(TENSOR_F16); break;                                                                          \
+    case TENSOR_BF16: CALL(TENSOR_BF16); break;                                                                        \
+    case TENSOR_Q8_0: CALL(TENSOR_Q8_0); break;                                                                        \
+    case TENSOR_Q6_K: CALL(TENSOR_Q6_K); break;                                                                        \
+    default: CALL(TENSOR_F32); break;                                                                                  \
+    }
+
+enum error_code gpu_dense_open(struct backend *be, const struct tensor_view *view, struct dense **out, struct error *err)
+{
+    struct tensor_block block = {1, 4};
+    if (view->type == TENSOR_F16 || view->type == TENSOR_BF16)
+        block.n_bytes = 2;
+    else if (view->type == TENSOR_Q8_0)
+        block = {32, 34};
+    else if (view->type == TENSOR_Q6_K)
+        block = {256, 210};
+    size_t row_bytes = view->n_cols / block.n_weights * block.n_bytes, n_bytes = row_bytes * view->n_rows;
+    struct gpu_dense *w = (struct gpu_dense *)calloc(1, sizeof *w);
+    uint8_t *data = w ? (uint8_t *)be->ops->alloc(be, n_bytes) : NULL;
+    if (!data) {
+        free(w);
+        return gpu_error(err, ERROR_MEMORY_EXHAUSTED, "no memory on %s for a table of %zu bytes", be->info.device, n_bytes);
+    }
+    be->ops->upload(be, data, view->data, n_bytes);
+    enum error_code code = be->ops->sync(be, err);
+    if (code) {
+        be->ops->free(be, data);
+        free(w);
+        return code;
+    }
+    w->base.type = view->type;
+    w->base.n_rows = view->n_rows;
+    w->base.n_cols = view->n_cols;
+    w->base.row_bytes = row_bytes;
+    w->base.memory_bytes = n_bytes;
+    w->data = data;
+    *out = &w->base;
+    return ERROR_NONE;
+}
+
+void gpu_dense_close(struct backend *be, struct dense *w)
+{
+    be->ops->free(be, ((struct gpu_dense *)w)->data);
+    free(w);
+}
+
+template <int TYPE>
+static __global__ void embed_kernel(const uint8_t *data, size_t row_bytes, int n_cols, const int32_t *ids, float *y)
+{
+    const uint8_t *row = data + (size_t)ids[blockIdx.x] * row_bytes;
+    for (int c = (int)threadIdx.x; c < n_cols; c += (int)blockDim.x)
+        y[(size_t)blockIdx.x * n_cols + c] = weight_at<TYPE>(row, c);
+}
+
+void gpu_embed(struct backend *be, const struct dense *table, const int32_t *ids, size_t n, float *y)
+{
+    struct gpu *gpu = gpu_enter(be);
+    const struct gpu_dense *w = (const struct gpu_dense *)table;
+    size_t used = 0;
+    if (!gpu_scratch(gpu, &gpu->ints, n * sizeof *ids))
+        return;
+    const int32_t *dev = gpu_push_ints(gpu, ids, n, &used);
+#define EMBED(type)                                                                                                    \
+    embed_kernel<type><<<(unsigned)n, 256, 0, gpu->stream>>>(w->data, table->row_bytes, (int)table->n_cols, dev, y)
+    DISPATCH(table->type, EMBED)
+#undef EMBED
+    gpu_launched(gpu);
+}
+
+/* The chosen rows of x, rounded when asked. */
+static __global__ void gather_kernel(const float *x, const int32_t *rows, int n_cols, bool round_f16, float *out)
+{
+    const float *from = x + (size_t)rows[blockIdx.x] * n_cols;
+    for (int c = (int)threadIdx.x; c < n_cols; c += (int)blockDim.x)
+        out[(size_t)blockIdx.x * n_cols + c] = round_f16 ? __half2float(__float2half_rn(from[c])) : from[c];
+}
+
+/* A warp: one row of the table with up to ROWS_X rows of x. */
+template <int TYPE>
+static __global__ void logits_kernel(const uint8_t *data, size_t row_bytes, int n_rows, int n_cols, const float *x, int n_out,
+                                     float *logits)
+{
+    int r = (int)(blockIdx.x * WARPS + threadIdx.x / WARP), lane = (int)threadIdx.x % WARP;
+    int first = (int)blockIdx.y * ROWS_X, n_x = min(ROWS_X, n_out - first);
+    if (r >= n_rows)
+        return; /* a whole warp */
+    const uint8_t *row = data + (size_t)r * row_bytes;
+    x += (size_t)first * n_cols;
+    float sum[ROWS_X] = {0};
+    for (int c = lane; c < n_cols; c += WARP) {
+        float w = weight_at<TYPE>(row, c);
+#pragma unroll
+        for (int j = 0; j < ROWS_X; j++)
+            if (j < n_x)
+                sum[j] = fmaf(w, x[(size_t)j * n_cols + c], sum[j]);
+    }
+#pragma unroll
+    for (int j = 0; j < ROWS_X; j++) {
+        if (j >= n_x)
+            break;
+        float total = warp_sum(sum[j]);
+        if (lane == 0)
+            logits[(size_t)(first + j) * n_rows + r] = total;
+    }
+}
+
+void gpu_logits(struct backend *be, const struct dense *table, const float *x, const int32_t *rows, size_t n_out,
+                bool round_f16, float *logits)
+{
+    struct gpu *gpu = gpu_enter(be);
+    const struct gpu_dense *w = (const struct gpu_dense *)table;
+    size_t n_x = n_out * table->n_cols, n_logits = n_out * table->n_rows, used = 0;
+    float *gathered = (float *)gpu_scratch(gpu, &gpu->floats, (n_x + n_logits) * sizeof *gathered);
+    if (!gathered || !gpu_scratch(gpu, &gpu->ints, n_out * sizeof *rows)) {
+        memset(logits, 0, n_logits * sizeof *logits); /* sync tells */
+        return;
+    }
+    const int32_t *dev_rows = gpu_push_ints(gpu, rows, n_out, &used);
+    float *dev_logits = gathered + n_x;
+    gather_kernel<<<(unsigned)n_out, 256, 0, gpu->stream>>>(x, dev_rows, (int)table->n_cols, round_f16, gathered);
+    gpu_launched(gpu);
+    dim3 grid(gpu_blocks(table->n_rows, WARPS), gpu_blocks(n_out, ROWS_X));
+#define LOGITS(type)                                                                                                   \
+    logits_kernel<type><<<grid, WARPS * WARP, 0, gpu->stream>>>(w->data, table->row_bytes, (int)table->n_rows,         \
+                                                                (int)table->n_cols, gathered, (int)n_out, dev_logits)
+    DISPATCH(table->type, LOGITS)
+#undef LOGITS
+    gpu_launched(gpu);
+    be->ops->download(be, logits, dev_logits, n_logits * sizeof *logits);
+}
