@@ -5,6 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define KEEP_BYTES 4096
+
 static const char preface[24] = {'P', 'R', 'I',  ' ',  '*',  ' ',  'H', 'T', 'T',  'P',  '/',  '2',
                                  '.', '0', '\r', '\n', '\r', '\n', 'S', 'M', '\r', '\n', '\r', '\n'};
 
@@ -65,7 +67,10 @@ void http_conn_output(struct http_conn *c, struct buffer *out)
         c->protocol->output(c->state);
     if (c->out.failed || !buffer_append(out, c->out.data ? c->out.data : "", c->out.n_bytes))
         c->failed = true;
-    buffer_clear(&c->out);
+    if (c->out.capacity > KEEP_BYTES)
+        buffer_fini(&c->out); /* a stalled reader is not to cost what its last burst did */
+    else
+        buffer_clear(&c->out);
 }
 
 enum http_phase http_conn_phase(const struct http_conn *c)

@@ -16,7 +16,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define ENGINE_WINDOW_BYTES 65536
+#define ENGINE_WINDOW_BYTES 16384
 #define ENGINE_EXPANSION 8
 
 struct event_base;

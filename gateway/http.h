@@ -27,7 +27,7 @@
 
 #define HTTP_MAX_HEAD_BYTES 16384 /* request line and header fields together */
 #define HTTP_MAX_HEADERS 100
-#define HTTP_LOW_WATER_BYTES 16384  /* on_writable comes when less than this waits */
+#define HTTP_LOW_WATER_BYTES 8192  /* on_writable comes when less than this waits */
 #define HTTP_HIGH_WATER_BYTES 65536 /* HTTP/2 makes no more frames while this much waits in the transport */
 
 enum http_method {

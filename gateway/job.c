@@ -10,6 +10,7 @@
 #include <stdlib.h>
 
 #define MAX_ANSWER_BYTES (64 << 20)
+#define KEEP_BYTES 4096
 
 static void job_free(struct job *j)
 {
@@ -37,7 +38,10 @@ static void flush(struct job *j)
     if (j->out.n_bytes == 0)
         return;
     http_write(j->r->x, j->out.data, j->out.n_bytes);
-    buffer_clear(&j->out);
+    if (j->out.capacity > KEEP_BYTES)
+        buffer_fini(&j->out);
+    else
+        buffer_clear(&j->out);
     j->last_write_ns = clock_now_ns();
 }
 

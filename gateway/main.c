@@ -19,6 +19,7 @@
 #include "version.h"
 
 #include <event2/event.h>
+#include <malloc.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
@@ -152,6 +153,8 @@ static int serve(const struct gateway_config *config)
 {
     struct error err = {0};
     struct program p = {.g.config = config};
+    /* Messages are allocated on gRPC's threads and freed on ours: arenas for each would keep what they held at most. */
+    mallopt(M_ARENA_MAX, 1);
     prepare_signals();
     rpc_init();
     enum error_code code = program_open(&p, &err);
