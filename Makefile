@@ -122,7 +122,7 @@ libs          = $(foreach l,$(LIBS_$(1)),$(if $(OBJ_$(l)),$(BUILD)/lib$(l).a))
 # tests/unit/engine/text/test_x and tests/kernels/test_x -> engine, kernels
 folder        = $(if $(filter tests/unit/%,$(1)),$(word 3,$(subst /, ,$(1))),$(word 2,$(subst /, ,$(1))))
 # A fuzzer links what its includes say: the highest of these, or the engine.
-fuzzed        = $(firstword $(foreach f,gateway service rpc,$(if $(shell grep -l '"$(f)/' $(1)),$(f))) engine)
+fuzzed        = $(firstword $(foreach f,gateway service rpc,$(if $(shell grep -lE '"(tests/unit/)?$(f)/' $(1)),$(f))) engine)
 
 main_service := $(wildcard service/main.c)
 main_gateway := $(wildcard gateway/main.c)
