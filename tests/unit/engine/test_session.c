@@ -98,32 +98,61 @@ START_TEST(threads_and_isa)
 }
 END_TEST
 
+enum { MIXED = 4 };
+
+/* Sequence q of the mixed batches has tokens of its own: the shared ones, rotated. */
+static uint32_t mixed_token(size_t q, size_t position)
+{
+    return tokens[(position + 7 * q) % N_TOKENS];
+}
+
+/* Logits [N_TOKENS][HARNESS_VOCAB] of sequence q alone, as one batch; to be freed. */
+static float *run_alone(size_t q)
+{
+    struct session_row rows[N_TOKENS];
+    float *logits = malloc(N_TOKENS * HARNESS_VOCAB * sizeof *logits);
+    struct session *s = open_with((struct engine_options){.isa = "portable", .n_threads = 1});
+    for (size_t i = 0; i < N_TOKENS; i++)
+        rows[i] = (struct session_row){.token = mixed_token(q, i), .want_logits = true};
+    step(s, rows, N_TOKENS, logits);
+    session_close(s);
+    return logits;
+}
+
 /* Four sequences advance by unequal steps in the same batches, decodes beside prefill; only some rows ask for
  * logits. */
 START_TEST(mixed_batches)
 {
-    enum { N = 4 };
-    static const size_t pace[N] = {1, 5, 17, 33};
-    struct session_row rows[N * 33];
-    size_t at[N] = {0}, row_of[N * 33], n;
-    float *logits = malloc(sizeof rows / sizeof rows[0] * HARNESS_VOCAB * sizeof *logits);
-    struct session *s = open_with((struct engine_options){.n_threads = 3, .max_sequences = N});
+    static const size_t pace[MIXED] = {1, 5, 17, 33};
+    struct session_row rows[MIXED * 33];
+    struct {
+        size_t sequence, position;
+    } wanted[MIXED * 33];
+    size_t at[MIXED] = {0}, n;
+    float *alone[MIXED], *logits = malloc(sizeof rows / sizeof rows[0] * HARNESS_VOCAB * sizeof *logits);
+    struct session *s = open_with((struct engine_options){.n_threads = 3, .max_sequences = MIXED});
+    for (size_t q = 0; q < MIXED; q++)
+        alone[q] = run_alone(q);
     do {
         size_t n_out = 0;
         n = 0;
-        for (size_t q = 0; q < N; q++) {
+        for (size_t q = 0; q < MIXED; q++) {
             for (size_t i = 0; i < pace[q] && at[q] < N_TOKENS; i++, at[q]++, n++) {
-                rows[n] = (struct session_row){(uint32_t)q, tokens[at[q]], at[q] % 3 == 0};
-                if (rows[n].want_logits)
-                    row_of[n_out++] = at[q];
+                rows[n] = (struct session_row){(uint32_t)q, mixed_token(q, at[q]), at[q] % 3 == 0};
+                wanted[n_out].sequence = q;
+                wanted[n_out].position = at[q];
+                n_out += rows[n].want_logits;
             }
         }
         step(s, rows, n, logits);
         for (size_t i = 0; i < n_out; i++)
-            ck_assert_msg(memcmp(logits + i * HARNESS_VOCAB, expected + row_of[i] * HARNESS_VOCAB,
+            ck_assert_msg(memcmp(logits + i * HARNESS_VOCAB,
+                                 alone[wanted[i].sequence] + wanted[i].position * HARNESS_VOCAB,
                                  HARNESS_VOCAB * sizeof *logits) == 0,
-                          "other logits at position %zu", row_of[i]);
+                          "sequence %zu: other logits at position %zu", wanted[i].sequence, wanted[i].position);
     } while (n);
+    for (size_t q = 0; q < MIXED; q++)
+        free(alone[q]);
     session_close(s);
     free(logits);
 }

@@ -24,13 +24,13 @@ static uint32_t token_at(size_t i)
 }
 
 /* Logits [N_TOKENS][MF_VOCAB] of the file at mf_path, to be freed. */
-static float *run(size_t chunk)
+static float *run_order(size_t chunk, int i2s_order)
 {
     struct session *s;
     struct session_row rows[N_TOKENS];
     struct error err = {0};
     float *logits = malloc(N_TOKENS * MF_VOCAB * sizeof *logits);
-    const struct engine_options options = {.model_path = mf_path(), .device = "cpu", .i2s_order = -1};
+    const struct engine_options options = {.model_path = mf_path(), .device = "cpu", .i2s_order = i2s_order};
     log_init(LOG_OFF, LOG_FORMAT_TEXT);
     ck_assert_ptr_nonnull(logits);
     ck_assert_msg(!session_open(&options, &s, &err), "%s", err.message);
@@ -42,6 +42,11 @@ static float *run(size_t chunk)
                       "%s", err.message);
     session_close(s);
     return logits;
+}
+
+static float *run(size_t chunk)
+{
+    return run_order(chunk, -1);
 }
 
 /* One activation that rounds the other way is a difference of about 1 %, a wrong rotation or activation function
@@ -113,6 +118,21 @@ START_TEST(rope_scaling)
 }
 END_TEST
 
+/* The order of I2_S codes is the caller's to say: no file names it, and both readings of a file are valid codes. */
+START_TEST(i2s_order)
+{
+    mf_write(&models[0].file, mf_path());
+    float *by_default = run(N_TOKENS), *x86 = run_order(N_TOKENS, I2S_ORDER_128),
+          *arm = run_order(N_TOKENS, I2S_ORDER_64);
+    ck_assert_int_eq(memcmp(by_default, x86, N_TOKENS * MF_VOCAB * sizeof *x86), 0);
+    ck_assert_int_ne(memcmp(by_default, arm, N_TOKENS * MF_VOCAB * sizeof *x86), 0);
+    free(by_default);
+    free(x86);
+    free(arm);
+    unlink(mf_path());
+}
+END_TEST
+
 int main(void)
 {
     Suite *suite = suite_create("forward");
@@ -120,6 +140,7 @@ int main(void)
     tcase_add_loop_test(tests, agrees_with_reference, 0, sizeof models / sizeof models[0]);
     tcase_add_loop_test(tests, chunks_agree, 0, sizeof models / sizeof models[0]);
     tcase_add_test(tests, rope_scaling);
+    tcase_add_test(tests, i2s_order);
     suite_add_tcase(suite, tests);
     SRunner *runner = srunner_create(suite);
     srunner_run_all(runner, CK_ENV);
