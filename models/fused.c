@@ -14,7 +14,7 @@ static inline float up(bf v) { uint32_t u = (uint32_t)v << 16; float f; memcpy(&
 static inline bf dn(float f) { uint32_t u; memcpy(&u, &f, 4); return (bf)((u + 0x7fff + (u >> 16 & 1)) >> 16); }
 
 /* RMSNorm of a row, then (quant) its int8 grid: round(h s) / s. */
-static float norm_row(const float *x, const float *g, bf *o, int k, int quant)
+static inline float norm_row(const float *restrict x, const float *restrict g, bf *restrict o, int k, int quant)
 {
     float ss = 0, m = 0;
     for (int i = 0; i < k; i++) ss += x[i] * x[i];
@@ -31,7 +31,8 @@ static float norm_row(const float *x, const float *g, bf *o, int k, int quant)
 }
 
 /* Straight-through gradient of the above; adds to gg, writes gx. */
-static void norm_row_back(const bf *gy, const float *x, const float *g, float r, float *gg, float *gx, int k)
+static inline void norm_row_back(const bf *restrict gy, const float *restrict x, const float *restrict g, float r,
+                                 float *restrict gg, float *restrict gx, int k)
 {
     float m = 0;
     for (int i = 0; i < k; i++) {
@@ -114,7 +115,7 @@ void gate_back(const bf *go, const bf *gu, const float *g, const float *r, float
     WITH_GG(k, {
         float h[MAXK]; float t[MAXK];
         const bf *a = gu + i * 2 * k; const bf *b = a + k;
-        bf *ga = ggu + i * 2 * k; bf *gb = ga + k;
+        bf *restrict ga = ggu + i * 2 * k; bf *restrict gb = ga + k;
         for (int j = 0; j < k; j++) { float v = up(a[j]); v = v > 0 ? v : 0; h[j] = v * v * up(b[j]); }
         norm_row_back(go + i * k, h, g, r[i], gg, t, k);
         for (int j = 0; j < k; j++) {

@@ -67,7 +67,8 @@ def rope(x, cos, sin):
 # Matrix products run in bf16, where CPUs with AMX are several times faster. Codes and scales are
 # exact in it; the int8 activations divided by their scale are rounded once more, as noise.
 
-def train_loss(p, c, ids, target):
+def train_loss(p, c, ids, target, share=1.0):
+    """Mean loss times share (the part of a batch that this is), and its gradient likewise."""
     B, T = ids.shape
     cos, sin = rope_tables(T, c["head_dim"])
     x = F.embedding(ids.view(-1), p["token_embd"])
@@ -82,7 +83,7 @@ def train_loss(p, c, ids, target):
         gu = fused.Ternary.apply(h, w["ffn_gate"], w["ffn_up"])
         d = fused.Ternary.apply(fused.Gate.apply(gu, w["ffn_sub_norm"]), w["ffn_down"])
     _, h = fused.AddNorm.apply(x, d, p["output_norm"], 0)
-    return fused.Head.apply(h, p["token_embd"], target.view(-1))
+    return fused.Head.apply(h, p["token_embd"], target.view(-1), share)
 
 
 # ---- exact form ----------------------------------------------------------------------------

@@ -7,7 +7,9 @@ import math
 import os
 import signal
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
@@ -48,27 +50,61 @@ class Optimizer:
                 self.state[k] = torch.zeros(2, *v.shape)
 
     @torch.no_grad()
-    def step(self, n, scale, o):
-        for s, keys in self.groups.items():
-            g = fused.bf16(len(keys), *s)
-            for k, b in zip(keys, g):  # Nesterov momentum
-                fused.call("momentum", self.p[k].grad.contiguous(), self.state[k], b, b.numel(), 0.95)
-            lr = o["muon_lr"] * scale
-            for k, u in zip(keys, orthogonal(g)):
-                fused.call("descend", self.p[k], u.contiguous(), u.numel(), lr * max(1, s[0] / s[1]) ** 0.5,
-                           1 - lr * o["muon_wd"])
+    def muon(self, grad, keys, lr, decay):
+        s = self.p[keys[0]].shape
+        g = fused.bf16(len(keys), *s)
+        for k, b in zip(keys, g):      # Nesterov momentum
+            fused.call("momentum", grad[k], self.state[k], b, b.numel(), 0.95)
+        for k, u in zip(keys, orthogonal(g)):
+            fused.call("descend", self.p[k], u.contiguous(), u.numel(), lr * max(1, s[0] / s[1]) ** 0.5, 1 - lr * decay)
+
+    @torch.no_grad()
+    def adam(self, grad, n, scale, o):
         rest = [k for k in self.p if not model.is_linear(k)]
-        norm = math.sqrt(sum(self.p[k].grad.square().sum().item() for k in rest))
+        norm = math.sqrt(sum(grad[k].square().sum().item() for k in rest))
         clip = min(1.0, o["clip"] / (norm + 1e-6))
         lr, b1, b2 = o["adam_lr"] * scale, 0.9, 0.98
         for k in rest:
             m, q = self.state[k]
-            g = self.p[k].grad.mul_(clip)
+            g = grad[k].mul_(clip)
             m.lerp_(g, 1 - b1)
             q.mul_(b2).addcmul_(g, g, value=1 - b2)
             d = (q / (1 - b2 ** n)).sqrt_().add_(1e-8)
             self.p[k].addcdiv_(m, d, value=-lr / (1 - b1 ** n))
         return norm
+
+    def step(self, pool, grad, n, scale, o):
+        """In parallel pieces; the global norm of embedding and norm gradients comes back."""
+        norm = pool.submit(self.adam, grad, n, scale, o)
+        jobs = [pool.submit(self.muon, grad, keys[i:i + 3], o["muon_lr"] * scale, o["muon_wd"])
+                for keys in self.groups.values() for i in range(0, len(keys), 3)]
+        for j in jobs:
+            j.result()
+        return norm.result()
+
+
+class Workers:
+    """Threads that take quarters of a batch as they get free, one core each. A machine shared with
+    other work makes threads that split each product wait for one another all the time."""
+    def __init__(self, p, n):
+        self.p, self.lock = p, threading.Lock()
+        self.pool = ThreadPoolExecutor(n, initializer=torch.set_num_threads, initargs=(1,))
+
+    def part(self, ids, share, total):
+        loss = model.train_loss(self.p, SHAPE, ids[:, :-1].contiguous(), ids[:, 1:].contiguous(), share)
+        g = torch.autograd.grad(loss, list(self.p.values()))
+        with self.lock, torch.no_grad():
+            if total:
+                torch._foreach_add_(list(total.values()), list(g))
+            else:
+                total.update(zip(self.p, (t.contiguous() for t in g)))
+        return loss.item()
+
+    def gradient(self, ids):
+        total = {}
+        parts = torch.from_numpy(ids).chunk(4)
+        jobs = [self.pool.submit(self.part, b, len(b) / len(ids), total) for b in parts]
+        return sum(j.result() for j in jobs), total
 
 
 # ---- training ------------------------------------------------------------------------------
@@ -115,6 +151,7 @@ def cmd_train(args):
         st = c["st"]
     for v in p.values():
         v.requires_grad_()
+    work = Workers(p, args.threads)
     held = tok.encode(data.read_text(args.heldout)[:24000]) if args.heldout else []
     stop = []
     for s in (signal.SIGTERM, signal.SIGINT):
@@ -129,17 +166,13 @@ def cmd_train(args):
           f"from step {st['step']}", flush=True)
     while time.time() < o["end"] and not stop:
         ids, st["pos"] = win.batch(st["step"], st["pos"], o["batch"], o["ctx"])
-        ids = torch.from_numpy(ids)
-        loss = model.train_loss(p, SHAPE, ids[:, :-1].contiguous(), ids[:, 1:].contiguous())
-        loss.backward()
+        loss, grad = work.gradient(ids)
         st["step"] += 1
         scale = rate(o, st["step"], st["t0"], time.time())
-        norm = opt.step(st["step"], scale, o)
-        for v in p.values():
-            v.grad = None
-        st["tokens"] += ids[:, 1:].numel()
-        seen += ids[:, 1:].numel()
-        loss_sum, n_sum = loss_sum + loss.item(), n_sum + 1
+        norm = opt.step(work.pool, grad, st["step"], scale, o)
+        st["tokens"] += ids[:, 1:].size
+        seen += ids[:, 1:].size
+        loss_sum, n_sum = loss_sum + loss, n_sum + 1
         now = time.time()
         if n_sum == 20:
             left = max(0, o["end"] - now)
