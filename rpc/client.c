@@ -1,5 +1,13 @@
-/* A client: one channel, one completion queue. A call of it is request.c's. */
-#include "rpc/client.h"
+/*
+ * The client: a channel, its completion queue, and the requests on it.
+ *
+ *   rpc_request_start -> [read -> on_message]* -> status -> on_status
+ *
+ * The next message is read only while no more than window_bytes are held by the consumer: that stops the engine's stream, because
+ * what is not read here fills the HTTP/2 window. gRPC reports a status only after all messages were read, or on cancel and deadline.
+ * on_status comes once and last, when no operation is left.
+ */
+#include "rpc/core.h"
 
 #include "base/clock.h"
 
@@ -7,104 +15,97 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define DEFAULT_MESSAGE_BYTES (16 * 1024 * 1024)
-/* A server that is gone without a FIN is found after both together, 25 s. */
-#define KEEPALIVE_MS 20000
+#define DEFAULT_MAX_MESSAGE_BYTES (16 * 1024 * 1024)
+#define LOOKAHEAD_BYTES 16384    /* what a stream may have on its way unread; gRPC's default lets 120,000 tokens pass */
+#define KEEPALIVE_MS 20000       /* an engine that stands still is found after this and KEEPALIVE_TIMEOUT_MS */
 #define KEEPALIVE_TIMEOUT_MS 5000
-/* What the transport takes in before anybody reads: with bandwidth probing it would be 120,000 tokens. */
-#define LOOKAHEAD_BYTES 16384
-#define BACKOFF_FIRST_MS 250
-#define BACKOFF_MAX_MS 5000
-#define CONNECT_TIMEOUT_MS 5000
+#define MIN_BACKOFF_MS 100       /* between attempts to connect */
+#define MAX_BACKOFF_MS 1000      /* so that an engine that is back is used within 2 s */
+#define MAX_METADATA 16
 
-static grpc_arg int_arg(const char *key, int value)
-{
-    return (grpc_arg){.type = GRPC_ARG_INTEGER, .key = (char *)key, .value.integer = value};
-}
+struct rpc_client {
+    grpc_channel *channel;
+    struct queue queue;
+    pthread_mutex_t lock;        /* guards the list */
+    pthread_cond_t changed;
+    struct rpc_request *first;   /* requests whose on_status has not come */
+};
 
-static grpc_channel *create(const struct rpc_client_options *o, grpc_channel_credentials *credentials)
-{
-    grpc_arg args[16];
-    size_t n = 0;
-    args[n++] = int_arg(GRPC_ARG_MAX_RECEIVE_MESSAGE_LENGTH,
-                        (int)(o->max_message_bytes ? o->max_message_bytes : DEFAULT_MESSAGE_BYTES));
-    args[n++] = int_arg(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
-    args[n++] = int_arg(GRPC_ARG_HTTP2_BDP_PROBE, 0);
-    args[n++] = int_arg(GRPC_ARG_HTTP2_STREAM_LOOKAHEAD_BYTES, LOOKAHEAD_BYTES);
-    args[n++] = int_arg(GRPC_ARG_KEEPALIVE_TIME_MS, KEEPALIVE_MS);
-    args[n++] = int_arg(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, KEEPALIVE_TIMEOUT_MS);
-    args[n++] = int_arg(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
-    args[n++] = int_arg(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0);
-    args[n++] = int_arg(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, BACKOFF_FIRST_MS);
-    args[n++] = int_arg(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, BACKOFF_MAX_MS);
-    args[n++] = int_arg(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, CONNECT_TIMEOUT_MS);
-    /* Each client has connections of its own; gRPC would share them between channels that look the same. */
-    args[n++] = int_arg(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
-    if (o->service_config)
-        args[n++] = (grpc_arg){
-            .type = GRPC_ARG_STRING, .key = (char *)GRPC_ARG_SERVICE_CONFIG, .value.string = (char *)o->service_config};
-    return grpc_channel_create(o->target, credentials, &(grpc_channel_args){n, args});
-}
+struct rpc_request {
+    struct rpc_client *client;
+    struct rpc_request *next, **link; /* in the client's list; under the client's lock */
+    atomic_int n_refs;           /* the handle's and the call's */
+    void *user;
+    void (*on_message)(void *user, const void *data, size_t n_bytes);
+    void (*on_status)(void *user, const struct rpc_status *status);
+    size_t window_bytes;
+    struct tag send_tag, read_tag, status_tag;
 
-/* A channel without calls is polled only while somebody watches it, so it is watched all the time: connecting takes
- * milliseconds instead of the five seconds of gRPC's own poller, and the state is at hand. */
-static void watch(struct rpc_client *c)
-{
-    c->state = grpc_channel_check_connectivity_state(c->channel, 0);
-    c->watching = true;
-    TAG_RELEASE(&c->watch_tag);
-    grpc_channel_watch_connectivity_state(c->channel, c->state, gpr_inf_future(GPR_CLOCK_MONOTONIC), c->queue.cq,
-                                          &c->watch_tag);
-}
+    pthread_mutex_t lock;        /* guards what follows */
+    grpc_call *call;             /* NULL when it is over */
+    size_t held_bytes;
+    int n_pending;
+    bool reading, paused, ended; /* ended: no message will come any more */
+    bool have_status;
+    grpc_byte_buffer *received, *sending;
+    grpc_metadata metadata[MAX_METADATA];
+    size_t n_metadata;
+    grpc_metadata_array initial, trailing;
+    grpc_status_code status;
+    grpc_slice status_message;
+};
 
-static void on_watch(void *owner, bool ok)
-{
-    (void)ok;
-    struct rpc_client *c = owner;
-    pthread_mutex_lock(&c->lock);
-    c->watching = false;
-    if (!c->closing)
-        watch(c);
-    pthread_cond_broadcast(&c->changed);
-    pthread_mutex_unlock(&c->lock);
-}
+/* ---- client ----------------------------------------------------------------------------------------------------- */
 
-static void client_free(struct rpc_client *c, bool started)
+static grpc_channel *make_channel(const struct rpc_client_options *o, grpc_channel_credentials *credentials)
 {
-    queue_fini(&c->queue, started);
-    pthread_mutex_destroy(&c->lock);
-    pthread_cond_destroy(&c->changed);
-    free(c);
+    size_t max_bytes = o->max_message_bytes ? o->max_message_bytes : DEFAULT_MAX_MESSAGE_BYTES;
+#define INT_ARG(name, v) {.type = GRPC_ARG_INTEGER, .key = (char *)(uintptr_t)(name), .value.integer = (v)}
+    grpc_arg args[] = {
+        INT_ARG(GRPC_ARG_MAX_RECEIVE_MESSAGE_LENGTH, max_bytes > INT32_MAX ? INT32_MAX : (int)max_bytes),
+        INT_ARG(GRPC_ARG_ENABLE_HTTP_PROXY, 0),
+        INT_ARG(GRPC_ARG_HTTP2_BDP_PROBE, 0),
+        INT_ARG(GRPC_ARG_HTTP2_STREAM_LOOKAHEAD_BYTES, LOOKAHEAD_BYTES),
+        INT_ARG(GRPC_ARG_KEEPALIVE_TIME_MS, KEEPALIVE_MS),
+        INT_ARG(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, KEEPALIVE_TIMEOUT_MS),
+        INT_ARG(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0),
+        INT_ARG(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, MIN_BACKOFF_MS),
+        INT_ARG(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, MIN_BACKOFF_MS),
+        INT_ARG(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, MAX_BACKOFF_MS),
+        INT_ARG(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1),
+        {.type = GRPC_ARG_STRING, .key = (char *)(uintptr_t)GRPC_ARG_SERVICE_CONFIG,
+         .value.string = (char *)(uintptr_t)o->service_config},
+    };
+#undef INT_ARG
+    grpc_channel_args list = {sizeof args / sizeof args[0] - (o->service_config ? 0 : 1), args};
+    return grpc_channel_create(o->target, credentials, &list);
 }
 
 enum error_code rpc_client_open(const struct rpc_client_options *options, struct rpc_client **out, struct error *err)
 {
-    struct error local = {0};
-    err = err ? err : &local;
     grpc_channel_credentials *credentials =
         core_channel_credentials(options->tls_ca_file, options->tls_cert_file, options->tls_key_file, err);
     if (!credentials)
-        return err->code;
+        return err ? err->code : ERROR_INVALID_REQUEST;
     struct rpc_client *c = calloc(1, sizeof *c);
     if (!c) {
         grpc_channel_credentials_release(credentials);
-        return error_set(err, ERROR_MEMORY_EXHAUSTED, "no memory for a client of %s", options->target);
+        return error_set(err, ERROR_MEMORY_EXHAUSTED, "no memory for an RPC client");
     }
+    c->channel = make_channel(options, credentials);
+    grpc_channel_credentials_release(credentials);
     pthread_mutex_init(&c->lock, NULL);
     pthread_cond_init(&c->changed, NULL);
     queue_init(&c->queue);
-    c->watch_tag = (struct tag){on_watch, c};
-    c->channel = create(options, credentials);
-    grpc_channel_credentials_release(credentials);
     enum error_code code = queue_start(&c->queue, "rpc-client", err);
     if (code) {
+        queue_fini(&c->queue, false);
         grpc_channel_destroy(c->channel);
-        client_free(c, false);
+        pthread_cond_destroy(&c->changed);
+        pthread_mutex_destroy(&c->lock);
+        free(c);
         return code;
     }
-    pthread_mutex_lock(&c->lock);
-    watch(c);
-    pthread_mutex_unlock(&c->lock);
     *out = c;
     return ERROR_NONE;
 }
@@ -114,22 +115,221 @@ void rpc_client_close(struct rpc_client *c)
     if (!c)
         return;
     pthread_mutex_lock(&c->lock);
-    c->closing = true;
-    for (struct rpc_request *r = c->requests; r; r = r->next)
+    for (struct rpc_request *r = c->first; r; r = r->next)
         rpc_request_cancel(r);
-    while (c->requests)
+    while (c->first)
         pthread_cond_wait(&c->changed, &c->lock);
     pthread_mutex_unlock(&c->lock);
-    /* This ends the watch: the state becomes SHUTDOWN. */
+    queue_fini(&c->queue, true);
     grpc_channel_destroy(c->channel);
-    pthread_mutex_lock(&c->lock);
-    while (c->watching)
-        pthread_cond_wait(&c->changed, &c->lock);
-    pthread_mutex_unlock(&c->lock);
-    client_free(c, true);
+    pthread_cond_destroy(&c->changed);
+    pthread_mutex_destroy(&c->lock);
+    free(c);
 }
 
 bool rpc_client_connected(struct rpc_client *c, bool try_to_connect)
 {
     return grpc_channel_check_connectivity_state(c->channel, try_to_connect) == GRPC_CHANNEL_READY;
+}
+
+/* ---- requests --------------------------------------------------------------------------------------------------- */
+
+static void request_put(struct rpc_request *r)
+{
+    if (atomic_fetch_sub_explicit(&r->n_refs, 1, memory_order_acq_rel) != 1)
+        return;
+    for (size_t i = 0; i < r->n_metadata; i++) {
+        grpc_slice_unref(r->metadata[i].key);
+        grpc_slice_unref(r->metadata[i].value);
+    }
+    grpc_metadata_array_destroy(&r->initial);
+    grpc_metadata_array_destroy(&r->trailing);
+    grpc_slice_unref(r->status_message);
+    grpc_byte_buffer_destroy(r->received);
+    grpc_byte_buffer_destroy(r->sending);
+    pthread_mutex_destroy(&r->lock);
+    free(r);
+}
+
+/* Takes it from the client's list and wakes who closes the client. The last touch of the client. */
+static void leave_client(struct rpc_request *r)
+{
+    struct rpc_client *c = r->client;
+    pthread_mutex_lock(&c->lock);
+    *r->link = r->next;
+    if (r->next)
+        r->next->link = r->link;
+    pthread_cond_broadcast(&c->changed);
+    pthread_mutex_unlock(&c->lock);
+}
+
+/* The status with its details; message and details are valid while `text` and the request are. */
+static void tell_status(struct rpc_request *r)
+{
+    char *text = core_slice_text(r->status_message);
+    const grpc_slice *details = core_metadata_find(&r->trailing, "grpc-status-details-bin");
+    struct rpc_status status = {.code = (int)r->status, .message = text ? text : ""};
+    if (details) {
+        status.details = GRPC_SLICE_START_PTR(*details);
+        status.details_n_bytes = GRPC_SLICE_LENGTH(*details);
+    }
+    r->on_status(r->user, &status);
+    free(text);
+}
+
+/* An operation's callback is through; the last one of a call with a status tells it. */
+static void end(struct rpc_request *r)
+{
+    pthread_mutex_lock(&r->lock);
+    bool last = --r->n_pending == 0 && r->have_status;
+    grpc_call *call = r->call;
+    if (last)
+        r->call = NULL;
+    pthread_mutex_unlock(&r->lock);
+    if (!last)
+        return;
+    grpc_call_unref(call);
+    tell_status(r);
+    leave_client(r);
+    request_put(r);
+}
+
+/* Under the lock: reads the next message unless the consumer holds too much. */
+static void read_or_pause(struct rpc_request *r)
+{
+    if (r->reading || r->ended || !r->call)
+        return;
+    r->paused = r->window_bytes && r->held_bytes > r->window_bytes;
+    if (r->paused)
+        return;
+    grpc_op op = {.op = GRPC_OP_RECV_MESSAGE, .data.recv_message.recv_message = &r->received};
+    r->reading = true;
+    r->n_pending++;
+    core_start_batch(r->call, &op, 1, &r->read_tag);
+}
+
+static void on_read(void *owner, bool ok)
+{
+    struct rpc_request *r = owner;
+    grpc_byte_buffer *bytes = r->received;
+    grpc_slice slice;
+    r->received = NULL;
+    bool have = ok && bytes && core_bytes_read(bytes, &slice);
+    if (have) {
+        r->on_message(r->user, GRPC_SLICE_START_PTR(slice), GRPC_SLICE_LENGTH(slice));
+        grpc_slice_unref(slice);
+    }
+    grpc_byte_buffer_destroy(bytes);
+    pthread_mutex_lock(&r->lock);
+    r->reading = false;
+    r->ended |= !have;
+    read_or_pause(r);
+    pthread_mutex_unlock(&r->lock);
+    end(r);
+}
+
+static void on_status(void *owner, bool ok)
+{
+    struct rpc_request *r = owner;
+    (void)ok;
+    pthread_mutex_lock(&r->lock);
+    r->have_status = true;
+    r->ended |= r->paused; /* cancelled while paused: nothing more is read */
+    pthread_mutex_unlock(&r->lock);
+    end(r);
+}
+
+static void on_started(void *owner, bool ok)
+{
+    struct rpc_request *r = owner;
+    (void)ok; /* a failure shows in the status */
+    end(r);
+}
+
+static void start_call(struct rpc_request *r, const struct rpc_request_options *o)
+{
+    grpc_op send[4] = {
+        {.op = GRPC_OP_SEND_INITIAL_METADATA,
+         .flags = o->wait_for_ready ? GRPC_INITIAL_METADATA_WAIT_FOR_READY | GRPC_INITIAL_METADATA_WAIT_FOR_READY_EXPLICITLY_SET : 0,
+         .data.send_initial_metadata = {.count = r->n_metadata, .metadata = r->metadata}},
+        {.op = GRPC_OP_SEND_MESSAGE, .data.send_message.send_message = r->sending},
+        {.op = GRPC_OP_SEND_CLOSE_FROM_CLIENT},
+        {.op = GRPC_OP_RECV_INITIAL_METADATA, .data.recv_initial_metadata.recv_initial_metadata = &r->initial}};
+    grpc_op status = {.op = GRPC_OP_RECV_STATUS_ON_CLIENT,
+                      .data.recv_status_on_client = {.trailing_metadata = &r->trailing,
+                                                     .status = &r->status,
+                                                     .status_details = &r->status_message}};
+    pthread_mutex_lock(&r->lock);
+    r->n_pending += 2;
+    core_start_batch(r->call, &status, 1, &r->status_tag);
+    core_start_batch(r->call, send, 4, &r->send_tag);
+    read_or_pause(r);
+    pthread_mutex_unlock(&r->lock);
+}
+
+enum error_code rpc_request_start(struct rpc_client *c, const struct rpc_request_options *o, struct rpc_request **out,
+                                  struct error *err)
+{
+    struct rpc_request *r = calloc(1, sizeof *r);
+    if (!r)
+        return error_set(err, ERROR_MEMORY_EXHAUSTED, "no memory for an RPC");
+    *r = (struct rpc_request){.client = c,
+                              .user = o->user,
+                              .on_message = o->on_message,
+                              .on_status = o->on_status,
+                              .window_bytes = o->window_bytes,
+                              .send_tag = {on_started, r},
+                              .read_tag = {on_read, r},
+                              .status_tag = {on_status, r},
+                              .sending = core_bytes_copy(o->data, o->n_bytes),
+                              .status_message = grpc_empty_slice()};
+    atomic_init(&r->n_refs, 2);
+    pthread_mutex_init(&r->lock, NULL);
+    grpc_metadata_array_init(&r->initial);
+    grpc_metadata_array_init(&r->trailing);
+    for (const char *const *m = o->metadata; m && m[0] && m[1] && r->n_metadata < MAX_METADATA; m += 2)
+        r->metadata[r->n_metadata++] = (grpc_metadata){.key = grpc_slice_from_copied_string(m[0]),
+                                                       .value = grpc_slice_from_copied_string(m[1])};
+    r->call = grpc_channel_create_call(c->channel, NULL, GRPC_PROPAGATE_DEFAULTS, c->queue.cq,
+                                       grpc_slice_from_static_string(o->path), NULL, core_deadline(o->deadline_ns), NULL);
+    pthread_mutex_lock(&c->lock);
+    r->link = &c->first;
+    r->next = c->first;
+    if (r->next)
+        r->next->link = &r->next;
+    c->first = r;
+    pthread_mutex_unlock(&c->lock);
+    *out = r; /* before the first callback can come */
+    start_call(r, o);
+    return ERROR_NONE;
+}
+
+void rpc_request_hold(struct rpc_request *r, size_t n_bytes)
+{
+    pthread_mutex_lock(&r->lock);
+    r->held_bytes += n_bytes;
+    pthread_mutex_unlock(&r->lock);
+}
+
+void rpc_request_release(struct rpc_request *r, size_t n_bytes)
+{
+    pthread_mutex_lock(&r->lock);
+    r->held_bytes -= n_bytes < r->held_bytes ? n_bytes : r->held_bytes;
+    if (r->paused && r->held_bytes <= r->window_bytes / 4) /* not at once, or each token would pause and wake */
+        read_or_pause(r);
+    pthread_mutex_unlock(&r->lock);
+}
+
+void rpc_request_cancel(struct rpc_request *r)
+{
+    pthread_mutex_lock(&r->lock);
+    if (r->call)
+        grpc_call_cancel(r->call, NULL);
+    pthread_mutex_unlock(&r->lock);
+}
+
+void rpc_request_close(struct rpc_request *r)
+{
+    if (r)
+        request_put(r);
 }

@@ -74,8 +74,8 @@ gpr_timespec core_deadline(int64_t deadline_ns);
 int64_t core_deadline_ns(gpr_timespec deadline);
 
 /* Credentials from PEM files; both NULL = plain text. NULL and `err` when a file cannot be read. */
-grpc_server_credentials *core_server_credentials(const char *cert_file, const char *key_file,
-                                                 const char *client_ca_file, struct error *err);
+grpc_server_credentials *core_server_credentials(const char *cert_file, const char *key_file, const char *client_ca_file,
+                                                 struct error *err);
 grpc_channel_credentials *core_channel_credentials(const char *ca_file, const char *cert_file, const char *key_file,
                                                    struct error *err);
 

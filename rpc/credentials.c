@@ -44,12 +44,9 @@ static void forget(struct buffer *b)
     buffer_fini(b);
 }
 
-struct pem_files {
-    struct buffer ca, cert, key;
-};
+struct pem_files { struct buffer ca, cert, key; };
 
-static enum error_code pem_read(struct pem_files *files, const char *ca, const char *cert, const char *key,
-                                struct error *err)
+static enum error_code pem_read(struct pem_files *files, const char *ca, const char *cert, const char *key, struct error *err)
 {
     buffer_init(&files->ca, PEM_MAX_BYTES);
     buffer_init(&files->cert, PEM_MAX_BYTES);
@@ -72,8 +69,8 @@ static void pem_forget(struct pem_files *files)
     forget(&files->key);
 }
 
-grpc_server_credentials *core_server_credentials(const char *cert_file, const char *key_file,
-                                                 const char *client_ca_file, struct error *err)
+grpc_server_credentials *core_server_credentials(const char *cert_file, const char *key_file, const char *client_ca_file,
+                                                 struct error *err)
 {
     if (!cert_file && !key_file && !client_ca_file)
         return grpc_insecure_server_credentials_create();

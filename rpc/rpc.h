@@ -5,9 +5,6 @@
  * block. Functions may be called from any thread unless said otherwise, also from within callbacks. Each start_batch costs
  * 30-50 us on the calling thread, so a compute thread never calls rpc functions: it wakes somebody (see rpc_post).
  *
- * The callbacks of one call (and what rpc_post runs for it) come one after the other: a call stays with one completion queue, and
- * a queue has one thread. A client has one queue, so all its callbacks are serialised.
- *
  * Ownership. Calls are reference-counted: a callback gets a borrowed reference; who keeps a call beyond the callback takes
  * one (rpc_call_get) and gives it back (rpc_call_put). Bytes given to callbacks are borrowed until they return; bytes given to
  * functions are copied.
@@ -56,10 +53,11 @@ struct rpc_method {
     /* The call is over: its status is out, or the client cancelled or went away, or the deadline passed (cancelled = true). Last
      * callback of a call that had an on_message; after it nothing but rpc_call_put may be called on it. May be NULL. */
     void (*on_done)(void *service, struct rpc_call *call, bool cancelled);
+    /* A function posted with rpc_post runs. */
 };
 
 struct rpc_server_options {
-    const struct rpc_method *methods; /* ends with a NULL path, borrowed until close; unknown methods get UNIMPLEMENTED */
+    const struct rpc_method *methods; /* ends with a NULL path; unknown methods get UNIMPLEMENTED */
     const char *listen;          /* "127.0.0.1:50051", "[::]:50051", "unix:/run/x.sock", several separated by commas */
     const char *tls_cert_file, *tls_key_file, *tls_client_ca_file; /* NULL = plain text; client CA = mutual TLS */
     size_t max_message_bytes;    /* received; 0 = 4 MiB */
@@ -97,8 +95,7 @@ void rpc_call_read(struct rpc_call *c);
 /* Ends the call after what was sent; once. UNARY: data is the answer when status is OK (else NULL); streams: data is NULL. */
 void rpc_call_finish(struct rpc_call *c, const struct rpc_status *status, const void *data, size_t n_bytes);
 /* Runs `run(service, call)` soon on the call's completion thread; cheap, lock-free for the caller but for one eventfd-like wake,
- * coalesced: several posts before it ran count as one (the last `run` counts). Meant for compute threads. The call must be
- * referenced by the caller; after on_done nothing runs any more. */
+ * coalesced: several posts before it ran count as one. Meant for compute threads. The call must be referenced by the caller. */
 void rpc_post(struct rpc_call *c, void (*run)(void *service, struct rpc_call *call));
 
 /* ---- client ----------------------------------------------------------------------------------------------------- */

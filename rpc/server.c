@@ -1,71 +1,75 @@
-/* A server: ports, completion queues, methods, and the end in good order. One call is call.c's. */
+/*
+ * The server: address, queues, new calls, drain. What happens to a call once it is there is call.c's.
+ *
+ *   request_call -> slot -> call_start; the slot waits for the next call
+ *
+ * Unknown methods come the same way, so that they get an answer: calls that nobody asked for would hang.
+ */
 #include "rpc/server.h"
 
 #include "base/clock.h"
+#include "base/log.h"
 
-#include <errno.h>
 #include <grpc/grpc_security.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#define DEFAULT_MESSAGE_BYTES (4 * 1024 * 1024)
-#define DEFAULT_STREAMS 1024
-#define MAX_QUEUES 16
-/* Pings of clients are welcome this often; ours find a client that is gone without a FIN, whose sequence must be freed. */
-#define CLIENT_PING_MS 10000
-#define KEEPALIVE_MS 30000
+#define DEFAULT_MAX_MESSAGE_BYTES (4 * 1024 * 1024)
+#define DEFAULT_MAX_STREAMS 1024
+#define KEEPALIVE_MS 60000      /* a dead client is found after this and KEEPALIVE_TIMEOUT_MS */
 #define KEEPALIVE_TIMEOUT_MS 10000
-#define HANDSHAKE_TIMEOUT_MS 10000
+#define MIN_PING_INTERVAL_MS 5000 /* below our clients' keepalive time, or they would be sent away */
 
-void server_count(struct rpc_server *s, int n)
+static void on_new_call(void *owner, bool ok);
+
+static void slot_wait(struct slot *slot)
 {
-    pthread_mutex_lock(&s->lock);
-    s->n_calls = n > 0 ? s->n_calls + 1 : s->n_calls - 1;
-    pthread_cond_broadcast(&s->changed);
-    pthread_mutex_unlock(&s->lock);
+    grpc_call_details_init(&slot->details);
+    grpc_metadata_array_init(&slot->metadata);
+    slot->call = NULL;
+    slot->tag = (struct tag){on_new_call, slot};
+    TAG_RELEASE(&slot->tag);
+    RPC_ASSERT(grpc_server_request_call(slot->server->server, &slot->call, &slot->details, &slot->metadata, slot->queue->cq,
+                                        slot->queue->cq, &slot->tag) == GRPC_CALL_OK);
 }
 
-static void on_shutdown(void *owner, bool ok)
+static void on_new_call(void *owner, bool ok)
 {
-    (void)ok;
-    struct rpc_server *s = owner;
-    pthread_mutex_lock(&s->lock);
-    s->shut_down = true;
-    pthread_cond_broadcast(&s->changed);
-    pthread_mutex_unlock(&s->lock);
+    struct slot *slot = owner;
+    if (!ok) { /* the server shuts down */
+        grpc_call_details_destroy(&slot->details);
+        grpc_metadata_array_destroy(&slot->metadata);
+        return;
+    }
+    struct slot taken = *slot;
+    pthread_mutex_lock(&slot->server->lock);
+    bool again = !slot->server->shutting_down;
+    pthread_mutex_unlock(&slot->server->lock);
+    if (again)
+        slot_wait(slot); /* first, so that the next call need not wait for this one */
+    call_start(&taken);
 }
 
-/* ---- opening ---------------------------------------------------------------------------------------------------- */
-
-static grpc_arg int_arg(const char *key, int value)
+static grpc_server *make_server(const struct rpc_server_options *o)
 {
-    return (grpc_arg){.type = GRPC_ARG_INTEGER, .key = (char *)key, .value.integer = value};
+    size_t max_bytes = o->max_message_bytes ? o->max_message_bytes : DEFAULT_MAX_MESSAGE_BYTES;
+#define INT_ARG(name, v) {.type = GRPC_ARG_INTEGER, .key = (char *)(uintptr_t)(name), .value.integer = (v)}
+    grpc_arg args[] = {
+        INT_ARG(GRPC_ARG_ALLOW_REUSEPORT, 0), /* or two servers bind one port and nobody notices */
+        INT_ARG(GRPC_ARG_MAX_RECEIVE_MESSAGE_LENGTH, max_bytes > INT32_MAX ? INT32_MAX : (int)max_bytes),
+        INT_ARG(GRPC_ARG_MAX_CONCURRENT_STREAMS, o->max_concurrent_streams ? o->max_concurrent_streams : DEFAULT_MAX_STREAMS),
+        INT_ARG(GRPC_ARG_KEEPALIVE_TIME_MS, KEEPALIVE_MS),
+        INT_ARG(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, KEEPALIVE_TIMEOUT_MS),
+        INT_ARG(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, MIN_PING_INTERVAL_MS),
+        INT_ARG(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1),
+        INT_ARG(GRPC_ARG_MAX_CONNECTION_AGE_MS, o->max_connection_age_ms ? o->max_connection_age_ms : INT32_MAX),
+    };
+#undef INT_ARG
+    grpc_channel_args list = {sizeof args / sizeof args[0], args};
+    return grpc_server_create(&list, NULL);
 }
 
-static grpc_server *create(const struct rpc_server_options *o, size_t max_message_bytes)
-{
-    grpc_arg args[16];
-    size_t n = 0;
-    /* Two servers must not share a port without a word. */
-    args[n++] = int_arg(GRPC_ARG_ALLOW_REUSEPORT, 0);
-    args[n++] = int_arg(GRPC_ARG_MAX_RECEIVE_MESSAGE_LENGTH, (int)max_message_bytes);
-    args[n++] = int_arg(GRPC_ARG_MAX_CONCURRENT_STREAMS,
-                        o->max_concurrent_streams ? o->max_concurrent_streams : DEFAULT_STREAMS);
-    /* Tokens are too small to compress, and what a client compresses could be a bomb: identity (bit 0) alone. */
-    args[n++] = int_arg(GRPC_COMPRESSION_CHANNEL_ENABLED_ALGORITHMS_BITSET, 1);
-    args[n++] = int_arg(GRPC_ARG_HTTP2_BDP_PROBE, 0);
-    args[n++] = int_arg(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, CLIENT_PING_MS);
-    args[n++] = int_arg(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
-    args[n++] = int_arg(GRPC_ARG_KEEPALIVE_TIME_MS, KEEPALIVE_MS);
-    args[n++] = int_arg(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, KEEPALIVE_TIMEOUT_MS);
-    args[n++] = int_arg(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0);
-    args[n++] = int_arg(GRPC_ARG_SERVER_HANDSHAKE_TIMEOUT_MS, HANDSHAKE_TIMEOUT_MS);
-    if (o->max_connection_age_ms)
-        args[n++] = int_arg(GRPC_ARG_MAX_CONNECTION_AGE_MS, o->max_connection_age_ms);
-    return grpc_server_create(&(grpc_channel_args){n, args}, NULL);
-}
-
+/* Binds each address of the comma-separated list. */
 static enum error_code bind_all(struct rpc_server *s, const struct rpc_server_options *o, struct error *err)
 {
     grpc_server_credentials *credentials =
@@ -73,119 +77,77 @@ static enum error_code bind_all(struct rpc_server *s, const struct rpc_server_op
     if (!credentials)
         return err ? err->code : ERROR_INVALID_REQUEST;
     enum error_code code = ERROR_NONE;
-    char *rest = NULL, *list = strdup(o->listen);
-    bool first = true;
-    for (char *at = list ? strtok_r(list, ", ", &rest) : NULL; at && !code; at = strtok_r(NULL, ", ", &rest)) {
-        int port = grpc_server_add_http2_port(s->server, at, credentials);
+    char *list = strdup(o->listen), *rest = list, *address;
+    if (!list)
+        code = error_set(err, ERROR_MEMORY_EXHAUSTED, "no memory for the list of addresses");
+    for (bool first = true; !code && (address = strsep(&rest, ",")) != NULL; first = false) {
+        int port = grpc_server_add_http2_port(s->server, address, credentials);
         if (port == 0)
-            code = error_set(
-                err, ERROR_CONFLICT,
-                "cannot listen on %s: in use, or no address of this machine (expected host:port or unix:path)", at);
-        if (first)
-            s->port = strncmp(at, "unix:", 5) == 0 ? 0 : port;
-        first = false;
+            code = error_set(err, ERROR_INVALID_REQUEST, "cannot listen on \"%s\": in use, or no address of this machine", address);
+        else if (first)
+            s->port = strncmp(address, "unix:", 5) == 0 ? 0 : port;
     }
-    if (!code && first)
-        code = error_set(err, ERROR_INVALID_REQUEST, "no address to listen on");
     free(list);
     grpc_server_credentials_release(credentials);
     return code;
 }
 
-static enum error_code register_methods(struct rpc_server *s, const struct rpc_method *defs, struct error *err)
+static void on_shutdown(void *owner, bool ok)
 {
-    size_t n = 0;
-    while (defs[n].path)
-        n++;
-    s->n_methods = n + 1;
-    s->methods = calloc(s->n_methods, sizeof *s->methods);
-    if (!s->methods)
-        return error_set(err, ERROR_MEMORY_EXHAUSTED, "no memory for %zu methods", n);
-    for (size_t i = 0; i < n; i++) {
-        s->methods[i].def = &defs[i];
-        s->methods[i].handle = grpc_server_register_method(
-            s->server, defs[i].path, NULL,
-            defs[i].kind == RPC_BIDI ? GRPC_SRM_PAYLOAD_NONE : GRPC_SRM_PAYLOAD_READ_INITIAL_BYTE_BUFFER, 0);
-        if (!s->methods[i].handle)
-            return error_set(err, ERROR_INTERNAL, "method %s is there twice", defs[i].path);
-    }
-    return ERROR_NONE;
+    struct rpc_server *s = owner;
+    (void)ok;
+    pthread_mutex_lock(&s->lock);
+    s->is_shut_down = true;
+    pthread_cond_broadcast(&s->changed);
+    pthread_mutex_unlock(&s->lock);
 }
 
-static enum error_code start(struct rpc_server *s, struct error *err)
+static enum error_code start_queues(struct rpc_server *s, struct error *err)
 {
-    grpc_server_start(s->server);
-    for (int q = 0; q < s->n_queues; q++) {
-        for (size_t m = 0; m < s->n_methods; m++)
-            call_expect(s, &s->methods[m], &s->queues[q]);
-        char name[16];
-        snprintf(name, sizeof name, "rpc-server-%d", q % 100);
-        enum error_code code = queue_start(&s->queues[q], name, err);
-        if (code)
-            return code;
-        s->n_started++;
+    enum error_code code = ERROR_NONE;
+    for (; !code && s->n_started < s->n_queues; s->n_started += !code) {
+        for (int i = 0; i < SERVER_SLOTS; i++)
+            slot_wait(&s->slots[s->n_started * SERVER_SLOTS + i]);
+        code = queue_start(&s->queues[s->n_started], "rpc-server", err);
     }
-    return ERROR_NONE;
+    return code;
 }
 
-static void init_lock(struct rpc_server *s)
+enum error_code rpc_server_open(const struct rpc_server_options *options, struct rpc_server **out, struct error *err)
 {
+    int n_queues = options->n_threads > 0 ? options->n_threads : 1;
+    struct rpc_server *s = calloc(1, sizeof *s);
+    if (s) {
+        s->queues = calloc((size_t)n_queues, sizeof *s->queues);
+        s->slots = calloc((size_t)n_queues * SERVER_SLOTS, sizeof *s->slots);
+    }
+    if (!s || !s->queues || !s->slots) {
+        if (s) {
+            free(s->queues);
+            free(s->slots);
+        }
+        free(s);
+        return error_set(err, ERROR_MEMORY_EXHAUSTED, "no memory for an RPC server");
+    }
+    s->methods = options->methods;
+    s->n_queues = n_queues;
+    pthread_mutex_init(&s->lock, NULL);
     pthread_condattr_t monotonic;
     pthread_condattr_init(&monotonic);
     pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
     pthread_cond_init(&s->changed, &monotonic);
     pthread_condattr_destroy(&monotonic);
-    pthread_mutex_init(&s->lock, NULL);
-}
-
-/* Frees a server that never served. */
-static void abandon(struct rpc_server *s)
-{
-    struct tag *tag = &s->shutdown_tag;
-    grpc_server_shutdown_and_notify(s->server, s->queues[0].cq, tag);
-    for (int q = 0; q < s->n_queues; q++)
-        grpc_completion_queue_shutdown(s->queues[q].cq);
-    while (grpc_completion_queue_next(s->queues[0].cq, gpr_inf_future(GPR_CLOCK_MONOTONIC), NULL).type !=
-           GRPC_QUEUE_SHUTDOWN)
-        ;
-    grpc_server_destroy(s->server);
-    for (int q = 0; q < s->n_queues; q++)
-        queue_fini(&s->queues[q], false);
-    pthread_mutex_destroy(&s->lock);
-    pthread_cond_destroy(&s->changed);
-    free(s->methods);
-    free(s->queues);
-    free(s);
-}
-
-enum error_code rpc_server_open(const struct rpc_server_options *options, struct rpc_server **out, struct error *err)
-{
-    struct rpc_server *s = calloc(1, sizeof *s);
-    int n_queues = options->n_threads < 1 ? 1 : options->n_threads > MAX_QUEUES ? MAX_QUEUES : options->n_threads;
-    struct queue *queues = calloc((size_t)n_queues, sizeof *queues);
-    if (!s || !queues) {
-        free(s);
-        free(queues);
-        return error_set(err, ERROR_MEMORY_EXHAUSTED, "no memory for a server");
+    s->server = make_server(options);
+    for (int i = 0; i < n_queues; i++) {
+        queue_init(&s->queues[i]);
+        grpc_server_register_completion_queue(s->server, s->queues[i].cq, NULL);
+        for (int j = 0; j < SERVER_SLOTS; j++)
+            s->slots[i * SERVER_SLOTS + j] = (struct slot){.server = s, .queue = &s->queues[i]};
     }
-    init_lock(s);
-    s->queues = queues;
-    s->n_queues = n_queues;
-    s->max_message_bytes = options->max_message_bytes ? options->max_message_bytes : DEFAULT_MESSAGE_BYTES;
-    s->shutdown_tag = (struct tag){on_shutdown, s};
-    s->server = create(options, s->max_message_bytes);
-    for (int q = 0; q < n_queues; q++) {
-        queue_init(&s->queues[q]);
-        grpc_server_register_completion_queue(s->server, s->queues[q].cq, NULL);
-    }
-    enum error_code code = register_methods(s, options->methods, err);
+    enum error_code code = bind_all(s, options, err);
+    grpc_server_start(s->server); /* also after a failure: a server that never started cannot be shut down */
     if (!code)
-        code = bind_all(s, options, err);
-    if (code) {
-        abandon(s);
-        return code;
-    }
-    code = start(s, err);
+        code = start_queues(s, err);
     if (code) {
         rpc_server_close(s);
         return code;
@@ -194,16 +156,18 @@ enum error_code rpc_server_open(const struct rpc_server_options *options, struct
     return ERROR_NONE;
 }
 
-int rpc_server_port(const struct rpc_server *s)
-{
-    return s->port;
-}
+int rpc_server_port(const struct rpc_server *s) { return s->port; }
 
-/* ---- end -------------------------------------------------------------------------------------------------------- */
-
-static bool ended(const struct rpc_server *s)
+/* Waits until `*flag`, or until deadline_ns; under the lock. */
+static bool wait_until(struct rpc_server *s, const bool *flag, int64_t deadline_ns)
 {
-    return s->shut_down && s->n_calls == 0;
+    struct timespec t = {.tv_sec = deadline_ns / CLOCK_NS_PER_S, .tv_nsec = deadline_ns % CLOCK_NS_PER_S};
+    while (!*flag)
+        if (deadline_ns == CLOCK_NEVER)
+            pthread_cond_wait(&s->changed, &s->lock);
+        else if (pthread_cond_timedwait(&s->changed, &s->lock, &t) != 0)
+            break;
+    return *flag;
 }
 
 void rpc_server_drain(struct rpc_server *s, int64_t deadline_ns)
@@ -213,23 +177,18 @@ void rpc_server_drain(struct rpc_server *s, int64_t deadline_ns)
     s->shutting_down = true;
     pthread_mutex_unlock(&s->lock);
     if (first) {
+        s->shutdown_tag = (struct tag){on_shutdown, s};
         TAG_RELEASE(&s->shutdown_tag);
         grpc_server_shutdown_and_notify(s->server, s->queues[0].cq, &s->shutdown_tag);
     }
-    struct timespec until = {deadline_ns / CLOCK_NS_PER_S, deadline_ns % CLOCK_NS_PER_S};
     pthread_mutex_lock(&s->lock);
-    int waited = 0;
-    while (!ended(s) && waited != ETIMEDOUT)
-        waited = deadline_ns == CLOCK_NEVER ? pthread_cond_wait(&s->changed, &s->lock)
-                                            : pthread_cond_timedwait(&s->changed, &s->lock, &until);
-    bool cancel = !ended(s);
+    bool done = wait_until(s, &s->is_shut_down, deadline_ns);
     pthread_mutex_unlock(&s->lock);
-    if (!cancel)
+    if (done)
         return;
     grpc_server_cancel_all_calls(s->server);
     pthread_mutex_lock(&s->lock);
-    while (!ended(s))
-        pthread_cond_wait(&s->changed, &s->lock);
+    wait_until(s, &s->is_shut_down, CLOCK_NEVER);
     pthread_mutex_unlock(&s->lock);
 }
 
@@ -237,18 +196,22 @@ void rpc_server_close(struct rpc_server *s)
 {
     if (!s)
         return;
-    if (s->n_started == 0) {
-        abandon(s);
-        return;
+    if (s->n_started > 0) {
+        rpc_server_drain(s, 0);
+        pthread_mutex_lock(&s->lock);
+        while (s->n_calls > 0) /* their owners let go in on_done */
+            pthread_cond_wait(&s->changed, &s->lock);
+        pthread_mutex_unlock(&s->lock);
+    } else {
+        s->shutdown_tag = (struct tag){on_shutdown, s};
+        grpc_server_shutdown_and_notify(s->server, s->queues[0].cq, &s->shutdown_tag);
     }
-    rpc_server_drain(s, clock_now_ns());
-    /* Calls that waited for a client come out as failed before a queue is empty. */
-    for (int q = 0; q < s->n_queues; q++)
-        queue_fini(&s->queues[q], q < s->n_started);
+    for (int i = 0; i < s->n_queues; i++)
+        queue_fini(&s->queues[i], i < s->n_started);
     grpc_server_destroy(s->server);
-    pthread_mutex_destroy(&s->lock);
     pthread_cond_destroy(&s->changed);
-    free(s->methods);
+    pthread_mutex_destroy(&s->lock);
+    free(s->slots);
     free(s->queues);
     free(s);
 }
