@@ -96,10 +96,10 @@ enum error_code rpc_client_open(const struct rpc_client_options *options, struct
     grpc_channel_credentials_release(credentials);
     pthread_mutex_init(&c->lock, NULL);
     pthread_cond_init(&c->changed, NULL);
-    queue_init(&c->queue);
-    enum error_code code = queue_start(&c->queue, "rpc-client", err);
+    cq_init(&c->queue);
+    enum error_code code = cq_start(&c->queue, "rpc-client", err);
     if (code) {
-        queue_fini(&c->queue, false);
+        cq_fini(&c->queue, false);
         grpc_channel_destroy(c->channel);
         pthread_cond_destroy(&c->changed);
         pthread_mutex_destroy(&c->lock);
@@ -120,7 +120,7 @@ void rpc_client_close(struct rpc_client *c)
     while (c->first)
         pthread_cond_wait(&c->changed, &c->lock);
     pthread_mutex_unlock(&c->lock);
-    queue_fini(&c->queue, true);
+    cq_fini(&c->queue, true);
     grpc_channel_destroy(c->channel);
     pthread_cond_destroy(&c->changed);
     pthread_mutex_destroy(&c->lock);

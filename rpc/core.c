@@ -16,12 +16,12 @@ void core_broken(const char *condition, const char *file, int line)
 
 /* ---- queues ----------------------------------------------------------------------------------------------------- */
 
-void queue_init(struct queue *q)
+void cq_init(struct queue *q)
 {
     q->cq = grpc_completion_queue_create_for_next(NULL);
 }
 
-static void *queue_main(void *arg)
+static void *cq_main(void *arg)
 {
     struct queue *q = arg;
     gpr_timespec never = gpr_inf_future(GPR_CLOCK_MONOTONIC);
@@ -35,16 +35,16 @@ static void *queue_main(void *arg)
     }
 }
 
-enum error_code queue_start(struct queue *q, const char *name, struct error *err)
+enum error_code cq_start(struct queue *q, const char *name, struct error *err)
 {
-    int failed = pthread_create(&q->thread, NULL, queue_main, q);
+    int failed = pthread_create(&q->thread, NULL, cq_main, q);
     if (failed)
         return error_set(err, ERROR_INTERNAL, "cannot start a completion thread: %s", strerror(failed));
     pthread_setname_np(q->thread, name);
     return ERROR_NONE;
 }
 
-void queue_fini(struct queue *q, bool started)
+void cq_fini(struct queue *q, bool started)
 {
     grpc_completion_queue_shutdown(q->cq);
     if (started)

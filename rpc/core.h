@@ -51,11 +51,11 @@ struct queue {
 };
 
 /* Makes the queue, without its thread. */
-void queue_init(struct queue *q);
+void cq_init(struct queue *q);
 /* Starts the thread that runs the tags. `name` shows in ps. */
-enum error_code queue_start(struct queue *q, const char *name, struct error *err);
+enum error_code cq_start(struct queue *q, const char *name, struct error *err);
 /* Shuts the queue down, waits until its thread has run the last tag (when it was started) and frees it. */
-void queue_fini(struct queue *q, bool started);
+void cq_fini(struct queue *q, bool started);
 
 /* Starts a batch; the tag comes out of the call's queue later. An empty batch comes out at once: that is rpc_post. */
 void core_start_batch(grpc_call *call, const grpc_op *ops, size_t n_ops, struct tag *tag);

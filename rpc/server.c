@@ -108,7 +108,7 @@ static enum error_code start_queues(struct rpc_server *s, struct error *err)
     for (; !code && s->n_started < s->n_queues; s->n_started += !code) {
         for (int i = 0; i < SERVER_SLOTS; i++)
             slot_wait(&s->slots[s->n_started * SERVER_SLOTS + i]);
-        code = queue_start(&s->queues[s->n_started], "rpc-server", err);
+        code = cq_start(&s->queues[s->n_started], "rpc-server", err);
     }
     return code;
 }
@@ -139,7 +139,7 @@ enum error_code rpc_server_open(const struct rpc_server_options *options, struct
     pthread_condattr_destroy(&monotonic);
     s->server = make_server(options);
     for (int i = 0; i < n_queues; i++) {
-        queue_init(&s->queues[i]);
+        cq_init(&s->queues[i]);
         grpc_server_register_completion_queue(s->server, s->queues[i].cq, NULL);
         for (int j = 0; j < SERVER_SLOTS; j++)
             s->slots[i * SERVER_SLOTS + j] = (struct slot){.server = s, .queue = &s->queues[i]};
@@ -207,7 +207,7 @@ void rpc_server_close(struct rpc_server *s)
         grpc_server_shutdown_and_notify(s->server, s->queues[0].cq, &s->shutdown_tag);
     }
     for (int i = 0; i < s->n_queues; i++)
-        queue_fini(&s->queues[i], i < s->n_started);
+        cq_fini(&s->queues[i], i < s->n_started);
     grpc_server_destroy(s->server);
     pthread_cond_destroy(&s->changed);
     pthread_mutex_destroy(&s->lock);

@@ -7,7 +7,7 @@ import reflection from 'grpc-js-reflection-client';
 import { done, metric, model, root, start, freePort, startEngine, stop, test, until } from './lib/harness.mjs';
 
 const engine = await startEngine();
-const options = { keepCase: true, longs: Number, defaults: true, oneofs: true };
+const options = { keepCase: true, longs: Number, enums: String, defaults: true, oneofs: true };
 const definition = loader.loadSync(['bitnet/v1/inference.proto', 'bitnet/v1/models.proto', 'bitnet/v1/admin.proto',
                                     'grpc/health/v1/health.proto'],
                                    { ...options, includeDirs: [path.join(root, 'proto')] });
@@ -64,7 +64,7 @@ await test('grpc: reflection finds the services and can call them without a prot
     for (const name of ['bitnet.v1.InferenceService', 'bitnet.v1.ModelService', 'grpc.health.v1.Health'])
       assert.ok(services.includes(name), `${version} lists ${services}`);
     const descriptor = await client.getDescriptorBySymbol('bitnet.v1.InferenceService');
-    const reflected = grpc.loadPackageDefinition(descriptor.getPackageObject(options));
+    const reflected = descriptor.getPackageObject(options);
     const caller = new reflected.bitnet.v1.InferenceService(engine.target, credentials);
     const events = await collect(caller.StreamGenerate(request));
     assert.ok(textOf(events).length > 20);

@@ -1,0 +1,150 @@
+/* The admin port: metrics and health over HTTP, on a thread of its own so that it answers under any load. */
+#include "base/log.h"
+#include "service/service.h"
+
+#include <event2/buffer.h>
+#include <event2/event.h>
+#include <event2/http.h>
+#include <event2/thread.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define PAGE_MAX_BYTES (16 * 1024 * 1024)
+
+struct admin_http {
+    struct service *service;
+    struct event_base *base;
+    struct evhttp *http;
+    pthread_t thread;
+};
+
+static void reply(struct evhttp_request *r, int code, const char *type, const char *text, size_t n_bytes)
+{
+    struct evbuffer *body = evbuffer_new();
+    if (body)
+        evbuffer_add(body, text, n_bytes);
+    evhttp_add_header(evhttp_request_get_output_headers(r), "Content-Type", type);
+    evhttp_add_header(evhttp_request_get_output_headers(r), "Cache-Control", "no-store");
+    evhttp_send_reply(r, body ? code : 500, NULL, body);
+    if (body)
+        evbuffer_free(body);
+}
+
+static void on_metrics(struct evhttp_request *r, void *user)
+{
+    struct admin_http *a = user;
+    const char *accept = evhttp_find_header(evhttp_request_get_input_headers(r), "Accept");
+    bool open = accept && strstr(accept, "application/openmetrics-text");
+    struct buffer page;
+    buffer_init(&page, PAGE_MAX_BYTES);
+    metrics_write(service_metrics_page(a->service->metrics), &page, open);
+    reply(r, page.failed ? 500 : 200,
+          open ? "application/openmetrics-text; version=1.0.0; charset=utf-8" : "text/plain; version=0.0.4; charset=utf-8",
+          page.data ? page.data : "", page.n_bytes);
+    buffer_fini(&page);
+}
+
+static void on_live(struct evhttp_request *r, void *user)
+{
+    struct admin_http *a = user;
+    bool alive = service_state(a->service).engine_turns;
+    const char *text = alive ? "{\"status\":\"live\"}\n" : "{\"status\":\"stalled\"}\n";
+    reply(r, alive ? 200 : 503, "application/json", text, strlen(text));
+}
+
+static void on_ready(struct evhttp_request *r, void *user)
+{
+    struct admin_http *a = user;
+    struct service_state s = service_state(a->service);
+    char text[256];
+    int n = snprintf(text, sizeof text,
+                     "{\"status\":\"%s\",\"checks\":{\"model_loaded\":true,\"inference_engine_ready\":%s,\"device_available\":true,"
+                     "\"resources_available\":%s}}\n",
+                     s.ready ? "ready" : "not_ready", s.engine_turns ? "true" : "false", s.queue_has_room ? "true" : "false");
+    reply(r, s.ready ? 200 : 503, "application/json", text, (size_t)n);
+}
+
+static void on_other(struct evhttp_request *r, void *user)
+{
+    static const char text[] = "{\"error\":{\"code\":\"NOT_FOUND\",\"message\":\"expected /metrics, /health, /health/live or /health/ready\"}}\n";
+    (void)user;
+    reply(r, 404, "application/json", text, sizeof text - 1);
+}
+
+static void *run(void *user)
+{
+    struct admin_http *a = user;
+    event_base_loop(a->base, EVLOOP_NO_EXIT_ON_EMPTY);
+    return NULL;
+}
+
+/* "127.0.0.1:9090" or "[::1]:9090". */
+static bool split_address(const char *listen, char *host, size_t n, int *port)
+{
+    const char *colon = strrchr(listen, ':');
+    char *end;
+    if (!colon || colon == listen)
+        return false;
+    long value = strtol(colon + 1, &end, 10);
+    bool bracket = listen[0] == '[' && colon[-1] == ']';
+    snprintf(host, n, "%.*s", (int)(colon - listen) - (bracket ? 2 : 0), listen + bracket);
+    *port = (int)value;
+    return end != colon + 1 && !*end && value >= 0 && value <= 65535;
+}
+
+void admin_http_close(struct admin_http *a)
+{
+    if (!a)
+        return;
+    if (a->thread) {
+        event_base_loopbreak(a->base);
+        pthread_join(a->thread, NULL);
+    }
+    if (a->http)
+        evhttp_free(a->http);
+    if (a->base)
+        event_base_free(a->base);
+    free(a);
+}
+
+enum error_code admin_http_open(struct service *s, const char *listen, struct admin_http **out, struct error *err)
+{
+    char host[256];
+    int port;
+    *out = NULL;
+    if (!split_address(listen, host, sizeof host, &port))
+        return error_set_param(err, ERROR_INVALID_REQUEST, "admin-listen", "admin-listen: expected ADDRESS:PORT, found \"%.100s\"", listen);
+    struct admin_http *a = calloc(1, sizeof *a);
+    evthread_use_pthreads();
+    if (a) {
+        a->service = s;
+        a->base = event_base_new();
+        a->http = a->base ? evhttp_new(a->base) : NULL;
+    }
+    if (!a || !a->http) {
+        admin_http_close(a);
+        return error_set(err, ERROR_MEMORY_EXHAUSTED, "no memory for the admin port");
+    }
+    evhttp_set_allowed_methods(a->http, EVHTTP_REQ_GET | EVHTTP_REQ_HEAD);
+    evhttp_set_timeout(a->http, 10);
+    evhttp_set_max_headers_size(a->http, 16384);
+    evhttp_set_max_body_size(a->http, 4096);
+    evhttp_set_cb(a->http, "/metrics", on_metrics, a);
+    evhttp_set_cb(a->http, "/health/live", on_live, a);
+    evhttp_set_cb(a->http, "/health/ready", on_ready, a);
+    evhttp_set_cb(a->http, "/health", on_ready, a);
+    evhttp_set_gencb(a->http, on_other, a);
+    if (evhttp_bind_socket(a->http, host, (uint16_t)port) != 0) {
+        admin_http_close(a);
+        return error_set(err, ERROR_INVALID_REQUEST, "cannot listen on \"%s\": in use, or no address of this machine", listen);
+    }
+    if (pthread_create(&a->thread, NULL, run, a) != 0) {
+        a->thread = 0;
+        admin_http_close(a);
+        return error_set(err, ERROR_INTERNAL, "cannot start the admin thread");
+    }
+    *out = a;
+    return ERROR_NONE;
+}

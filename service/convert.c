@@ -1,0 +1,126 @@
+#include "service/convert.h"
+
+#include "base/clock.h"
+#include "base/id.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#define DEFAULT_MAX_TOKENS 100
+
+static enum error_code convert_input(const Bitnet__V1__GenerateRequest *r, struct converted *out, struct error *err)
+{
+    struct request *q = &out->request;
+    switch (r->input_case) {
+    case BITNET__V1__GENERATE_REQUEST__INPUT_PROMPT:
+        q->prompt = r->prompt;
+        q->prompt_bytes = strlen(r->prompt);
+        return ERROR_NONE;
+    case BITNET__V1__GENERATE_REQUEST__INPUT_TOKENS:
+        q->tokens = r->tokens->ids;
+        q->n_tokens = r->tokens->n_ids;
+        if (!q->n_tokens)
+            return error_set_param(err, ERROR_VALIDATION_FAILED, "tokens", "tokens: expected at least one id, found none");
+        return ERROR_NONE;
+    case BITNET__V1__GENERATE_REQUEST__INPUT_CHAT:
+        if (r->echo)
+            return error_set_param(err, ERROR_VALIDATION_FAILED, "echo", "echo: expected a prompt or tokens, found a chat");
+        if (!r->chat->n_messages)
+            return error_set_param(err, ERROR_VALIDATION_FAILED, "messages", "messages: expected at least one, found none");
+        out->messages = calloc(r->chat->n_messages, sizeof *out->messages);
+        if (!out->messages)
+            return error_set(err, ERROR_MEMORY_EXHAUSTED, "no memory for %zu messages", r->chat->n_messages);
+        for (size_t i = 0; i < r->chat->n_messages; i++)
+            out->messages[i] = (struct chat_message){r->chat->messages[i]->role, r->chat->messages[i]->content};
+        q->messages = out->messages;
+        q->n_messages = r->chat->n_messages;
+        return ERROR_NONE;
+    default:
+        return error_set_param(err, ERROR_VALIDATION_FAILED, "prompt", "expected a prompt, a chat or tokens, found none of them");
+    }
+}
+
+/* What the message has set replaces the default. */
+static enum error_code convert_sampling(const struct service *s, const Bitnet__V1__Sampling *m, struct converted *out,
+                                        struct error *err)
+{
+    struct sampling *p = &out->request.sampling;
+    *p = sampling_defaults();
+    p->seed = s->config->deterministic || s->config->seed >= 0 ? (uint64_t)(s->config->seed >= 0 ? s->config->seed : 0)
+                                                               : id_random_u64() & UINT32_MAX; /* REST's range */
+    if (!m)
+        return ERROR_NONE;
+#define TAKE(field) if (m->_##field##_case) p->field = m->field
+    TAKE(temperature);
+    TAKE(top_k);
+    TAKE(top_p);
+    TAKE(min_p);
+    TAKE(repetition_penalty);
+    TAKE(presence_penalty);
+    TAKE(frequency_penalty);
+    TAKE(seed);
+#undef TAKE
+    if (m->n_logit_bias > CONVERT_MAX_BIAS)
+        return error_set_param(err, ERROR_VALIDATION_FAILED, "sampling.logit_bias",
+                               "sampling.logit_bias: expected at most %d entries, found %zu", CONVERT_MAX_BIAS, m->n_logit_bias);
+    for (size_t i = 0; i < m->n_logit_bias; i++)
+        out->bias[i] = (struct logit_bias){m->logit_bias[i]->token_id, m->logit_bias[i]->bias};
+    p->bias = out->bias;
+    p->n_bias = m->n_logit_bias;
+    return ERROR_NONE;
+}
+
+/* The earlier of the call's deadline and timeout_ms, or the server's default where neither is given. */
+static int64_t deadline(const struct service *s, const Bitnet__V1__GenerateRequest *r, int64_t rpc_deadline_ns)
+{
+    int64_t ms = r->timeout_ms ? (int64_t)r->timeout_ms : s->config->default_timeout_ms;
+    int64_t own = ms ? clock_now_ns() + ms * CLOCK_NS_PER_MS : CLOCK_NEVER;
+    return own < rpc_deadline_ns ? own : rpc_deadline_ns;
+}
+
+enum error_code convert_request(const struct service *s, const Bitnet__V1__GenerateRequest *r, int64_t rpc_deadline_ns,
+                                struct converted *out, struct error *err)
+{
+    memset(&out->request, 0, sizeof out->request);
+    out->messages = NULL;
+    struct request *q = &out->request;
+    enum error_code code = convert_input(r, out, err);
+    if (!code)
+        code = convert_sampling(s, r->sampling, out, err);
+    q->max_tokens = r->max_tokens ? r->max_tokens : DEFAULT_MAX_TOKENS;
+    q->stop = (const char *const *)r->stop;
+    q->n_stop = r->n_stop;
+    q->n = r->n;
+    q->logprobs = r->logprobs;
+    q->top_logprobs = r->top_logprobs;
+    q->ignore_eos = r->ignore_eos;
+    q->priority = r->priority == BITNET__V1__PRIORITY__PRIORITY_HIGH  ? PRIORITY_HIGH
+                  : r->priority == BITNET__V1__PRIORITY__PRIORITY_LOW ? PRIORITY_LOW
+                                                                     : PRIORITY_NORMAL;
+    q->deadline_ns = deadline(s, r, rpc_deadline_ns);
+    return code;
+}
+
+void convert_fini(struct converted *c)
+{
+    free(c->messages);
+    c->messages = NULL;
+}
+
+Bitnet__V1__FinishReason convert_finish(enum finish_reason finish)
+{
+    switch (finish) {
+    case FINISH_STOP: return BITNET__V1__FINISH_REASON__FINISH_REASON_STOP;
+    case FINISH_LENGTH: return BITNET__V1__FINISH_REASON__FINISH_REASON_LENGTH;
+    case FINISH_CANCELLED: return BITNET__V1__FINISH_REASON__FINISH_REASON_CANCELLED;
+    case FINISH_DEADLINE: return BITNET__V1__FINISH_REASON__FINISH_REASON_DEADLINE;
+    default: return BITNET__V1__FINISH_REASON__FINISH_REASON_UNSPECIFIED;
+    }
+}
+
+Bitnet__V1__Quantization convert_quantization(const char *name)
+{
+    return strcmp(name, "tl1") == 0   ? BITNET__V1__QUANTIZATION__QUANTIZATION_TL1
+           : strcmp(name, "tl2") == 0 ? BITNET__V1__QUANTIZATION__QUANTIZATION_TL2
+                                      : BITNET__V1__QUANTIZATION__QUANTIZATION_I2S;
+}

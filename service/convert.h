@@ -1,0 +1,25 @@
+/* convert: GenerateRequest to the engine's request, and the engine's tokens to messages. */
+#ifndef SERVICE_CONVERT_H
+#define SERVICE_CONVERT_H
+
+#include "bitnet/v1/inference.pb-c.h"
+#include "service/service.h"
+
+#define CONVERT_MAX_BIAS 300
+
+/* The engine's request with what it points to; all else is borrowed from the message. */
+struct converted {
+    struct request request;
+    struct chat_message *messages;          /* owned */
+    struct logit_bias bias[CONVERT_MAX_BIAS];
+};
+
+/* Fills `out`; bounds that the engine checks are left to it. Freed with convert_fini. */
+enum error_code convert_request(const struct service *s, const Bitnet__V1__GenerateRequest *r, int64_t rpc_deadline_ns,
+                                struct converted *out, struct error *err);
+void convert_fini(struct converted *c);
+
+Bitnet__V1__FinishReason convert_finish(enum finish_reason finish);
+Bitnet__V1__Quantization convert_quantization(const char *name);
+
+#endif

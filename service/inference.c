@@ -1,0 +1,471 @@
+/*
+ * Generate and StreamGenerate.
+ *
+ *   message -> engine_submit -> stream        the loop: on_ready -> rpc_post -> advance, here
+ *   advance: stream_read -> one message at a time (a stream) | collected (one answer) -> complete
+ *
+ * A generation belongs to its call, whose callbacks and posts come one at a time; it is freed in on_done, which closes the stream and so
+ * ends the sequence when the client went away.
+ */
+#include "base/clock.h"
+#include "base/id.h"
+#include "base/log.h"
+#include "base/utf8.h"
+#include "service/convert.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define MAX_CHOICES 8
+#define EVENT_TOKENS 64                   /* tokens of one message */
+#define MAX_TOP 20
+#define ANSWER_MAX_BYTES (16 * 1024 * 1024)
+
+struct saved_token {
+    uint32_t id;
+    float logprob;
+    uint32_t n_top;
+    struct token_logprob top[MAX_TOP];
+};
+
+/* What one answer collects of a choice. */
+struct collected {
+    struct buffer text;
+    struct saved_token *tokens;
+    size_t n, capacity;
+    enum finish_reason finish;
+};
+
+struct generation {
+    struct service *service;
+    struct stream *stream;
+    bool streaming, sending, over;
+    bool echo_sent[MAX_CHOICES];
+    bool logprobs;
+    uint32_t n_choices, n_top;
+    uint64_t seed;
+    char request_id[129];
+    struct buffer echo;                   /* in front of each choice's text */
+    struct buffer texts;                  /* of the event that is being packed */
+    struct collected choices[MAX_CHOICES];
+};
+
+static void generation_free(struct generation *g)
+{
+    stream_close(g->stream);
+    for (size_t i = 0; i < MAX_CHOICES; i++) {
+        buffer_fini(&g->choices[i].text);
+        free(g->choices[i].tokens);
+    }
+    buffer_fini(&g->echo);
+    buffer_fini(&g->texts);
+    free(g);
+}
+
+/* ---- messages ---------------------------------------------------------------------------------------------------- */
+
+/* Room for the log-probabilities of one message, each with its alternatives. */
+struct logprob_room {
+    Bitnet__V1__TokenLogprob entry[EVENT_TOKENS];
+    Bitnet__V1__TopLogprob top[EVENT_TOKENS * MAX_TOP], *top_list[EVENT_TOKENS * MAX_TOP];
+};
+
+static ProtobufCBinaryData piece(const struct generation *g, uint32_t id)
+{
+    ProtobufCBinaryData p = {0};
+    p.data = (uint8_t *)(uintptr_t)tokenizer_piece(engine_tokenizer(g->service->engine), id, &p.len);
+    return p;
+}
+
+static void fill_logprob(const struct generation *g, uint32_t id, float logprob, const struct token_logprob *top, size_t n_top,
+                         Bitnet__V1__TokenLogprob *out, Bitnet__V1__TopLogprob *room, Bitnet__V1__TopLogprob **list)
+{
+    bitnet__v1__token_logprob__init(out);
+    out->token_id = id;
+    out->token = piece(g, id);
+    out->logprob = logprob;
+    out->n_top = n_top;
+    out->top = list;
+    for (size_t i = 0; i < n_top; i++) {
+        bitnet__v1__top_logprob__init(&room[i]);
+        room[i].token_id = top[i].id;
+        room[i].token = piece(g, top[i].id);
+        room[i].logprob = top[i].logprob;
+        list[i] = &room[i];
+    }
+}
+
+/* Appends text with its NUL bytes, which a proto string of C cannot hold, replaced. */
+static void append_text(struct buffer *out, const char *text, size_t n_bytes)
+{
+    for (size_t i = 0; i < n_bytes; i++)
+        text[i] ? buffer_append_char(out, text[i]) : buffer_append_str(out, "\xEF\xBF\xBD");
+}
+
+static bool send_tokens(struct generation *g, struct rpc_call *call, const struct stream_event *e)
+{
+    static _Thread_local struct logprob_room room; /* 100 KB: one a completion thread */
+    Bitnet__V1__Token tokens[EVENT_TOKENS], *list[EVENT_TOKENS];
+    size_t offsets[EVENT_TOKENS];
+    Bitnet__V1__TokenEvent event = BITNET__V1__TOKEN_EVENT__INIT;
+    Bitnet__V1__StreamGenerateResponse response = BITNET__V1__STREAM_GENERATE_RESPONSE__INIT;
+    buffer_clear(&g->texts);
+    for (size_t i = 0; i < e->n_tokens; i++) { /* all texts first: the buffer moves while it grows */
+        offsets[i] = g->texts.n_bytes;
+        if (!g->echo_sent[e->choice])
+            append_text(&g->texts, g->echo.data, g->echo.n_bytes);
+        g->echo_sent[e->choice] = true;
+        append_text(&g->texts, e->tokens[i].text, e->tokens[i].n_bytes);
+        buffer_append_char(&g->texts, '\0');
+    }
+    for (size_t i = 0; i < e->n_tokens; i++) {
+        const struct token *t = &e->tokens[i];
+        bitnet__v1__token__init(&tokens[i]);
+        tokens[i].id = t->id;
+        tokens[i].text = g->texts.data + offsets[i];
+        if (g->logprobs) {
+            fill_logprob(g, t->id, t->logprob, t->top, t->top ? g->n_top : 0, &room.entry[i], &room.top[i * MAX_TOP],
+                         &room.top_list[i * MAX_TOP]);
+            tokens[i].logprob = &room.entry[i];
+        }
+        list[i] = &tokens[i];
+    }
+    event.choice = e->choice;
+    event.position = e->position;
+    event.n_tokens = e->n_tokens;
+    event.tokens = list;
+    response.event_case = BITNET__V1__STREAM_GENERATE_RESPONSE__EVENT_TOKEN;
+    response.token = &event;
+    return message_send(call, &response.base);
+}
+
+static bool send_choice_end(struct rpc_call *call, const struct stream_event *e)
+{
+    Bitnet__V1__ChoiceEnd end = BITNET__V1__CHOICE_END__INIT;
+    Bitnet__V1__StreamGenerateResponse response = BITNET__V1__STREAM_GENERATE_RESPONSE__INIT;
+    end.choice = e->choice;
+    end.finish_reason = convert_finish(e->finish);
+    response.event_case = BITNET__V1__STREAM_GENERATE_RESPONSE__EVENT_CHOICE_END;
+    response.choice_end = &end;
+    return message_send(call, &response.base);
+}
+
+/* The parts of the answer that both kinds of calls share. */
+struct answer {
+    Bitnet__V1__GenerateResponse response;
+    Bitnet__V1__Usage usage;
+    Bitnet__V1__Timing timing;
+};
+
+static void answer_init(struct answer *a, struct generation *g, const struct stream_summary *sum)
+{
+    const struct engine_model *m = engine_model(g->service->engine);
+    bitnet__v1__generate_response__init(&a->response);
+    bitnet__v1__usage__init(&a->usage);
+    bitnet__v1__timing__init(&a->timing);
+    a->usage.prompt_tokens = sum->n_prompt_tokens;
+    a->usage.completion_tokens = sum->n_generated_tokens;
+    a->usage.cached_prompt_tokens = sum->n_cached_tokens;
+    a->timing.queue_ms = sum->queue_ms;
+    a->timing.time_to_first_token_ms = sum->first_token_ms;
+    a->timing.total_ms = sum->total_ms;
+    a->timing.tokens_per_second = sum->tokens_per_second;
+    a->timing.mean_batch_size = sum->mean_batch_size;
+    a->response.request_id = g->request_id;
+    a->response.model = (char *)(uintptr_t)m->id;
+    a->response.usage = &a->usage;
+    a->response.timing = &a->timing;
+    a->response.seed = g->seed;
+    a->response.quantization = convert_quantization(m->quantization);
+    a->response.device = (char *)(uintptr_t)m->device;
+    a->response.memory_bytes = m->weight_bytes + m->kv_bytes + m->scratch_bytes;
+}
+
+static void send_complete(struct generation *g, struct rpc_call *call, const struct stream_event *e)
+{
+    struct answer a;
+    Bitnet__V1__Choice choices[MAX_CHOICES], *list[MAX_CHOICES];
+    Bitnet__V1__StreamGenerateResponse response = BITNET__V1__STREAM_GENERATE_RESPONSE__INIT;
+    answer_init(&a, g, &e->summary);
+    for (uint32_t i = 0; i < g->n_choices; i++) {
+        bitnet__v1__choice__init(&choices[i]);
+        choices[i].index = i;
+        choices[i].finish_reason = convert_finish(g->choices[i].finish ? g->choices[i].finish : e->finish);
+        list[i] = &choices[i];
+    }
+    a.response.n_choices = g->n_choices;
+    a.response.choices = list;
+    response.event_case = BITNET__V1__STREAM_GENERATE_RESPONSE__EVENT_COMPLETE;
+    response.complete = &a.response;
+    message_send(call, &response.base);
+    rpc_call_finish(call, &(struct rpc_status){.message = ""}, NULL, 0);
+}
+
+/* ---- one answer -------------------------------------------------------------------------------------------------- */
+
+static bool collect(struct generation *g, const struct stream_event *e)
+{
+    struct collected *c = &g->choices[e->choice];
+    if (c->n + e->n_tokens > c->capacity) {
+        size_t capacity = 2 * (c->n + e->n_tokens);
+        struct saved_token *tokens = realloc(c->tokens, capacity * sizeof *tokens);
+        if (!tokens)
+            return false;
+        c->tokens = tokens;
+        c->capacity = capacity;
+    }
+    for (size_t i = 0; i < e->n_tokens; i++) {
+        const struct token *t = &e->tokens[i];
+        struct saved_token *saved = &c->tokens[c->n++];
+        append_text(&c->text, t->text, t->n_bytes);
+        saved->id = t->id;
+        saved->logprob = t->logprob;
+        saved->n_top = t->top ? g->n_top : 0;
+        memcpy(saved->top, t->top ? t->top : saved->top, saved->n_top * sizeof *t->top);
+    }
+    return !c->text.failed;
+}
+
+struct choice_room {
+    uint32_t *ids;
+    Bitnet__V1__TokenLogprob *entry, **entry_list;
+    Bitnet__V1__TopLogprob *top, **top_list;
+};
+
+static void choice_room_free(struct choice_room *r)
+{
+    free(r->ids);
+    free(r->entry);
+    free(r->entry_list);
+    free(r->top);
+    free(r->top_list);
+}
+
+static bool fill_choice(const struct generation *g, uint32_t index, const struct collected *c, Bitnet__V1__Choice *out,
+                        struct choice_room *r)
+{
+    size_t n = c->n, n_top = g->n_top;
+    bitnet__v1__choice__init(out);
+    r->ids = calloc(n + 1, sizeof *r->ids);
+    r->entry = calloc(n + 1, sizeof *r->entry);
+    r->entry_list = calloc(n + 1, sizeof *r->entry_list);
+    r->top = calloc(n * n_top + 1, sizeof *r->top);
+    r->top_list = calloc(n * n_top + 1, sizeof *r->top_list);
+    if (!r->ids || !r->entry || !r->entry_list || !r->top || !r->top_list)
+        return false;
+    for (size_t i = 0; i < n; i++) {
+        const struct saved_token *t = &c->tokens[i];
+        r->ids[i] = t->id;
+        fill_logprob(g, t->id, t->logprob, t->top, t->n_top, &r->entry[i], r->top + i * n_top, r->top_list + i * n_top);
+        r->entry_list[i] = &r->entry[i];
+    }
+    out->index = index;
+    out->text = c->text.data ? c->text.data : (char *)(uintptr_t) "";
+    out->n_token_ids = n;
+    out->token_ids = r->ids;
+    out->finish_reason = convert_finish(c->finish);
+    out->n_logprobs = g->logprobs ? n : 0;
+    out->logprobs = r->entry_list;
+    return true;
+}
+
+static void answer_once(struct generation *g, struct rpc_call *call, const struct stream_event *e)
+{
+    struct answer a;
+    Bitnet__V1__Choice choices[MAX_CHOICES], *list[MAX_CHOICES];
+    struct choice_room rooms[MAX_CHOICES] = {0};
+    bool ok = true;
+    answer_init(&a, g, &e->summary);
+    for (uint32_t i = 0; i < g->n_choices; i++) {
+        if (!g->choices[i].finish)
+            g->choices[i].finish = e->finish;
+        ok = ok && fill_choice(g, i, &g->choices[i], &choices[i], &rooms[i]);
+        list[i] = &choices[i];
+    }
+    a.response.n_choices = g->n_choices;
+    a.response.choices = list;
+    if (ok)
+        message_answer(call, &a.response.base);
+    else
+        status_fail(g->service, call, &(struct error){.code = ERROR_MEMORY_EXHAUSTED, .message = "no memory for the answer"});
+    for (uint32_t i = 0; i < MAX_CHOICES; i++)
+        choice_room_free(&rooms[i]);
+}
+
+/* ---- progress ---------------------------------------------------------------------------------------------------- */
+
+static const char *const finish_names[] = {"none", "stop", "length", "cancelled", "deadline", "error"};
+
+static void log_end(const struct generation *g, const struct stream_event *e)
+{
+    log_info("service", "request finished", LOG_STR("request_id", g->request_id), LOG_STR("model", engine_model(g->service->engine)->id),
+             LOG_STR("finish", finish_names[e->finish]), LOG_INT("prompt_tokens", e->summary.n_prompt_tokens),
+             LOG_INT("generated_tokens", e->summary.n_generated_tokens), LOG_FLOAT("queue_ms", e->summary.queue_ms),
+             LOG_FLOAT("total_ms", e->summary.total_ms), LOG_STR("error", e->finish == FINISH_ERROR ? e->error.message : NULL));
+}
+
+static void complete(struct generation *g, struct rpc_call *call, const struct stream_event *e)
+{
+    struct error err = e->error;
+    g->over = true;
+    log_end(g, e);
+    if (e->finish == FINISH_DEADLINE && e->summary.n_generated_tokens == 0)
+        error_set(&err, ERROR_DEADLINE_EXCEEDED, "the deadline passed before the first token");
+    else if (e->finish == FINISH_CANCELLED)
+        error_set(&err, ERROR_CANCELLED, "the request was cancelled");
+    else if (e->finish != FINISH_ERROR)
+        err.code = ERROR_NONE;
+    if (err.code)
+        status_fail(g->service, call, &err);
+    else if (g->streaming)
+        send_complete(g, call, e);
+    else
+        answer_once(g, call, e);
+}
+
+/* Takes from the stream what is there, until a message is under way or nothing is left. */
+static void advance(void *service, struct rpc_call *call)
+{
+    struct generation *g = rpc_call_user(call);
+    struct stream_event e;
+    (void)service;
+    while (g && !g->over && !g->sending) {
+        stream_read(g->stream, EVENT_TOKENS, &e);
+        switch (e.type) {
+        case STREAM_NOTHING: return;
+        case STREAM_TOKENS:
+            if (g->streaming)
+                g->sending = send_tokens(g, call, &e);
+            else if (!collect(g, &e)) {
+                g->over = true;
+                status_fail(g->service, call, &(struct error){.code = ERROR_MEMORY_EXHAUSTED, .message = "no memory for the answer"});
+            }
+            break;
+        case STREAM_CHOICE_END:
+            g->choices[e.choice].finish = e.finish;
+            if (g->streaming)
+                g->sending = send_choice_end(call, &e);
+            break;
+        case STREAM_COMPLETE: complete(g, call, &e); break;
+        }
+    }
+}
+
+void inference_sent(void *service, struct rpc_call *call, bool ok)
+{
+    struct generation *g = rpc_call_user(call);
+    (void)ok; /* a failure is followed by on_done */
+    if (g)
+        g->sending = false;
+    advance(service, call);
+}
+
+void inference_done(void *service, struct rpc_call *call, bool cancelled)
+{
+    struct generation *g = rpc_call_user(call);
+    (void)service;
+    if (!g)
+        return;
+    if (cancelled && !g->over)
+        log_info("service", "client went away or its deadline passed", LOG_STR("request_id", g->request_id));
+    rpc_call_set_user(call, NULL);
+    generation_free(g);
+}
+
+/* ---- start ------------------------------------------------------------------------------------------------------- */
+
+static void on_ready(void *user) { rpc_post(user, advance); }
+
+static void take_request_id(struct generation *g, struct rpc_call *call, const char *field)
+{
+    const char *header = rpc_call_metadata(call, "x-request-id");
+    if (id_request_id_valid(field))
+        snprintf(g->request_id, sizeof g->request_id, "%s", field);
+    else if (header && id_request_id_valid(header))
+        snprintf(g->request_id, sizeof g->request_id, "%s", header);
+    else
+        id_uuid(g->request_id);
+    rpc_call_add_metadata(call, "x-request-id", g->request_id);
+}
+
+/* The prompt's text, which echo puts in front of each choice. */
+static enum error_code take_echo(struct generation *g, const Bitnet__V1__GenerateRequest *r, struct error *err)
+{
+    enum error_code code = ERROR_NONE;
+    if (r->echo && r->input_case == BITNET__V1__GENERATE_REQUEST__INPUT_PROMPT)
+        buffer_append_str(&g->echo, r->prompt);
+    else if (r->echo && r->input_case == BITNET__V1__GENERATE_REQUEST__INPUT_TOKENS)
+        code = tokenizer_decode(engine_tokenizer(g->service->engine), r->tokens->ids, r->tokens->n_ids, true, &g->echo, err);
+    for (size_t i = 0; i < MAX_CHOICES && !g->streaming; i++)
+        append_text(&g->choices[i].text, g->echo.data, g->echo.n_bytes);
+    return code;
+}
+
+static struct generation *generation_new(struct service *s, bool streaming)
+{
+    struct generation *g = calloc(1, sizeof *g);
+    if (!g)
+        return NULL;
+    g->service = s;
+    g->streaming = streaming;
+    buffer_init(&g->echo, ANSWER_MAX_BYTES);
+    buffer_init(&g->texts, ANSWER_MAX_BYTES);
+    for (size_t i = 0; i < MAX_CHOICES; i++)
+        buffer_init(&g->choices[i].text, ANSWER_MAX_BYTES);
+    return g;
+}
+
+static enum error_code submit(struct generation *g, struct rpc_call *call, const Bitnet__V1__GenerateRequest *r, struct error *err)
+{
+    struct converted c;
+    if (!models_match(g->service, r->model, err))
+        return err->code;
+    enum error_code code = convert_request(g->service, r, rpc_call_deadline_ns(call), &c, err);
+    if (!code)
+        code = take_echo(g, r, err);
+    if (!code) {
+        c.request.id = g->request_id;
+        c.request.on_ready = on_ready;
+        c.request.user = call;
+        g->n_choices = r->n ? r->n : 1;
+        g->logprobs = r->logprobs;
+        g->n_top = r->top_logprobs;
+        g->seed = c.request.sampling.seed;
+        code = engine_submit(g->service->engine, &c.request, &g->stream, err);
+    }
+    convert_fini(&c);
+    return code;
+}
+
+static void start(struct service *s, struct rpc_call *call, const void *data, size_t n_bytes, bool streaming)
+{
+    struct error err = {0};
+    Bitnet__V1__GenerateRequest *r = message_unpack(&bitnet__v1__generate_request__descriptor, data, n_bytes, &err);
+    struct generation *g = r ? generation_new(s, streaming) : NULL;
+    if (r && !g)
+        error_set(&err, ERROR_MEMORY_EXHAUSTED, "no memory for a request");
+    if (g)
+        take_request_id(g, call, r->request_id);
+    if (!g || submit(g, call, r, &err)) {
+        log_info("service", "request refused", LOG_STR("request_id", g ? g->request_id : NULL), LOG_STR("code", error_info(err.code)->name),
+                 LOG_STR("reason", err.message));
+        status_fail(s, call, &err);
+        if (g)
+            generation_free(g);
+    } else {
+        rpc_call_set_user(call, g); /* posts run on this thread, so none came before */
+        advance(s, call);
+    }
+    message_free(r);
+}
+
+void inference_generate(void *service, struct rpc_call *call, const void *data, size_t n_bytes)
+{
+    start(service, call, data, n_bytes, false);
+}
+
+void inference_stream(void *service, struct rpc_call *call, const void *data, size_t n_bytes)
+{
+    start(service, call, data, n_bytes, true);
+}

@@ -1,0 +1,227 @@
+/*
+ * The engine's metrics: histograms from the loop's observations, counters and gauges brought up to date when a page is asked for. Nothing is
+ * shown that was not measured.
+ */
+#include "base/clock.h"
+#include "service/service.h"
+
+#include "version.h"
+
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define WINDOW_SECONDS 300
+
+static const double inference_buckets[] = {.01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 25, 60};
+static const double first_token_buckets[] = {.001, .005, .01, .02, .04, .06, .08, .1, .25, .5, .75, 1, 2.5, 5, 7.5, 10, 20, 40, 80};
+static const double gap_buckets[] = {.001, .0025, .005, .01, .025, .05, .075, .1, .15, .2, .3, .4, .5, .75, 1, 2.5, 5};
+static const double load_buckets[] = {.1, .5, 1, 2.5, 5, 10, 30, 60, 120, 300};
+static const double size_buckets[] = {1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048};
+#define BUCKETS(b) (b), sizeof(b) / sizeof *(b)
+
+static const char *const finish_names[] = {[FINISH_STOP] = "stop", [FINISH_LENGTH] = "length", [FINISH_CANCELLED] = "cancelled",
+                                           [FINISH_DEADLINE] = "deadline", [FINISH_ERROR] = "error"};
+#define N_FINISHES (sizeof finish_names / sizeof *finish_names)
+
+/* Sums of the requests that ended in one second. */
+struct second { int64_t at; uint64_t n, n_failed; double total_ms; };
+
+struct service_metrics {
+    struct engine *engine;
+    struct metrics *page;
+    struct metrics_series *inference, *first_token, *gap, *queue, *batch, *rows;
+    struct metrics_series *finished[N_FINISHES], *errors[ERROR_N_CODES];
+    struct metrics_series *running, *waiting, *active, *depth, *rejections, *prompt_tokens, *generated_tokens, *kv_usage, *kv_used, *kv_free,
+        *cancelled, *deadline;
+    pthread_mutex_t lock;       /* guards the window */
+    struct second seconds[WINDOW_SECONDS];
+};
+
+static void on_finish(void *user, const struct engine_observation *o)
+{
+    struct service_metrics *m = user;
+    int64_t now = clock_now_ns() / CLOCK_NS_PER_S;
+    if (o->queue_s >= 0)
+        metrics_observe(m->queue, o->queue_s);
+    if (o->first_token_s >= 0)
+        metrics_observe(m->first_token, o->first_token_s);
+    if (o->total_s >= 0)
+        metrics_observe(m->inference, o->total_s);
+    if (o->finish > FINISH_NONE && (size_t)o->finish < N_FINISHES)
+        metrics_inc(m->finished[o->finish], 1);
+    pthread_mutex_lock(&m->lock);
+    struct second *s = &m->seconds[now % WINDOW_SECONDS];
+    if (s->at != now)
+        *s = (struct second){.at = now};
+    s->n++;
+    s->n_failed += o->finish == FINISH_ERROR || o->finish == FINISH_DEADLINE;
+    s->total_ms += o->total_s > 0 ? o->total_s * 1e3 : 0;
+    pthread_mutex_unlock(&m->lock);
+}
+
+static void on_step(void *user, size_t n_rows, size_t n_sequences, double seconds)
+{
+    struct service_metrics *m = user;
+    (void)seconds;
+    metrics_observe(m->batch, (double)n_sequences);
+    metrics_observe(m->rows, (double)n_rows);
+}
+
+static void on_token_gap(void *user, double seconds) { metrics_observe(((struct service_metrics *)user)->gap, seconds); }
+
+/* Counters that the engine keeps are shown as it has them. */
+static void follow(struct metrics_series *counter, uint64_t value)
+{
+    double behind = (double)value - metrics_value(counter);
+    if (behind > 0)
+        metrics_inc(counter, behind);
+}
+
+static void on_collect(void *user)
+{
+    struct service_metrics *m = user;
+    struct engine_stats s;
+    engine_stats(m->engine, &s);
+    metrics_set(m->running, s.n_running);
+    metrics_set(m->waiting, s.n_waiting);
+    metrics_set(m->depth, s.n_waiting);
+    metrics_set(m->active, s.n_running + s.n_waiting);
+    metrics_set(m->kv_used, s.n_kv_blocks_used);
+    metrics_set(m->kv_free, s.n_kv_blocks - s.n_kv_blocks_used);
+    metrics_set(m->kv_usage, s.n_kv_blocks ? (double)s.n_kv_blocks_used / s.n_kv_blocks : 0);
+    follow(m->rejections, s.n_rejected);
+    follow(m->prompt_tokens, s.n_prompt_tokens);
+    follow(m->generated_tokens, s.n_generated_tokens);
+    follow(m->cancelled, s.n_cancelled);
+    follow(m->deadline, s.n_deadline);
+}
+
+static struct metrics_family *family(struct service_metrics *m, enum metrics_type type, const char *name, const char *help,
+                                     const char *labels)
+{
+    return metrics_add(m->page, type, name, help, labels, NULL, 0);
+}
+
+static void add_histograms(struct service_metrics *m, const struct engine_model *model)
+{
+#define HISTOGRAM(name, help, labels, b) metrics_add(m->page, METRICS_HISTOGRAM, name, help, labels, BUCKETS(b))
+    m->inference = metrics_get(HISTOGRAM("bitnet_inference_duration_seconds", "Arrival to the last token.", "model,quantization,device",
+                                         inference_buckets), model->id, model->quantization, model->device);
+    m->first_token = metrics_get(HISTOGRAM("bitnet_time_to_first_token_seconds", "Arrival to the first token.", "model", first_token_buckets),
+                                 model->id);
+    m->gap = metrics_get(HISTOGRAM("bitnet_inter_token_latency_seconds", "Between two tokens of a sequence.", "model", gap_buckets), model->id);
+    m->queue = metrics_get(HISTOGRAM("bitnet_request_queue_seconds", "Arrival to admission into the batch.", "model", first_token_buckets),
+                           model->id);
+    m->batch = metrics_get(HISTOGRAM("bitnet_batch_size", "Sequences in a step.", "model", size_buckets), model->id);
+    m->rows = metrics_get(HISTOGRAM("bitnet_iteration_tokens", "Rows in a step.", "model", size_buckets), model->id);
+    metrics_observe(metrics_get(HISTOGRAM("bitnet_model_load_duration_seconds", "Time to load a model.", "model,format", load_buckets),
+                                model->id, model->quantization), model->load_seconds);
+#undef HISTOGRAM
+}
+
+static void add_counters(struct service_metrics *m, const struct engine_model *model)
+{
+    struct metrics_family *f = family(m, METRICS_COUNTER, "bitnet_inference_requests_total", "Requests by how they ended.", "model,finish_reason");
+    for (size_t i = FINISH_STOP; i < N_FINISHES; i++)
+        m->finished[i] = metrics_get(f, model->id, finish_names[i]);
+    f = family(m, METRICS_COUNTER, "bitnet_errors_total", "Calls that ended with an error.", "type,component");
+    for (int i = 1; i < ERROR_N_CODES; i++)
+        m->errors[i] = metrics_get(f, error_info((enum error_code)i)->name, "service");
+    f = family(m, METRICS_COUNTER, "bitnet_cancellations_total", "Requests that ended before their end.", "cause");
+    m->cancelled = metrics_get(f, "client");
+    m->deadline = metrics_get(f, "deadline");
+    m->rejections = metrics_get(family(m, METRICS_COUNTER, "bitnet_admission_rejections_total", "Requests that were not admitted.", "reason"),
+                                "queue_full");
+    m->prompt_tokens = metrics_get(family(m, METRICS_COUNTER, "bitnet_prompt_tokens_total", "Prompt tokens.", "model,device,quantization"),
+                                   model->id, model->device, model->quantization);
+    m->generated_tokens = metrics_get(family(m, METRICS_COUNTER, "bitnet_tokens_generated_total", "Generated tokens.",
+                                             "model,device,quantization"), model->id, model->device, model->quantization);
+}
+
+static void add_gauges(struct service_metrics *m, const struct engine_model *model)
+{
+#define GAUGE(name, help) metrics_get(family(m, METRICS_GAUGE, name, help, "model"), model->id)
+    m->running = GAUGE("bitnet_requests_running", "Requests in the batch.");
+    m->waiting = GAUGE("bitnet_requests_waiting", "Requests in the queue.");
+    m->depth = GAUGE("bitnet_queue_depth", "Requests in the queue.");
+    m->active = GAUGE("bitnet_requests_active", "Requests in the queue and in the batch.");
+    m->kv_usage = GAUGE("bitnet_kv_cache_usage_ratio", "Share of the KV blocks in use.");
+#undef GAUGE
+    struct metrics_family *f = family(m, METRICS_GAUGE, "bitnet_kv_cache_blocks", "KV blocks.", "model,state");
+    m->kv_used = metrics_get(f, model->id, "used");
+    m->kv_free = metrics_get(f, model->id, "free");
+    char size[16], count[16];
+    snprintf(size, sizeof size, "%u", model->kv_block_size);
+    snprintf(count, sizeof count, "%u", model->n_kv_blocks);
+    metrics_set(metrics_get(family(m, METRICS_GAUGE, "bitnet_cache_config_info", "Shape of the KV cache.", "model,block_size,num_blocks"),
+                            model->id, size, count), 1);
+    f = family(m, METRICS_GAUGE, "bitnet_model_memory_usage_bytes", "Memory of a model.", "model,component");
+    metrics_set(metrics_get(f, model->id, "weights"), (double)model->weight_bytes);
+    metrics_set(metrics_get(f, model->id, "kv"), (double)model->kv_bytes);
+    metrics_set(metrics_get(f, model->id, "scratch"), (double)model->scratch_bytes);
+    metrics_set(metrics_get(family(m, METRICS_GAUGE, "bitnet_build_info", "What is running.", "version,git_sha,features"), BITNET_VERSION,
+                            BITNET_GIT_SHA, BITNET_FEATURES), 1);
+}
+
+struct service_metrics *service_metrics_open(struct engine *e)
+{
+    struct service_metrics *m = calloc(1, sizeof *m);
+    if (!m)
+        return NULL;
+    m->engine = e;
+    m->page = metrics_open();
+    if (!m->page) {
+        free(m);
+        return NULL;
+    }
+    pthread_mutex_init(&m->lock, NULL);
+    const struct engine_model *model = engine_model(e);
+    add_histograms(m, model);
+    add_counters(m, model);
+    add_gauges(m, model);
+    metrics_add_process(m->page);
+    metrics_on_collect(m->page, on_collect, m);
+    engine_observe(e, &(struct engine_observer){m, on_finish, on_step, on_token_gap});
+    return m;
+}
+
+void service_metrics_close(struct service_metrics *m)
+{
+    if (!m)
+        return;
+    metrics_close(m->page);
+    pthread_mutex_destroy(&m->lock);
+    free(m);
+}
+
+struct metrics *service_metrics_page(struct service_metrics *m) { return m->page; }
+
+void service_metrics_error(struct service_metrics *m, enum error_code code)
+{
+    if (m && code > ERROR_NONE && code < ERROR_N_CODES)
+        metrics_inc(m->errors[code], 1);
+}
+
+struct service_window service_metrics_window(struct service_metrics *m)
+{
+    struct service_window w = {0};
+    uint64_t n_failed = 0;
+    double total_ms = 0;
+    int64_t now = clock_now_ns() / CLOCK_NS_PER_S;
+    pthread_mutex_lock(&m->lock);
+    for (size_t i = 0; i < WINDOW_SECONDS; i++)
+        if (m->seconds[i].n && now - m->seconds[i].at < WINDOW_SECONDS) {
+            w.n += m->seconds[i].n;
+            n_failed += m->seconds[i].n_failed;
+            total_ms += m->seconds[i].total_ms;
+        }
+    pthread_mutex_unlock(&m->lock);
+    if (w.n) {
+        w.mean_ms = total_ms / (double)w.n;
+        w.per_second = (double)w.n / WINDOW_SECONDS;
+        w.error_rate = (double)n_failed / (double)w.n;
+    }
+    return w;
+}

@@ -1,0 +1,119 @@
+/*
+ * service: the engine process. gRPC in, engine API out; one file per RPC family. Handlers run on gRPC's completion threads; a call's
+ * callbacks never run at the same time. The compute thread never gets here: a stream that has something posts to its call.
+ */
+#ifndef SERVICE_SERVICE_H
+#define SERVICE_SERVICE_H
+
+#include "base/error.h"
+#include "base/metrics.h"
+#include "engine/engine.h"
+#include "rpc/rpc.h"
+
+#include <protobuf-c/protobuf-c.h>
+#include <stdatomic.h>
+
+/* The program's options; see main.c's table. */
+struct service_config {
+    const char *model, *model_id, *listen, *admin_listen, *device, *isa, *quantization, *i2s_order;
+    const char *tls_cert, *tls_key, *tls_client_ca, *log_level, *log_format;
+    int64_t threads, context, kv_cache_size, max_sequences, max_batch_tokens, queue_limit, default_timeout_ms, drain_timeout_ms,
+        lame_duck_ms, max_message_size, seed;
+    bool allow_insecure_public, deterministic;
+};
+
+struct service_metrics;
+struct health;
+struct reflection;
+
+/* What all handlers share; made by main, immutable but for the atomics and what guards itself. */
+struct service {
+    const struct service_config *config;
+    struct engine *engine;
+    struct service_metrics *metrics;
+    struct health *health;
+    struct reflection *reflection;
+    int64_t started_ns;
+    atomic_bool draining;
+};
+
+/* ---- messages (message.c) ---- */
+
+/* Unpacks a message with a bound on the memory that it may take, and checks that all its strings are UTF-8. Freed with
+ * message_free. NULL and *err otherwise. */
+void *message_unpack(const ProtobufCMessageDescriptor *type, const void *data, size_t n_bytes, struct error *err);
+void message_free(void *message);
+/* Ends a unary call with a message. */
+void message_answer(struct rpc_call *call, const ProtobufCMessage *message);
+/* Sends one message of a stream; false when the call cannot take it. */
+bool message_send(struct rpc_call *call, const ProtobufCMessage *message);
+
+/* ---- errors (status.c) ---- */
+
+/* Ends a call with an error: status, ErrorInfo with the code's name, BadRequest when a field is at fault, RetryInfo when a retry
+ * may help. */
+void status_fail(struct service *s, struct rpc_call *call, const struct error *err);
+/* The gRPC status of an error; packs google.rpc.Status into `details`. */
+int status_pack(const struct error *err, bool draining, struct buffer *details);
+
+/* ---- RPC families: handlers for the table in methods.c ---- */
+
+extern const struct rpc_method *service_methods(struct service *s);
+
+void inference_generate(void *service, struct rpc_call *call, const void *data, size_t n_bytes);
+void inference_stream(void *service, struct rpc_call *call, const void *data, size_t n_bytes);
+void inference_sent(void *service, struct rpc_call *call, bool ok);
+void inference_done(void *service, struct rpc_call *call, bool cancelled);
+void tokens_tokenize(void *service, struct rpc_call *call, const void *data, size_t n_bytes);
+void tokens_detokenize(void *service, struct rpc_call *call, const void *data, size_t n_bytes);
+void models_list(void *service, struct rpc_call *call, const void *data, size_t n_bytes);
+void admin_health(void *service, struct rpc_call *call, const void *data, size_t n_bytes);
+
+/* True when `name` is "" or names the served model, in any spelling of the characters that ids may not have; else MODEL_NOT_FOUND. */
+bool models_match(const struct service *s, const char *name, struct error *err);
+
+/* ---- health (health.c) ---- */
+
+struct health *health_open(void);
+void health_close(struct health *h);
+/* From now on nobody is served: watchers are told. */
+void health_stop(struct health *h);
+/* Ends the watches, which would hold a drain up. */
+void health_end_watches(struct health *h);
+void health_check(void *service, struct rpc_call *call, const void *data, size_t n_bytes);
+void health_watch(void *service, struct rpc_call *call, const void *data, size_t n_bytes);
+void health_sent(void *service, struct rpc_call *call, bool ok);
+void health_done(void *service, struct rpc_call *call, bool cancelled);
+
+/* What an operator's probe may ask; any thread. */
+struct service_state {
+    bool ready, engine_turns, queue_has_room;
+};
+struct service_state service_state(struct service *s);
+
+/* ---- reflection (reflection.c) ---- */
+
+struct reflection *reflection_open(const void *descriptors, size_t n_bytes);
+void reflection_close(struct reflection *r);
+void reflection_request(void *service, struct rpc_call *call, const void *data, size_t n_bytes);
+void reflection_half_close(void *service, struct rpc_call *call);
+void reflection_sent(void *service, struct rpc_call *call, bool ok);
+
+/* ---- metrics (metrics.c) ---- */
+
+struct service_metrics *service_metrics_open(struct engine *e);
+void service_metrics_close(struct service_metrics *m);
+struct metrics *service_metrics_page(struct service_metrics *m);
+/* Counts an error that a call ended with. */
+void service_metrics_error(struct service_metrics *m, enum error_code code);
+/* Figures of the last five minutes; zeros with n = 0. */
+struct service_window { uint64_t n; double mean_ms, per_second, error_rate; };
+struct service_window service_metrics_window(struct service_metrics *m);
+
+/* ---- admin HTTP (admin_http.c) ---- */
+
+struct admin_http;
+enum error_code admin_http_open(struct service *s, const char *listen, struct admin_http **out, struct error *err);
+void admin_http_close(struct admin_http *a);
+
+#endif

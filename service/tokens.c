@@ -1,0 +1,95 @@
+/* Tokenize and Detokenize. */
+#include "bitnet/v1/inference.pb-c.h"
+#include "base/utf8.h"
+#include "service/service.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#define MAX_TEXT_BYTES (16 * 1024 * 1024)
+
+static enum error_code encode(const struct tokenizer *t, const Bitnet__V1__TokenizeRequest *r, struct token_list *out,
+                              struct error *err)
+{
+    if (r->input_case != BITNET__V1__TOKENIZE_REQUEST__INPUT_CHAT) {
+        const char *text = r->input_case == BITNET__V1__TOKENIZE_REQUEST__INPUT_TEXT ? r->text : "";
+        return tokenizer_encode(t, text, strlen(text), r->add_special, r->parse_special, out, err);
+    }
+    size_t n = r->chat->n_messages;
+    struct chat_message *messages = calloc(n + 1, sizeof *messages);
+    if (!messages)
+        return error_set(err, ERROR_MEMORY_EXHAUSTED, "no memory for %zu messages", n);
+    for (size_t i = 0; i < n; i++)
+        messages[i] = (struct chat_message){r->chat->messages[i]->role, r->chat->messages[i]->content};
+    enum error_code code = tokenizer_encode_chat(t, messages, n, out, err);
+    free(messages);
+    return code;
+}
+
+static void answer(struct service *s, struct rpc_call *call, const struct tokenizer *t, const struct token_list *list)
+{
+    Bitnet__V1__TokenizeResponse response = BITNET__V1__TOKENIZE_RESPONSE__INIT;
+    ProtobufCBinaryData *pieces = calloc(list->n + 1, sizeof *pieces);
+    response.model = (char *)(uintptr_t)engine_model(s->engine)->id;
+    response.n_ids = list->n;
+    response.ids = list->ids;
+    for (size_t i = 0; pieces && i < list->n; i++)
+        pieces[i].data = (uint8_t *)(uintptr_t)tokenizer_piece(t, list->ids[i], &pieces[i].len);
+    response.n_pieces = pieces ? list->n : 0;
+    response.pieces = pieces;
+    message_answer(call, &response.base);
+    free(pieces);
+}
+
+void tokens_tokenize(void *service, struct rpc_call *call, const void *data, size_t n_bytes)
+{
+    struct service *s = service;
+    const struct tokenizer *t = engine_tokenizer(s->engine);
+    struct error err = {0};
+    struct token_list list = {0};
+    Bitnet__V1__TokenizeRequest *r = message_unpack(&bitnet__v1__tokenize_request__descriptor, data, n_bytes, &err);
+    if (r && models_match(s, r->model, &err) && encode(t, r, &list, &err) == ERROR_NONE)
+        answer(s, call, t, &list);
+    else
+        status_fail(s, call, &err);
+    free(list.ids);
+    message_free(r);
+}
+
+/* Whole characters only, as proto strings want: what is invalid becomes U+FFFD by way of the JSON-safe copy of a buffer. */
+static bool decode(const struct tokenizer *t, const Bitnet__V1__DetokenizeRequest *r, struct buffer *out, struct error *err)
+{
+    struct buffer raw;
+    buffer_init(&raw, MAX_TEXT_BYTES);
+    bool ok = tokenizer_decode(t, r->ids, r->n_ids, r->skip_special, &raw, err) == ERROR_NONE;
+    for (size_t i = 0; ok && i < raw.n_bytes;) {
+        uint32_t code_point;
+        size_t n = utf8_decode(raw.data + i, raw.n_bytes - i, &code_point);
+        if (n && code_point)
+            buffer_append(out, raw.data + i, n);
+        else
+            buffer_append_str(out, "\xEF\xBF\xBD");
+        i += n ? n : 1;
+    }
+    buffer_fini(&raw);
+    return ok;
+}
+
+void tokens_detokenize(void *service, struct rpc_call *call, const void *data, size_t n_bytes)
+{
+    struct service *s = service;
+    struct error err = {0};
+    struct buffer text;
+    buffer_init(&text, 3 * (size_t)MAX_TEXT_BYTES);
+    Bitnet__V1__DetokenizeRequest *r = message_unpack(&bitnet__v1__detokenize_request__descriptor, data, n_bytes, &err);
+    if (r && models_match(s, r->model, &err) && decode(engine_tokenizer(s->engine), r, &text, &err)) {
+        Bitnet__V1__DetokenizeResponse response = BITNET__V1__DETOKENIZE_RESPONSE__INIT;
+        response.model = (char *)(uintptr_t)engine_model(s->engine)->id;
+        response.text = text.data ? text.data : (char *)(uintptr_t) "";
+        message_answer(call, &response.base);
+    } else {
+        status_fail(s, call, &err);
+    }
+    buffer_fini(&text);
+    message_free(r);
+}
