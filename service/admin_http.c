@@ -41,7 +41,8 @@ static void on_metrics(struct evhttp_request *r, void *user)
     buffer_init(&page, PAGE_MAX_BYTES);
     metrics_write(service_metrics_page(a->service->metrics), &page, open);
     reply(r, page.failed ? 500 : 200,
-          open ? "application/openmetrics-text; version=1.0.0; charset=utf-8" : "text/plain; version=0.0.4; charset=utf-8",
+          open ? "application/openmetrics-text; version=1.0.0; charset=utf-8"
+               : "text/plain; version=0.0.4; charset=utf-8",
           page.data ? page.data : "", page.n_bytes);
     buffer_fini(&page);
 }
@@ -59,16 +60,18 @@ static void on_ready(struct evhttp_request *r, void *user)
     struct admin_http *a = user;
     struct service_state s = service_state(a->service);
     char text[256];
-    int n = snprintf(text, sizeof text,
-                     "{\"status\":\"%s\",\"checks\":{\"model_loaded\":true,\"inference_engine_ready\":%s,\"device_available\":true,"
-                     "\"resources_available\":%s}}\n",
-                     s.ready ? "ready" : "not_ready", s.engine_turns ? "true" : "false", s.queue_has_room ? "true" : "false");
+    int n = snprintf(
+        text, sizeof text,
+        "{\"status\":\"%s\",\"checks\":{\"model_loaded\":true,\"inference_engine_ready\":%s,\"device_available\":true,"
+        "\"resources_available\":%s}}\n",
+        s.ready ? "ready" : "not_ready", s.engine_turns ? "true" : "false", s.queue_has_room ? "true" : "false");
     reply(r, s.ready ? 200 : 503, "application/json", text, (size_t)n);
 }
 
 static void on_other(struct evhttp_request *r, void *user)
 {
-    static const char text[] = "{\"error\":{\"code\":\"NOT_FOUND\",\"message\":\"expected /metrics, /health, /health/live or /health/ready\"}}\n";
+    static const char text[] = "{\"error\":{\"code\":\"NOT_FOUND\",\"message\":\"expected /metrics, /health, "
+                               "/health/live or /health/ready\"}}\n";
     (void)user;
     reply(r, 404, "application/json", text, sizeof text - 1);
 }
@@ -115,7 +118,8 @@ enum error_code admin_http_open(struct service *s, const char *listen, struct ad
     int port;
     *out = NULL;
     if (!split_address(listen, host, sizeof host, &port))
-        return error_set_param(err, ERROR_INVALID_REQUEST, "admin-listen", "admin-listen: expected ADDRESS:PORT, found \"%.100s\"", listen);
+        return error_set_param(err, ERROR_INVALID_REQUEST, "admin-listen",
+                               "admin-listen: expected ADDRESS:PORT, found \"%.100s\"", listen);
     struct admin_http *a = calloc(1, sizeof *a);
     evthread_use_pthreads();
     if (a) {
@@ -138,7 +142,8 @@ enum error_code admin_http_open(struct service *s, const char *listen, struct ad
     evhttp_set_gencb(a->http, on_other, a);
     if (evhttp_bind_socket(a->http, host, (uint16_t)port) != 0) {
         admin_http_close(a);
-        return error_set(err, ERROR_INVALID_REQUEST, "cannot listen on \"%s\": in use, or no address of this machine", listen);
+        return error_set(err, ERROR_INVALID_REQUEST, "cannot listen on \"%s\": in use, or no address of this machine",
+                         listen);
     }
     if (pthread_create(&a->thread, NULL, run, a) != 0) {
         a->thread = 0;

@@ -20,13 +20,16 @@ static enum error_code convert_input(const Bitnet__V1__GenerateRequest *r, struc
         q->tokens = r->tokens->ids;
         q->n_tokens = r->tokens->n_ids;
         if (!q->n_tokens)
-            return error_set_param(err, ERROR_VALIDATION_FAILED, "tokens", "tokens: expected at least one id, found none");
+            return error_set_param(err, ERROR_VALIDATION_FAILED, "tokens",
+                                   "tokens: expected at least one id, found none");
         return ERROR_NONE;
     case BITNET__V1__GENERATE_REQUEST__INPUT_CHAT:
         if (r->echo)
-            return error_set_param(err, ERROR_VALIDATION_FAILED, "echo", "echo: expected a prompt or tokens, found a chat");
+            return error_set_param(err, ERROR_VALIDATION_FAILED, "echo",
+                                   "echo: expected a prompt or tokens, found a chat");
         if (!r->chat->n_messages)
-            return error_set_param(err, ERROR_VALIDATION_FAILED, "messages", "messages: expected at least one, found none");
+            return error_set_param(err, ERROR_VALIDATION_FAILED, "messages",
+                                   "messages: expected at least one, found none");
         out->messages = calloc(r->chat->n_messages, sizeof *out->messages);
         if (!out->messages)
             return error_set(err, ERROR_MEMORY_EXHAUSTED, "no memory for %zu messages", r->chat->n_messages);
@@ -36,7 +39,8 @@ static enum error_code convert_input(const Bitnet__V1__GenerateRequest *r, struc
         q->n_messages = r->chat->n_messages;
         return ERROR_NONE;
     default:
-        return error_set_param(err, ERROR_VALIDATION_FAILED, "prompt", "expected a prompt, a chat or tokens, found none of them");
+        return error_set_param(err, ERROR_VALIDATION_FAILED, "prompt",
+                               "expected a prompt, a chat or tokens, found none of them");
     }
 }
 
@@ -50,7 +54,9 @@ static enum error_code convert_sampling(const struct service *s, const Bitnet__V
                                                                : id_random_u64() & UINT32_MAX; /* REST's range */
     if (!m)
         return ERROR_NONE;
-#define TAKE(field) if (m->_##field##_case) p->field = m->field
+#define TAKE(field)                                                                                                    \
+    if (m->_##field##_case)                                                                                            \
+    p->field = m->field
     TAKE(temperature);
     TAKE(top_k);
     TAKE(top_p);
@@ -62,7 +68,8 @@ static enum error_code convert_sampling(const struct service *s, const Bitnet__V
 #undef TAKE
     if (m->n_logit_bias > CONVERT_MAX_BIAS)
         return error_set_param(err, ERROR_VALIDATION_FAILED, "sampling.logit_bias",
-                               "sampling.logit_bias: expected at most %d entries, found %zu", CONVERT_MAX_BIAS, m->n_logit_bias);
+                               "sampling.logit_bias: expected at most %d entries, found %zu", CONVERT_MAX_BIAS,
+                               m->n_logit_bias);
     for (size_t i = 0; i < m->n_logit_bias; i++)
         out->bias[i] = (struct logit_bias){m->logit_bias[i]->token_id, m->logit_bias[i]->bias};
     p->bias = out->bias;
@@ -70,12 +77,11 @@ static enum error_code convert_sampling(const struct service *s, const Bitnet__V
     return ERROR_NONE;
 }
 
-/* The earlier of the call's deadline and timeout_ms, or the server's default where neither is given. */
-static int64_t deadline(const struct service *s, const Bitnet__V1__GenerateRequest *r, int64_t rpc_deadline_ns)
+/* timeout_ms, or the server's default, as a point in time. */
+static int64_t own_deadline(const struct service *s, const Bitnet__V1__GenerateRequest *r)
 {
     int64_t ms = r->timeout_ms ? (int64_t)r->timeout_ms : s->config->default_timeout_ms;
-    int64_t own = ms ? clock_now_ns() + ms * CLOCK_NS_PER_MS : CLOCK_NEVER;
-    return own < rpc_deadline_ns ? own : rpc_deadline_ns;
+    return ms ? clock_now_ns() + ms * CLOCK_NS_PER_MS : CLOCK_NEVER;
 }
 
 enum error_code convert_request(const struct service *s, const Bitnet__V1__GenerateRequest *r, int64_t rpc_deadline_ns,
@@ -96,8 +102,10 @@ enum error_code convert_request(const struct service *s, const Bitnet__V1__Gener
     q->ignore_eos = r->ignore_eos;
     q->priority = r->priority == BITNET__V1__PRIORITY__PRIORITY_HIGH  ? PRIORITY_HIGH
                   : r->priority == BITNET__V1__PRIORITY__PRIORITY_LOW ? PRIORITY_LOW
-                                                                     : PRIORITY_NORMAL;
-    q->deadline_ns = deadline(s, r, rpc_deadline_ns);
+                                                                      : PRIORITY_NORMAL;
+    int64_t own = own_deadline(s, r);
+    out->call_deadline = rpc_deadline_ns < own;
+    q->deadline_ns = out->call_deadline ? rpc_deadline_ns : own;
     return code;
 }
 
@@ -110,11 +118,16 @@ void convert_fini(struct converted *c)
 Bitnet__V1__FinishReason convert_finish(enum finish_reason finish)
 {
     switch (finish) {
-    case FINISH_STOP: return BITNET__V1__FINISH_REASON__FINISH_REASON_STOP;
-    case FINISH_LENGTH: return BITNET__V1__FINISH_REASON__FINISH_REASON_LENGTH;
-    case FINISH_CANCELLED: return BITNET__V1__FINISH_REASON__FINISH_REASON_CANCELLED;
-    case FINISH_DEADLINE: return BITNET__V1__FINISH_REASON__FINISH_REASON_DEADLINE;
-    default: return BITNET__V1__FINISH_REASON__FINISH_REASON_UNSPECIFIED;
+    case FINISH_STOP:
+        return BITNET__V1__FINISH_REASON__FINISH_REASON_STOP;
+    case FINISH_LENGTH:
+        return BITNET__V1__FINISH_REASON__FINISH_REASON_LENGTH;
+    case FINISH_CANCELLED:
+        return BITNET__V1__FINISH_REASON__FINISH_REASON_CANCELLED;
+    case FINISH_DEADLINE:
+        return BITNET__V1__FINISH_REASON__FINISH_REASON_DEADLINE;
+    default:
+        return BITNET__V1__FINISH_REASON__FINISH_REASON_UNSPECIFIED;
     }
 }
 

@@ -10,8 +10,9 @@
 /* The engine's request with what it points to; all else is borrowed from the message. */
 struct converted {
     struct request request;
-    struct chat_message *messages;          /* owned */
+    struct chat_message *messages; /* owned */
     struct logit_bias bias[CONVERT_MAX_BIAS];
+    bool call_deadline; /* the call's deadline comes before timeout_ms */
 };
 
 /* Fills `out`; bounds that the engine checks are left to it. Freed with convert_fini. */

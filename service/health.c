@@ -13,10 +13,10 @@
 #define STATUS(name) GRPC__HEALTH__V1__HEALTH_CHECK_RESPONSE__SERVING_STATUS__##name
 
 struct watch {
-    struct watch *next, **link;  /* under the health's lock */
-    struct rpc_call *call;       /* referenced */
+    struct watch *next, **link; /* under the health's lock */
+    struct rpc_call *call;      /* referenced */
     bool known, sending;
-    int sent;                    /* last status sent, -1: none */
+    int sent; /* last status sent, -1: none */
 };
 
 struct health {
@@ -54,7 +54,8 @@ static bool known(const struct service *s, const char *name)
 
 static char *service_name(const void *data, size_t n_bytes, struct error *err)
 {
-    Grpc__Health__V1__HealthCheckRequest *r = message_unpack(&grpc__health__v1__health_check_request__descriptor, data, n_bytes, err);
+    Grpc__Health__V1__HealthCheckRequest *r =
+        message_unpack(&grpc__health__v1__health_check_request__descriptor, data, n_bytes, err);
     char *name = r ? strdup(r->service) : NULL;
     message_free(r);
     if (r && !name)

@@ -18,7 +18,7 @@
 #include <string.h>
 
 #define MAX_CHOICES 8
-#define EVENT_TOKENS 64                   /* tokens of one message */
+#define EVENT_TOKENS 64 /* tokens of one message */
 #define MAX_TOP 20
 #define ANSWER_MAX_BYTES (16 * 1024 * 1024)
 
@@ -43,11 +43,12 @@ struct generation {
     bool streaming, sending, over;
     bool echo_sent[MAX_CHOICES];
     bool logprobs;
+    bool call_deadline; /* the call's deadline comes before timeout_ms: then there is no answer */
     uint32_t n_choices, n_top;
     uint64_t seed;
     char request_id[129];
-    struct buffer echo;                   /* in front of each choice's text */
-    struct buffer texts;                  /* of the event that is being packed */
+    struct buffer echo;  /* in front of each choice's text */
+    struct buffer texts; /* of the event that is being packed */
     struct collected choices[MAX_CHOICES];
 };
 
@@ -78,8 +79,9 @@ static ProtobufCBinaryData piece(const struct generation *g, uint32_t id)
     return p;
 }
 
-static void fill_logprob(const struct generation *g, uint32_t id, float logprob, const struct token_logprob *top, size_t n_top,
-                         Bitnet__V1__TokenLogprob *out, Bitnet__V1__TopLogprob *room, Bitnet__V1__TopLogprob **list)
+static void fill_logprob(const struct generation *g, uint32_t id, float logprob, const struct token_logprob *top,
+                         size_t n_top, Bitnet__V1__TokenLogprob *out, Bitnet__V1__TopLogprob *room,
+                         Bitnet__V1__TopLogprob **list)
 {
     bitnet__v1__token_logprob__init(out);
     out->token_id = id;
@@ -96,13 +98,6 @@ static void fill_logprob(const struct generation *g, uint32_t id, float logprob,
     }
 }
 
-/* Appends text with its NUL bytes, which a proto string of C cannot hold, replaced. */
-static void append_text(struct buffer *out, const char *text, size_t n_bytes)
-{
-    for (size_t i = 0; i < n_bytes; i++)
-        text[i] ? buffer_append_char(out, text[i]) : buffer_append_str(out, "\xEF\xBF\xBD");
-}
-
 static bool send_tokens(struct generation *g, struct rpc_call *call, const struct stream_event *e)
 {
     static _Thread_local struct logprob_room room; /* 100 KB: one a completion thread */
@@ -114,9 +109,9 @@ static bool send_tokens(struct generation *g, struct rpc_call *call, const struc
     for (size_t i = 0; i < e->n_tokens; i++) { /* all texts first: the buffer moves while it grows */
         offsets[i] = g->texts.n_bytes;
         if (!g->echo_sent[e->choice])
-            append_text(&g->texts, g->echo.data, g->echo.n_bytes);
+            buffer_append(&g->texts, g->echo.data, g->echo.n_bytes);
         g->echo_sent[e->choice] = true;
-        append_text(&g->texts, e->tokens[i].text, e->tokens[i].n_bytes);
+        message_text(&g->texts, e->tokens[i].text, e->tokens[i].n_bytes);
         buffer_append_char(&g->texts, '\0');
     }
     for (size_t i = 0; i < e->n_tokens; i++) {
@@ -218,7 +213,7 @@ static bool collect(struct generation *g, const struct stream_event *e)
     for (size_t i = 0; i < e->n_tokens; i++) {
         const struct token *t = &e->tokens[i];
         struct saved_token *saved = &c->tokens[c->n++];
-        append_text(&c->text, t->text, t->n_bytes);
+        message_text(&c->text, t->text, t->n_bytes);
         saved->id = t->id;
         saved->logprob = t->logprob;
         saved->n_top = t->top ? g->n_top : 0;
@@ -288,7 +283,8 @@ static void answer_once(struct generation *g, struct rpc_call *call, const struc
     if (ok)
         message_answer(call, &a.response.base);
     else
-        status_fail(g->service, call, &(struct error){.code = ERROR_MEMORY_EXHAUSTED, .message = "no memory for the answer"});
+        status_fail(g->service, call,
+                    &(struct error){.code = ERROR_MEMORY_EXHAUSTED, .message = "no memory for the answer"});
     for (uint32_t i = 0; i < MAX_CHOICES; i++)
         choice_room_free(&rooms[i]);
 }
@@ -299,10 +295,12 @@ static const char *const finish_names[] = {"none", "stop", "length", "cancelled"
 
 static void log_end(const struct generation *g, const struct stream_event *e)
 {
-    log_info("service", "request finished", LOG_STR("request_id", g->request_id), LOG_STR("model", engine_model(g->service->engine)->id),
-             LOG_STR("finish", finish_names[e->finish]), LOG_INT("prompt_tokens", e->summary.n_prompt_tokens),
+    log_info("service", "request finished", LOG_STR("request_id", g->request_id),
+             LOG_STR("model", engine_model(g->service->engine)->id), LOG_STR("finish", finish_names[e->finish]),
+             LOG_INT("prompt_tokens", e->summary.n_prompt_tokens),
              LOG_INT("generated_tokens", e->summary.n_generated_tokens), LOG_FLOAT("queue_ms", e->summary.queue_ms),
-             LOG_FLOAT("total_ms", e->summary.total_ms), LOG_STR("error", e->finish == FINISH_ERROR ? e->error.message : NULL));
+             LOG_FLOAT("total_ms", e->summary.total_ms),
+             LOG_STR("error", e->finish == FINISH_ERROR ? e->error.message : NULL));
 }
 
 static void complete(struct generation *g, struct rpc_call *call, const struct stream_event *e)
@@ -312,6 +310,9 @@ static void complete(struct generation *g, struct rpc_call *call, const struct s
     log_end(g, e);
     if (e->finish == FINISH_DEADLINE && e->summary.n_generated_tokens == 0)
         error_set(&err, ERROR_DEADLINE_EXCEEDED, "the deadline passed before the first token");
+    else if (e->finish == FINISH_DEADLINE && g->call_deadline)
+        error_set(&err, ERROR_DEADLINE_EXCEEDED, "the call's deadline passed after %u tokens",
+                  e->summary.n_generated_tokens);
     else if (e->finish == FINISH_CANCELLED)
         error_set(&err, ERROR_CANCELLED, "the request was cancelled");
     else if (e->finish != FINISH_ERROR)
@@ -333,13 +334,15 @@ static void advance(void *service, struct rpc_call *call)
     while (g && !g->over && !g->sending) {
         stream_read(g->stream, EVENT_TOKENS, &e);
         switch (e.type) {
-        case STREAM_NOTHING: return;
+        case STREAM_NOTHING:
+            return;
         case STREAM_TOKENS:
             if (g->streaming)
                 g->sending = send_tokens(g, call, &e);
             else if (!collect(g, &e)) {
                 g->over = true;
-                status_fail(g->service, call, &(struct error){.code = ERROR_MEMORY_EXHAUSTED, .message = "no memory for the answer"});
+                status_fail(g->service, call,
+                            &(struct error){.code = ERROR_MEMORY_EXHAUSTED, .message = "no memory for the answer"});
             }
             break;
         case STREAM_CHOICE_END:
@@ -347,7 +350,9 @@ static void advance(void *service, struct rpc_call *call)
             if (g->streaming)
                 g->sending = send_choice_end(call, &e);
             break;
-        case STREAM_COMPLETE: complete(g, call, &e); break;
+        case STREAM_COMPLETE:
+            complete(g, call, &e);
+            break;
         }
     }
 }
@@ -375,7 +380,10 @@ void inference_done(void *service, struct rpc_call *call, bool cancelled)
 
 /* ---- start ------------------------------------------------------------------------------------------------------- */
 
-static void on_ready(void *user) { rpc_post(user, advance); }
+static void on_ready(void *user)
+{
+    rpc_post(user, advance);
+}
 
 static void take_request_id(struct generation *g, struct rpc_call *call, const char *field)
 {
@@ -393,12 +401,20 @@ static void take_request_id(struct generation *g, struct rpc_call *call, const c
 static enum error_code take_echo(struct generation *g, const Bitnet__V1__GenerateRequest *r, struct error *err)
 {
     enum error_code code = ERROR_NONE;
-    if (r->echo && r->input_case == BITNET__V1__GENERATE_REQUEST__INPUT_PROMPT)
-        buffer_append_str(&g->echo, r->prompt);
-    else if (r->echo && r->input_case == BITNET__V1__GENERATE_REQUEST__INPUT_TOKENS)
-        code = tokenizer_decode(engine_tokenizer(g->service->engine), r->tokens->ids, r->tokens->n_ids, true, &g->echo, err);
+    struct buffer raw;
+    if (!r->echo)
+        return ERROR_NONE;
+    buffer_init(&raw, ANSWER_MAX_BYTES);
+    if (r->input_case == BITNET__V1__GENERATE_REQUEST__INPUT_PROMPT)
+        buffer_append_str(&raw, r->prompt);
+    else
+        code =
+            tokenizer_decode(engine_tokenizer(g->service->engine), r->tokens->ids, r->tokens->n_ids, true, &raw, err);
+    if (!message_text(&g->echo, raw.data, raw.n_bytes) && !code)
+        code = error_set(err, ERROR_MEMORY_EXHAUSTED, "no memory for the echo");
+    buffer_fini(&raw);
     for (size_t i = 0; i < MAX_CHOICES && !g->streaming; i++)
-        append_text(&g->choices[i].text, g->echo.data, g->echo.n_bytes);
+        buffer_append(&g->choices[i].text, g->echo.data, g->echo.n_bytes);
     return code;
 }
 
@@ -416,7 +432,8 @@ static struct generation *generation_new(struct service *s, bool streaming)
     return g;
 }
 
-static enum error_code submit(struct generation *g, struct rpc_call *call, const Bitnet__V1__GenerateRequest *r, struct error *err)
+static enum error_code submit(struct generation *g, struct rpc_call *call, const Bitnet__V1__GenerateRequest *r,
+                              struct error *err)
 {
     struct converted c;
     if (!models_match(g->service, r->model, err))
@@ -432,6 +449,7 @@ static enum error_code submit(struct generation *g, struct rpc_call *call, const
         g->logprobs = r->logprobs;
         g->n_top = r->top_logprobs;
         g->seed = c.request.sampling.seed;
+        g->call_deadline = c.call_deadline;
         code = engine_submit(g->service->engine, &c.request, &g->stream, err);
     }
     convert_fini(&c);
@@ -448,8 +466,10 @@ static void start(struct service *s, struct rpc_call *call, const void *data, si
     if (g)
         take_request_id(g, call, r->request_id);
     if (!g || submit(g, call, r, &err)) {
-        log_info("service", "request refused", LOG_STR("request_id", g ? g->request_id : NULL), LOG_STR("code", error_info(err.code)->name),
-                 LOG_STR("reason", err.message));
+        if (err.code == ERROR_SERVICE_UNAVAILABLE)
+            service_metrics_reject(s->metrics, atomic_load(&s->draining));
+        log_info("service", "request refused", LOG_STR("request_id", g ? g->request_id : NULL),
+                 LOG_STR("code", error_info(err.code)->name), LOG_STR("reason", err.message));
         status_fail(s, call, &err);
         if (g)
             generation_free(g);

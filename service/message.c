@@ -5,11 +5,13 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define MEMORY_FACTOR 8          /* of a message's size that its unpacked form may take, besides: */
+#define MEMORY_FACTOR 8 /* of a message's size that its unpacked form may take, besides: */
 #define MEMORY_BASE (1024 * 1024)
 #define ANSWER_MAX_BYTES (64 * 1024 * 1024)
 
-struct budget { size_t left; };
+struct budget {
+    size_t left;
+};
 
 static void *budget_alloc(void *data, size_t n_bytes)
 {
@@ -49,7 +51,8 @@ static bool strings_valid(const ProtobufCMessage *message, const char **field)
         const char *at = (const char *)message + f->offset;
         if (f->type != PROTOBUF_C_TYPE_STRING && f->type != PROTOBUF_C_TYPE_MESSAGE)
             continue;
-        if (f->flags & PROTOBUF_C_FIELD_FLAG_ONEOF && *(const uint32_t *)((const char *)message + f->quantifier_offset) != f->id)
+        if (f->flags & PROTOBUF_C_FIELD_FLAG_ONEOF &&
+            *(const uint32_t *)((const char *)message + f->quantifier_offset) != f->id)
             continue;
         if (f->label != PROTOBUF_C_LABEL_REPEATED) {
             if (!value_valid(f, at, field))
@@ -72,7 +75,8 @@ void *message_unpack(const ProtobufCMessageDescriptor *type, const void *data, s
     ProtobufCMessage *message = protobuf_c_message_unpack(type, &allocator, n_bytes, data);
     const char *field = NULL;
     if (!message) {
-        error_set(err, ERROR_INVALID_REQUEST, "expected a %s message, found %zu bytes that are none", type->name, n_bytes);
+        error_set(err, ERROR_INVALID_REQUEST, "expected a %s message, found %zu bytes that are none", type->name,
+                  n_bytes);
         return NULL;
     }
     if (!strings_valid(message, &field)) {
@@ -87,6 +91,20 @@ void message_free(void *message)
 {
     if (message)
         protobuf_c_message_free_unpacked(message, NULL);
+}
+
+bool message_text(struct buffer *out, const char *text, size_t n_bytes)
+{
+    for (size_t i = 0; i < n_bytes;) {
+        uint32_t code_point;
+        size_t n = utf8_decode(text + i, n_bytes - i, &code_point);
+        if (n && code_point)
+            buffer_append(out, text + i, n);
+        else
+            buffer_append_str(out, "\xEF\xBF\xBD");
+        i += n ? n : 1;
+    }
+    return !out->failed;
 }
 
 /* Packed bytes to be freed, or NULL. */

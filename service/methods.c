@@ -1,31 +1,42 @@
 /* The table of methods: what the process serves. */
 #include "service/service.h"
 
-#include <string.h>
-
 #define INFERENCE "/bitnet.v1.InferenceService/"
 
 static struct rpc_method table[] = {
     {.path = INFERENCE "Generate", .kind = RPC_UNARY, .on_message = inference_generate, .on_done = inference_done},
-    {.path = INFERENCE "StreamGenerate", .kind = RPC_SERVER_STREAM, .on_message = inference_stream, .on_sent = inference_sent,
+    {.path = INFERENCE "StreamGenerate",
+     .kind = RPC_SERVER_STREAM,
+     .on_message = inference_stream,
+     .on_sent = inference_sent,
      .on_done = inference_done},
     {.path = INFERENCE "Tokenize", .kind = RPC_UNARY, .on_message = tokens_tokenize},
     {.path = INFERENCE "Detokenize", .kind = RPC_UNARY, .on_message = tokens_detokenize},
     {.path = "/bitnet.v1.ModelService/List", .kind = RPC_UNARY, .on_message = models_list},
     {.path = "/bitnet.v1.AdminService/Health", .kind = RPC_UNARY, .on_message = admin_health},
     {.path = "/grpc.health.v1.Health/Check", .kind = RPC_UNARY, .on_message = health_check},
-    {.path = "/grpc.health.v1.Health/Watch", .kind = RPC_SERVER_STREAM, .on_message = health_watch, .on_sent = health_sent,
+    {.path = "/grpc.health.v1.Health/Watch",
+     .kind = RPC_SERVER_STREAM,
+     .on_message = health_watch,
+     .on_sent = health_sent,
      .on_done = health_done},
     /* The two versions of reflection are the same on the wire. */
-    {.path = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", .kind = RPC_BIDI, .on_message = reflection_request,
-     .on_half_close = reflection_half_close, .on_sent = reflection_sent},
-    {.path = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", .kind = RPC_BIDI, .on_message = reflection_request,
-     .on_half_close = reflection_half_close, .on_sent = reflection_sent},
+    {.path = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+     .kind = RPC_BIDI,
+     .on_message = reflection_request,
+     .on_half_close = reflection_half_close,
+     .on_sent = reflection_sent},
+    {.path = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+     .kind = RPC_BIDI,
+     .on_message = reflection_request,
+     .on_half_close = reflection_half_close,
+     .on_sent = reflection_sent},
     {.path = NULL}};
 
 const struct rpc_method *service_methods(struct service *s)
 {
     for (struct rpc_method *m = table; m->path; m++)
-        m->service = s;
+        if (m->service != s) /* the first call is before there are threads; later ones only read */
+            m->service = s;
     return table;
 }

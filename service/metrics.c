@@ -15,27 +15,35 @@
 #define WINDOW_SECONDS 300
 
 static const double inference_buckets[] = {.01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 25, 60};
-static const double first_token_buckets[] = {.001, .005, .01, .02, .04, .06, .08, .1, .25, .5, .75, 1, 2.5, 5, 7.5, 10, 20, 40, 80};
+static const double first_token_buckets[] = {.001, .005, .01, .02, .04, .06, .08, .1, .25, .5,
+                                             .75,  1,    2.5, 5,   7.5, 10,  20,  40, 80};
 static const double gap_buckets[] = {.001, .0025, .005, .01, .025, .05, .075, .1, .15, .2, .3, .4, .5, .75, 1, 2.5, 5};
 static const double load_buckets[] = {.1, .5, 1, 2.5, 5, 10, 30, 60, 120, 300};
 static const double size_buckets[] = {1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048};
 #define BUCKETS(b) (b), sizeof(b) / sizeof *(b)
 
-static const char *const finish_names[] = {[FINISH_STOP] = "stop", [FINISH_LENGTH] = "length", [FINISH_CANCELLED] = "cancelled",
-                                           [FINISH_DEADLINE] = "deadline", [FINISH_ERROR] = "error"};
+static const char *const finish_names[] = {[FINISH_STOP] = "stop",
+                                           [FINISH_LENGTH] = "length",
+                                           [FINISH_CANCELLED] = "cancelled",
+                                           [FINISH_DEADLINE] = "deadline",
+                                           [FINISH_ERROR] = "error"};
 #define N_FINISHES (sizeof finish_names / sizeof *finish_names)
 
 /* Sums of the requests that ended in one second. */
-struct second { int64_t at; uint64_t n, n_failed; double total_ms; };
+struct second {
+    int64_t at;
+    uint64_t n, n_failed;
+    double total_ms;
+};
 
 struct service_metrics {
     struct engine *engine;
     struct metrics *page;
     struct metrics_series *inference, *first_token, *gap, *queue, *batch, *rows;
     struct metrics_series *finished[N_FINISHES], *errors[ERROR_N_CODES];
-    struct metrics_series *running, *waiting, *active, *depth, *rejections, *prompt_tokens, *generated_tokens, *kv_usage, *kv_used, *kv_free,
-        *cancelled, *deadline;
-    pthread_mutex_t lock;       /* guards the window */
+    struct metrics_series *running, *waiting, *active, *depth, *queue_full, *draining, *prompt_tokens,
+        *generated_tokens, *kv_usage, *kv_used, *kv_free, *cancelled, *deadline;
+    pthread_mutex_t lock; /* guards the window */
     struct second seconds[WINDOW_SECONDS];
 };
 
@@ -69,7 +77,10 @@ static void on_step(void *user, size_t n_rows, size_t n_sequences, double second
     metrics_observe(m->rows, (double)n_rows);
 }
 
-static void on_token_gap(void *user, double seconds) { metrics_observe(((struct service_metrics *)user)->gap, seconds); }
+static void on_token_gap(void *user, double seconds)
+{
+    metrics_observe(((struct service_metrics *)user)->gap, seconds);
+}
 
 /* Counters that the engine keeps are shown as it has them. */
 static void follow(struct metrics_series *counter, uint64_t value)
@@ -91,15 +102,14 @@ static void on_collect(void *user)
     metrics_set(m->kv_used, s.n_kv_blocks_used);
     metrics_set(m->kv_free, s.n_kv_blocks - s.n_kv_blocks_used);
     metrics_set(m->kv_usage, s.n_kv_blocks ? (double)s.n_kv_blocks_used / s.n_kv_blocks : 0);
-    follow(m->rejections, s.n_rejected);
     follow(m->prompt_tokens, s.n_prompt_tokens);
     follow(m->generated_tokens, s.n_generated_tokens);
     follow(m->cancelled, s.n_cancelled);
     follow(m->deadline, s.n_deadline);
 }
 
-static struct metrics_family *family(struct service_metrics *m, enum metrics_type type, const char *name, const char *help,
-                                     const char *labels)
+static struct metrics_family *family(struct service_metrics *m, enum metrics_type type, const char *name,
+                                     const char *help, const char *labels)
 {
     return metrics_add(m->page, type, name, help, labels, NULL, 0);
 }
@@ -107,23 +117,31 @@ static struct metrics_family *family(struct service_metrics *m, enum metrics_typ
 static void add_histograms(struct service_metrics *m, const struct engine_model *model)
 {
 #define HISTOGRAM(name, help, labels, b) metrics_add(m->page, METRICS_HISTOGRAM, name, help, labels, BUCKETS(b))
-    m->inference = metrics_get(HISTOGRAM("bitnet_inference_duration_seconds", "Arrival to the last token.", "model,quantization,device",
-                                         inference_buckets), model->id, model->quantization, model->device);
-    m->first_token = metrics_get(HISTOGRAM("bitnet_time_to_first_token_seconds", "Arrival to the first token.", "model", first_token_buckets),
-                                 model->id);
-    m->gap = metrics_get(HISTOGRAM("bitnet_inter_token_latency_seconds", "Between two tokens of a sequence.", "model", gap_buckets), model->id);
-    m->queue = metrics_get(HISTOGRAM("bitnet_request_queue_seconds", "Arrival to admission into the batch.", "model", first_token_buckets),
-                           model->id);
+    m->inference = metrics_get(HISTOGRAM("bitnet_inference_duration_seconds", "Arrival to the last token.",
+                                         "model,quantization,device", inference_buckets),
+                               model->id, model->quantization, model->device);
+    m->first_token = metrics_get(
+        HISTOGRAM("bitnet_time_to_first_token_seconds", "Arrival to the first token.", "model", first_token_buckets),
+        model->id);
+    m->gap = metrics_get(
+        HISTOGRAM("bitnet_inter_token_latency_seconds", "Between two tokens of a sequence.", "model", gap_buckets),
+        model->id);
+    m->queue = metrics_get(
+        HISTOGRAM("bitnet_request_queue_seconds", "Arrival to admission into the batch.", "model", first_token_buckets),
+        model->id);
     m->batch = metrics_get(HISTOGRAM("bitnet_batch_size", "Sequences in a step.", "model", size_buckets), model->id);
     m->rows = metrics_get(HISTOGRAM("bitnet_iteration_tokens", "Rows in a step.", "model", size_buckets), model->id);
-    metrics_observe(metrics_get(HISTOGRAM("bitnet_model_load_duration_seconds", "Time to load a model.", "model,format", load_buckets),
-                                model->id, model->quantization), model->load_seconds);
+    metrics_observe(metrics_get(HISTOGRAM("bitnet_model_load_duration_seconds", "Time to load a model.", "model,format",
+                                          load_buckets),
+                                model->id, model->quantization),
+                    model->load_seconds);
 #undef HISTOGRAM
 }
 
 static void add_counters(struct service_metrics *m, const struct engine_model *model)
 {
-    struct metrics_family *f = family(m, METRICS_COUNTER, "bitnet_inference_requests_total", "Requests by how they ended.", "model,finish_reason");
+    struct metrics_family *f = family(m, METRICS_COUNTER, "bitnet_inference_requests_total",
+                                      "Requests by how they ended.", "model,finish_reason");
     for (size_t i = FINISH_STOP; i < N_FINISHES; i++)
         m->finished[i] = metrics_get(f, model->id, finish_names[i]);
     f = family(m, METRICS_COUNTER, "bitnet_errors_total", "Calls that ended with an error.", "type,component");
@@ -132,12 +150,15 @@ static void add_counters(struct service_metrics *m, const struct engine_model *m
     f = family(m, METRICS_COUNTER, "bitnet_cancellations_total", "Requests that ended before their end.", "cause");
     m->cancelled = metrics_get(f, "client");
     m->deadline = metrics_get(f, "deadline");
-    m->rejections = metrics_get(family(m, METRICS_COUNTER, "bitnet_admission_rejections_total", "Requests that were not admitted.", "reason"),
-                                "queue_full");
-    m->prompt_tokens = metrics_get(family(m, METRICS_COUNTER, "bitnet_prompt_tokens_total", "Prompt tokens.", "model,device,quantization"),
-                                   model->id, model->device, model->quantization);
-    m->generated_tokens = metrics_get(family(m, METRICS_COUNTER, "bitnet_tokens_generated_total", "Generated tokens.",
-                                             "model,device,quantization"), model->id, model->device, model->quantization);
+    f = family(m, METRICS_COUNTER, "bitnet_admission_rejections_total", "Requests that were not admitted.", "reason");
+    m->queue_full = metrics_get(f, "queue_full");
+    m->draining = metrics_get(f, "draining");
+    m->prompt_tokens = metrics_get(
+        family(m, METRICS_COUNTER, "bitnet_prompt_tokens_total", "Prompt tokens.", "model,device,quantization"),
+        model->id, model->device, model->quantization);
+    m->generated_tokens = metrics_get(
+        family(m, METRICS_COUNTER, "bitnet_tokens_generated_total", "Generated tokens.", "model,device,quantization"),
+        model->id, model->device, model->quantization);
 }
 
 static void add_gauges(struct service_metrics *m, const struct engine_model *model)
@@ -155,14 +176,18 @@ static void add_gauges(struct service_metrics *m, const struct engine_model *mod
     char size[16], count[16];
     snprintf(size, sizeof size, "%u", model->kv_block_size);
     snprintf(count, sizeof count, "%u", model->n_kv_blocks);
-    metrics_set(metrics_get(family(m, METRICS_GAUGE, "bitnet_cache_config_info", "Shape of the KV cache.", "model,block_size,num_blocks"),
-                            model->id, size, count), 1);
+    metrics_set(metrics_get(family(m, METRICS_GAUGE, "bitnet_cache_config_info", "Shape of the KV cache.",
+                                   "model,block_size,num_blocks"),
+                            model->id, size, count),
+                1);
     f = family(m, METRICS_GAUGE, "bitnet_model_memory_usage_bytes", "Memory of a model.", "model,component");
     metrics_set(metrics_get(f, model->id, "weights"), (double)model->weight_bytes);
     metrics_set(metrics_get(f, model->id, "kv"), (double)model->kv_bytes);
     metrics_set(metrics_get(f, model->id, "scratch"), (double)model->scratch_bytes);
-    metrics_set(metrics_get(family(m, METRICS_GAUGE, "bitnet_build_info", "What is running.", "version,git_sha,features"), BITNET_VERSION,
-                            BITNET_GIT_SHA, BITNET_FEATURES), 1);
+    metrics_set(
+        metrics_get(family(m, METRICS_GAUGE, "bitnet_build_info", "What is running.", "version,git_sha,features"),
+                    BITNET_VERSION, BITNET_GIT_SHA, BITNET_FEATURES),
+        1);
 }
 
 struct service_metrics *service_metrics_open(struct engine *e)
@@ -196,12 +221,20 @@ void service_metrics_close(struct service_metrics *m)
     free(m);
 }
 
-struct metrics *service_metrics_page(struct service_metrics *m) { return m->page; }
+struct metrics *service_metrics_page(struct service_metrics *m)
+{
+    return m->page;
+}
 
 void service_metrics_error(struct service_metrics *m, enum error_code code)
 {
     if (m && code > ERROR_NONE && code < ERROR_N_CODES)
         metrics_inc(m->errors[code], 1);
+}
+
+void service_metrics_reject(struct service_metrics *m, bool draining)
+{
+    metrics_inc(draining ? m->draining : m->queue_full, 1);
 }
 
 struct service_window service_metrics_window(struct service_metrics *m)

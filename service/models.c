@@ -14,7 +14,10 @@
 
 #define STALLED_NS (10 * CLOCK_NS_PER_S) /* an idle loop turns every second */
 
-static char id_char(char c) { return isalnum((unsigned char)c) || c == '_' ? c : '-'; }
+static char id_char(char c)
+{
+    return isalnum((unsigned char)c) || c == '_' ? c : '-';
+}
 
 bool models_match(const struct service *s, const char *name, struct error *err)
 {
@@ -33,7 +36,8 @@ void models_list(void *service, struct rpc_call *call, const void *data, size_t 
     const struct engine_model *m = engine_model(s->engine);
     struct engine_stats stats;
     struct error err = {0};
-    Bitnet__V1__ListModelsRequest *r = message_unpack(&bitnet__v1__list_models_request__descriptor, data, n_bytes, &err);
+    Bitnet__V1__ListModelsRequest *r =
+        message_unpack(&bitnet__v1__list_models_request__descriptor, data, n_bytes, &err);
     if (!r) {
         status_fail(s, call, &err);
         return;
@@ -99,8 +103,10 @@ static double cpu_utilization(const struct service *s)
     getrusage(RUSAGE_SELF, &usage);
     int64_t cpu_ns = (usage.ru_utime.tv_sec + usage.ru_stime.tv_sec) * CLOCK_NS_PER_S +
                      (usage.ru_utime.tv_usec + usage.ru_stime.tv_usec) * 1000;
-    int64_t wall_ns = clock_now_ns(), old_wall = atomic_exchange(&last_wall_ns, wall_ns), old_cpu = atomic_exchange(&last_cpu_ns, cpu_ns);
-    double elapsed = (double)(wall_ns - (old_wall ? old_wall : s->started_ns)), cores = (double)sysconf(_SC_NPROCESSORS_ONLN);
+    int64_t wall_ns = clock_now_ns(), old_wall = atomic_exchange(&last_wall_ns, wall_ns),
+            old_cpu = atomic_exchange(&last_cpu_ns, cpu_ns);
+    double elapsed = (double)(wall_ns - (old_wall ? old_wall : s->started_ns)),
+           cores = (double)sysconf(_SC_NPROCESSORS_ONLN);
     double share = elapsed > 0 ? (double)(cpu_ns - old_cpu) / elapsed / cores : 0;
     return share < 0 ? 0 : share > 1 ? 1 : share;
 }
@@ -109,7 +115,8 @@ static void component(Bitnet__V1__Component *c, const char *name, bool healthy, 
 {
     bitnet__v1__component__init(c);
     c->name = (char *)(uintptr_t)name;
-    c->status = healthy ? BITNET__V1__HEALTH_STATUS__HEALTH_STATUS_HEALTHY : BITNET__V1__HEALTH_STATUS__HEALTH_STATUS_DEGRADED;
+    c->status =
+        healthy ? BITNET__V1__HEALTH_STATUS__HEALTH_STATUS_HEALTHY : BITNET__V1__HEALTH_STATUS__HEALTH_STATUS_DEGRADED;
     c->message = (char *)(uintptr_t)(healthy ? "" : message);
 }
 
@@ -141,7 +148,8 @@ void admin_health(void *service, struct rpc_call *call, const void *data, size_t
     (void)data, (void)n_bytes;
     Bitnet__V1__Component parts[5], *list[5];
     component(&parts[0], "model_manager", true, "");
-    component(&parts[1], "execution_router", !m->fallback_reason || strcmp(s->config->device, "gpu") != 0, m->fallback_reason);
+    component(&parts[1], "execution_router", !m->fallback_reason || strcmp(s->config->device, "gpu") != 0,
+              m->fallback_reason);
     component(&parts[2], "batch_engine", state.engine_turns && state.queue_has_room,
               state.engine_turns ? "the queue is full" : "the loop stands still");
     component(&parts[3], "device_monitor", true, "");
@@ -153,8 +161,8 @@ void admin_health(void *service, struct rpc_call *call, const void *data, size_t
     }
     Bitnet__V1__HealthResponse r = BITNET__V1__HEALTH_RESPONSE__INIT;
     r.status = !state.engine_turns ? BITNET__V1__HEALTH_STATUS__HEALTH_STATUS_UNHEALTHY
-               : all ? BITNET__V1__HEALTH_STATUS__HEALTH_STATUS_HEALTHY
-                     : BITNET__V1__HEALTH_STATUS__HEALTH_STATUS_DEGRADED;
+               : all               ? BITNET__V1__HEALTH_STATUS__HEALTH_STATUS_HEALTHY
+                                   : BITNET__V1__HEALTH_STATUS__HEALTH_STATUS_DEGRADED;
     r.n_components = 5;
     r.components = list;
     r.draining = atomic_load(&s->draining);

@@ -48,6 +48,17 @@ static const char *inside(const char *symbol, const char *scope)
     return strncmp(symbol, scope, n) == 0 && symbol[n] == '.' ? symbol + n + 1 : NULL;
 }
 
+/* An enum's values are its siblings in name. */
+static bool enum_has(const Google__Protobuf__EnumDescriptorProto *e, const char *symbol)
+{
+    if (strcmp(symbol, e->name) == 0)
+        return true;
+    for (size_t i = 0; i < e->n_value; i++)
+        if (strcmp(e->value[i]->name, symbol) == 0)
+            return true;
+    return false;
+}
+
 static bool message_has(const Google__Protobuf__DescriptorProto *m, const char *symbol)
 {
     const char *rest = inside(symbol, m->name);
@@ -59,10 +70,13 @@ static bool message_has(const Google__Protobuf__DescriptorProto *m, const char *
         if (message_has(m->nested_type[i], rest))
             return true;
     for (size_t i = 0; i < m->n_enum_type; i++)
-        if (strcmp(m->enum_type[i]->name, rest) == 0)
+        if (enum_has(m->enum_type[i], rest))
             return true;
     for (size_t i = 0; i < m->n_field; i++)
         if (strcmp(m->field[i]->name, rest) == 0)
+            return true;
+    for (size_t i = 0; i < m->n_oneof_decl; i++)
+        if (strcmp(m->oneof_decl[i]->name, rest) == 0)
             return true;
     return false;
 }
@@ -88,12 +102,13 @@ static bool file_has(const Google__Protobuf__FileDescriptorProto *f, const char 
         if (service_has(f->service[i], rest))
             return true;
     for (size_t i = 0; rest && i < f->n_enum_type; i++)
-        if (strcmp(f->enum_type[i]->name, rest) == 0)
+        if (enum_has(f->enum_type[i], rest))
             return true;
     return false;
 }
 
-static const Google__Protobuf__FileDescriptorProto *find(const struct reflection *r, const char *name, const char *symbol)
+static const Google__Protobuf__FileDescriptorProto *find(const struct reflection *r, const char *name,
+                                                         const char *symbol)
 {
     for (size_t i = 0; i < r->files->n_file; i++) {
         const Google__Protobuf__FileDescriptorProto *f = r->files->file[i];
@@ -101,6 +116,12 @@ static const Google__Protobuf__FileDescriptorProto *find(const struct reflection
             return f;
     }
     return NULL;
+}
+
+const char *reflection_file_of(const struct reflection *r, const char *symbol)
+{
+    const Google__Protobuf__FileDescriptorProto *f = find(r, NULL, symbol);
+    return f ? f->name : NULL;
 }
 
 typedef Grpc__Reflection__V1__ServerReflectionResponse Response;
@@ -115,7 +136,8 @@ static void answer_error(struct rpc_call *call, Response *response, int code, co
     message_send(call, &response->base);
 }
 
-static void answer_file(struct rpc_call *call, Response *response, const Google__Protobuf__FileDescriptorProto *f, const char *asked)
+static void answer_file(struct rpc_call *call, Response *response, const Google__Protobuf__FileDescriptorProto *f,
+                        const char *asked)
 {
     char message[256];
     if (!f) {
@@ -130,7 +152,8 @@ static void answer_file(struct rpc_call *call, Response *response, const Google_
         Grpc__Reflection__V1__FileDescriptorResponse file = GRPC__REFLECTION__V1__FILE_DESCRIPTOR_RESPONSE__INIT;
         file.n_file_descriptor_proto = 1;
         file.file_descriptor_proto = &bytes;
-        response->message_response_case = GRPC__REFLECTION__V1__SERVER_REFLECTION_RESPONSE__MESSAGE_RESPONSE_FILE_DESCRIPTOR_RESPONSE;
+        response->message_response_case =
+            GRPC__REFLECTION__V1__SERVER_REFLECTION_RESPONSE__MESSAGE_RESPONSE_FILE_DESCRIPTOR_RESPONSE;
         response->file_descriptor_response = &file;
         message_send(call, &response->base);
     }
@@ -155,7 +178,8 @@ static void answer_services(struct service *s, struct rpc_call *call, Response *
     Grpc__Reflection__V1__ListServiceResponse answer = GRPC__REFLECTION__V1__LIST_SERVICE_RESPONSE__INIT;
     answer.n_service = n;
     answer.service = list;
-    response->message_response_case = GRPC__REFLECTION__V1__SERVER_REFLECTION_RESPONSE__MESSAGE_RESPONSE_LIST_SERVICES_RESPONSE;
+    response->message_response_case =
+        GRPC__REFLECTION__V1__SERVER_REFLECTION_RESPONSE__MESSAGE_RESPONSE_LIST_SERVICES_RESPONSE;
     response->list_services_response = &answer;
     message_send(call, &response->base);
 }

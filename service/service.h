@@ -5,6 +5,7 @@
 #ifndef SERVICE_SERVICE_H
 #define SERVICE_SERVICE_H
 
+#include "base/buffer.h"
 #include "base/error.h"
 #include "base/metrics.h"
 #include "engine/engine.h"
@@ -13,12 +14,12 @@
 #include <protobuf-c/protobuf-c.h>
 #include <stdatomic.h>
 
-/* The program's options; see main.c's table. */
+/* The program's options; the table is in options.c. */
 struct service_config {
     const char *model, *model_id, *listen, *admin_listen, *device, *isa, *quantization, *i2s_order;
     const char *tls_cert, *tls_key, *tls_client_ca, *log_level, *log_format;
-    int64_t threads, context, kv_cache_size, max_sequences, max_batch_tokens, queue_limit, default_timeout_ms, drain_timeout_ms,
-        lame_duck_ms, max_message_size, seed;
+    int64_t threads, context, kv_cache_size, max_sequences, max_batch_tokens, queue_limit, default_timeout_ms,
+        drain_timeout_ms, lame_duck_ms, max_message_size, seed;
     bool allow_insecure_public, deterministic;
 };
 
@@ -43,6 +44,8 @@ struct service {
  * message_free. NULL and *err otherwise. */
 void *message_unpack(const ProtobufCMessageDescriptor *type, const void *data, size_t n_bytes, struct error *err);
 void message_free(void *message);
+/* Appends text as a proto string of C can hold it: what is no UTF-8, and NUL, becomes U+FFFD. False when it does not fit. */
+bool message_text(struct buffer *out, const char *text, size_t n_bytes);
 /* Ends a unary call with a message. */
 void message_answer(struct rpc_call *call, const ProtobufCMessage *message);
 /* Sends one message of a stream; false when the call cannot take it. */
@@ -58,7 +61,7 @@ int status_pack(const struct error *err, bool draining, struct buffer *details);
 
 /* ---- RPC families: handlers for the table in methods.c ---- */
 
-extern const struct rpc_method *service_methods(struct service *s);
+const struct rpc_method *service_methods(struct service *s);
 
 void inference_generate(void *service, struct rpc_call *call, const void *data, size_t n_bytes);
 void inference_stream(void *service, struct rpc_call *call, const void *data, size_t n_bytes);
@@ -95,6 +98,8 @@ struct service_state service_state(struct service *s);
 
 struct reflection *reflection_open(const void *descriptors, size_t n_bytes);
 void reflection_close(struct reflection *r);
+/* The name of the file that defines `symbol` (a service, method, message, field, enum or value), or NULL. */
+const char *reflection_file_of(const struct reflection *r, const char *symbol);
 void reflection_request(void *service, struct rpc_call *call, const void *data, size_t n_bytes);
 void reflection_half_close(void *service, struct rpc_call *call);
 void reflection_sent(void *service, struct rpc_call *call, bool ok);
@@ -106,8 +111,13 @@ void service_metrics_close(struct service_metrics *m);
 struct metrics *service_metrics_page(struct service_metrics *m);
 /* Counts an error that a call ended with. */
 void service_metrics_error(struct service_metrics *m, enum error_code code);
+/* Counts a request that was not admitted: the queue was full, or the engine is going down. */
+void service_metrics_reject(struct service_metrics *m, bool draining);
 /* Figures of the last five minutes; zeros with n = 0. */
-struct service_window { uint64_t n; double mean_ms, per_second, error_rate; };
+struct service_window {
+    uint64_t n;
+    double mean_ms, per_second, error_rate;
+};
 struct service_window service_metrics_window(struct service_metrics *m);
 
 /* ---- admin HTTP (admin_http.c) ---- */

@@ -44,7 +44,8 @@ int status_pack(const struct error *err, bool draining, struct buffer *out)
     reason.reason = (char *)(uintptr_t)info->name;
     reason.domain = (char *)(uintptr_t)DOMAIN_NAME;
     detail_set(&details[n++], &reason.base);
-    Google__Rpc__BadRequest__FieldViolation violation = GOOGLE__RPC__BAD_REQUEST__FIELD_VIOLATION__INIT, *violations[] = {&violation};
+    Google__Rpc__BadRequest__FieldViolation violation = GOOGLE__RPC__BAD_REQUEST__FIELD_VIOLATION__INIT,
+                                            *violations[] = {&violation};
     Google__Rpc__BadRequest bad = GOOGLE__RPC__BAD_REQUEST__INIT;
     if (err->param[0]) {
         violation.field = (char *)(uintptr_t)err->param;

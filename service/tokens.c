@@ -1,6 +1,5 @@
 /* Tokenize and Detokenize. */
 #include "bitnet/v1/inference.pb-c.h"
-#include "base/utf8.h"
 #include "service/service.h"
 
 #include <stdlib.h>
@@ -56,20 +55,15 @@ void tokens_tokenize(void *service, struct rpc_call *call, const void *data, siz
     message_free(r);
 }
 
-/* Whole characters only, as proto strings want: what is invalid becomes U+FFFD by way of the JSON-safe copy of a buffer. */
-static bool decode(const struct tokenizer *t, const Bitnet__V1__DetokenizeRequest *r, struct buffer *out, struct error *err)
+static bool decode(const struct tokenizer *t, const Bitnet__V1__DetokenizeRequest *r, struct buffer *out,
+                   struct error *err)
 {
     struct buffer raw;
     buffer_init(&raw, MAX_TEXT_BYTES);
     bool ok = tokenizer_decode(t, r->ids, r->n_ids, r->skip_special, &raw, err) == ERROR_NONE;
-    for (size_t i = 0; ok && i < raw.n_bytes;) {
-        uint32_t code_point;
-        size_t n = utf8_decode(raw.data + i, raw.n_bytes - i, &code_point);
-        if (n && code_point)
-            buffer_append(out, raw.data + i, n);
-        else
-            buffer_append_str(out, "\xEF\xBF\xBD");
-        i += n ? n : 1;
+    if (ok && !message_text(out, raw.data, raw.n_bytes)) {
+        error_set(err, ERROR_MEMORY_EXHAUSTED, "no memory for the text of %zu tokens", r->n_ids);
+        ok = false;
     }
     buffer_fini(&raw);
     return ok;

@@ -1,0 +1,139 @@
+/* The table of options, what is checked over more than one of them, and what the engine is given. */
+#include "service/options.h"
+
+#include "base/clock.h"
+
+#include <arpa/inet.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <string.h>
+
+#define STR(n, field, def, text)                                                                                       \
+    {                                                                                                                  \
+        .name = n, .type = OPTION_STRING, .offset = offsetof(struct service_config, field), .default_value = def,      \
+        .help = text                                                                                                   \
+    }
+#define INT(n, field, def, lo, hi, u, text)                                                                            \
+    {                                                                                                                  \
+        .name = n, .type = OPTION_INT, .offset = offsetof(struct service_config, field), .default_value = def,         \
+        .min = lo, .max = hi, .unit = u, .help = text                                                                  \
+    }
+#define SIZE(n, field, def, lo, hi, text)                                                                              \
+    {                                                                                                                  \
+        .name = n, .type = OPTION_SIZE, .offset = offsetof(struct service_config, field), .default_value = def,        \
+        .min = lo, .max = hi, .help = text                                                                             \
+    }
+#define CHOICE(n, field, def, c, text)                                                                                 \
+    {                                                                                                                  \
+        .name = n, .type = OPTION_CHOICE, .offset = offsetof(struct service_config, field), .default_value = def,      \
+        .choices = c, .help = text                                                                                     \
+    }
+#define BOOL(n, field, text)                                                                                           \
+    {                                                                                                                  \
+        .name = n, .type = OPTION_BOOL, .offset = offsetof(struct service_config, field), .help = text                 \
+    }
+
+static const struct option_def defs[] = {
+    STR("model", model, NULL, "GGUF file to serve (required)"),
+    STR("model-id", model_id, NULL, "name of the model; the file's by default"),
+    STR("listen", listen, "127.0.0.1:50051", "gRPC addresses, separated by commas; unix:/PATH too"),
+    STR("admin-listen", admin_listen, "127.0.0.1:9090", "address of metrics and health over HTTP; empty = none"),
+    STR("device", device, "auto", "auto, cpu, gpu or cuda:N; auto and gpu fall back to the CPU"),
+    STR("isa", isa, NULL, "highest instruction set to use; the best there is by default"),
+    INT("threads", threads, "0", 0, 512, NULL, "compute threads; 0 = what the machine and its cgroup offer"),
+    CHOICE("quantization", quantization, "auto", "auto|i2s|tl1|tl2", "layout that the ternary kernels read"),
+    CHOICE("i2s-order", i2s_order, "auto", "auto|128|64", "packing of I2_S tensors in the file"),
+    INT("context", context, "0", 0, 1048576, "tokens", "positions a sequence may have; 0 = the model's"),
+    SIZE("kv-cache-size", kv_cache_size, "0", 0, 1e15, "memory of the KV cache; 0 = automatic"),
+    INT("max-sequences", max_sequences, "64", 1, 4096, NULL, "sequences in the batch at once"),
+    INT("max-batch-tokens", max_batch_tokens, "512", 1, 65536, "tokens", "rows of a step"),
+    INT("queue-limit", queue_limit, "256", 1, 1000000, NULL, "requests that may wait"),
+    INT("default-timeout-ms", default_timeout_ms, "0", 0, 86400000, "ms", "for requests without their own; 0 = none"),
+    INT("drain-timeout-ms", drain_timeout_ms, "45000", 0, 3600000, "ms",
+        "that running requests get to finish after SIGTERM"),
+    INT("lame-duck-ms", lame_duck_ms, "300", 0, 600000, "ms", "that calls are still accepted after SIGTERM"),
+    SIZE("max-message-size", max_message_size, "4M", 1024, 1073741824, "largest message received"),
+    STR("tls-cert", tls_cert, NULL, "PEM file of the server's certificate"),
+    STR("tls-key", tls_key, NULL, "PEM file of its key"),
+    STR("tls-client-ca", tls_client_ca, NULL, "PEM file of the CA whose clients are let in (mutual TLS)"),
+    BOOL("allow-insecure-public", allow_insecure_public, "listen on public addresses without TLS"),
+    INT("seed", seed, "-1", -1, 9e15, NULL, "seed of requests that give none; -1 = random"),
+    BOOL("deterministic", deterministic, "requests that give no seed get --seed, or 0"),
+    CHOICE("log-level", log_level, "info", "debug|info|warn|error|off", "least level that is logged"),
+    CHOICE("log-format", log_format, "auto", "auto|json|text", "auto = text on a terminal"),
+    {.name = NULL}};
+
+const struct option_table service_options = {
+    "bitnet-engine",
+    "usage: bitnet-engine --model FILE.gguf [options]\n       bitnet-engine healthcheck [--target ADDRESS]\n", defs};
+
+bool options_public_address(const char *address)
+{
+    char host[64];
+    struct in_addr v4;
+    struct in6_addr v6;
+    const char *colon = memrchr(address, ':', strcspn(address, ","));
+    if (strncmp(address, "unix:", 5) == 0)
+        return false;
+    if (!colon || (size_t)(colon - address) >= sizeof host)
+        return true;
+    bool bracket = address[0] == '[' && colon[-1] == ']';
+    snprintf(host, sizeof host, "%.*s", (int)(colon - address) - 2 * bracket, address + bracket);
+    if (bracket)
+        return inet_pton(AF_INET6, host, &v6) != 1 || !IN6_IS_ADDR_LOOPBACK(&v6);
+    if (strcmp(host, "localhost") == 0)
+        return false;
+    return inet_pton(AF_INET, host, &v4) != 1 || ntohl(v4.s_addr) >> 24 != 127;
+}
+
+static enum error_code check_tls(const struct service_config *c, struct error *err)
+{
+    if (!c->tls_cert != !c->tls_key)
+        return error_set_param(err, ERROR_VALIDATION_FAILED, "tls-cert",
+                               "TLS: expected --tls-cert and --tls-key together, found %s alone",
+                               c->tls_cert ? "--tls-cert" : "--tls-key");
+    if (c->tls_client_ca && !c->tls_cert)
+        return error_set_param(err, ERROR_VALIDATION_FAILED, "tls-client-ca",
+                               "TLS: expected --tls-cert and --tls-key with --tls-client-ca, found neither");
+    return ERROR_NONE;
+}
+
+enum error_code options_check(const struct service_config *c, struct error *err)
+{
+    if (!c->model || !c->model[0])
+        return error_set_param(err, ERROR_VALIDATION_FAILED, "model", "--model: expected a GGUF file, found nothing");
+    enum error_code code = check_tls(c, err);
+    for (const char *p = c->listen; !code && *p; p += strcspn(p, ",") + (p[strcspn(p, ",")] == ',')) {
+        p += strspn(p, " ");
+        if (options_public_address(p) && !c->tls_cert && !c->allow_insecure_public)
+            code =
+                error_set_param(err, ERROR_VALIDATION_FAILED, "listen",
+                                "--listen: expected TLS (--tls-cert and --tls-key) or --allow-insecure-public, found "
+                                "the public address %.*s without",
+                                (int)strcspn(p, ","), p);
+    }
+    return code;
+}
+
+struct engine_options options_engine(const struct service_config *c)
+{
+    static const char *const formats[] = {"auto", "i2s", "tl1", "tl2"};
+    struct engine_options o = {.model_path = c->model,
+                               .model_id = c->model_id,
+                               .device = c->device,
+                               .isa = c->isa && c->isa[0] ? c->isa : NULL,
+                               .n_threads = (int)c->threads,
+                               .i2s_order = strcmp(c->i2s_order, "128") == 0  ? I2S_ORDER_128
+                                            : strcmp(c->i2s_order, "64") == 0 ? I2S_ORDER_64
+                                                                              : -1,
+                               .context_length = (size_t)c->context,
+                               .kv_cache_bytes = (size_t)c->kv_cache_size,
+                               .max_sequences = (size_t)c->max_sequences,
+                               .max_batch_tokens = (size_t)c->max_batch_tokens,
+                               .queue_limit = (size_t)c->queue_limit,
+                               .default_timeout_ns = c->default_timeout_ms * CLOCK_NS_PER_MS};
+    for (int i = 0; i < 4; i++)
+        if (strcmp(c->quantization, formats[i]) == 0)
+            o.format = (enum ternary_format)i;
+    return o;
+}
