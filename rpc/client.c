@@ -188,8 +188,8 @@ static void end(struct rpc_request *r)
     pthread_mutex_unlock(&r->lock);
     if (!last)
         return;
-    grpc_call_unref(call);
     tell_status(r);
+    grpc_call_unref(call); /* after: the bytes of the trailing metadata are its */
     leave_client(r);
     request_put(r);
 }
