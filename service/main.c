@@ -1,12 +1,13 @@
 /*
  * bitnet-engine. The model is loaded first, then the ports open; main waits for signals.
  *
- * SIGTERM or SIGINT: health says NOT_SERVING and readiness 503 at once; calls are still served for the lame-duck time, so that clients see
- * it; then queued requests are handed back, running ones finish within the drain limit; exit 0. A second signal ends at once.
+ * SIGTERM or SIGINT: health says NOT_SERVING and readiness 503 at once; calls are still served for the lame-duck time, so
+ * that clients see it; then queued requests are handed back, running ones finish within the drain limit; exit 0. A second
+ * signal, or the first one while the model is being loaded, ends at once. SIGHUP reads the configuration again for the
+ * level of the log.
  */
 #include "base/clock.h"
 #include "base/log.h"
-#include "grpc/health/v1/health.pb-c.h"
 #include "service/options.h"
 #include "service/service.h"
 
@@ -18,80 +19,23 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
-/* ---- healthcheck ------------------------------------------------------------------------------------------------- */
+#define LAST_ANSWERS_NS CLOCK_NS_PER_S /* what the engine has ended still has to be sent */
+#define CORES_FOR_TWO_THREADS 4        /* a long prompt that is tokenised holds up the calls of its thread */
 
-struct probe {
-    pthread_mutex_t lock;
-    pthread_cond_t changed;
-    int code; /* -1: not over */
-    bool serving;
+/* SIGUSR1 is ours: it tells a thread in sigwait that what it waits beside is over. */
+#define SIGNAL_DONE SIGUSR1
+
+struct program {
+    struct service service;
+    struct rpc_server *server;
+    struct admin_http *admin;
+    sigset_t signals;
+    int argc;
+    char **argv;
 };
-
-static void probe_message(void *user, const void *data, size_t n_bytes)
-{
-    struct probe *p = user;
-    Grpc__Health__V1__HealthCheckResponse *r = grpc__health__v1__health_check_response__unpack(NULL, n_bytes, data);
-    p->serving = r && r->status == GRPC__HEALTH__V1__HEALTH_CHECK_RESPONSE__SERVING_STATUS__SERVING;
-    if (r)
-        grpc__health__v1__health_check_response__free_unpacked(r, NULL);
-}
-
-static void probe_status(void *user, const struct rpc_status *status)
-{
-    struct probe *p = user;
-    pthread_mutex_lock(&p->lock);
-    p->code = status->code;
-    pthread_cond_signal(&p->changed);
-    pthread_mutex_unlock(&p->lock);
-}
-
-/* For containers without a shell: 0 = serving. */
-static int healthcheck(int argc, char **argv)
-{
-    static const struct option_def probe_defs[] = {{.name = "target",
-                                                    .type = OPTION_STRING,
-                                                    .offset = 0,
-                                                    .default_value = "127.0.0.1:50051",
-                                                    .help = "gRPC address of the engine"},
-                                                   {.name = NULL}};
-    static const struct option_table probe_table = {
-        "bitnet-engine healthcheck", "usage: bitnet-engine healthcheck [--target ADDRESS]\n", probe_defs};
-    struct {
-        const char *target;
-    } config = {0};
-    struct option_result result = {0};
-    struct error err = {0};
-    struct probe p = {.lock = PTHREAD_MUTEX_INITIALIZER, .changed = PTHREAD_COND_INITIALIZER, .code = -1};
-    struct rpc_client *client = NULL;
-    struct rpc_request *request = NULL;
-    if (option_parse(&probe_table, argc, argv, &config, &result, &err)) {
-        fprintf(stderr, "bitnet-engine healthcheck: %s\n", err.message);
-        return 2;
-    }
-    rpc_init();
-    if (!rpc_client_open(&(struct rpc_client_options){.target = config.target}, &client, &err) &&
-        !rpc_request_start(client,
-                           &(struct rpc_request_options){.path = "/grpc.health.v1.Health/Check",
-                                                         .data = "",
-                                                         .deadline_ns = clock_now_ns() + 3 * CLOCK_NS_PER_S,
-                                                         .user = &p,
-                                                         .on_message = probe_message,
-                                                         .on_status = probe_status},
-                           &request, &err)) {
-        pthread_mutex_lock(&p.lock);
-        while (p.code < 0)
-            pthread_cond_wait(&p.changed, &p.lock);
-        pthread_mutex_unlock(&p.lock);
-        rpc_request_close(request);
-    }
-    rpc_client_close(client);
-    rpc_fini();
-    printf("%s\n", p.code == 0 && p.serving ? "serving" : "not serving");
-    option_free(&probe_table, &config);
-    return p.code == 0 && p.serving ? 0 : 1;
-}
 
 /* ---- start ------------------------------------------------------------------------------------------------------- */
 
@@ -105,148 +49,217 @@ static void log_model(const struct engine_model *m)
              LOG_FLOAT("seconds", m->load_seconds), LOG_STR("fallback", m->fallback_reason));
 }
 
-/* ---- stop -------------------------------------------------------------------------------------------------------- */
+/* A load can take minutes and has nothing to lose. */
+static void *end_while_loading(void *user)
+{
+    struct program *p = user;
+    int number;
+    for (;;) {
+        if (sigwait(&p->signals, &number) != 0 || number == SIGHUP)
+            continue;
+        if (number == SIGNAL_DONE)
+            return NULL;
+        log_info("service", "stopped while loading", LOG_INT("signal", number));
+        _exit(0);
+    }
+}
 
-struct drain {
-    struct service *service;
-    struct rpc_server *server;
-};
+static enum error_code load(struct program *p, struct error *err)
+{
+    struct service *s = &p->service;
+    const struct engine_options options = options_engine(s->config);
+    pthread_t thread;
+    if (pthread_create(&thread, NULL, end_while_loading, p) != 0)
+        return error_set(err, ERROR_INTERNAL, "cannot start a thread");
+    enum error_code code = engine_open(&options, &s->engine, err);
+    pthread_kill(thread, SIGNAL_DONE);
+    pthread_join(thread, NULL);
+    if (code)
+        return code;
+    log_model(engine_model(s->engine));
+    s->metrics = service_metrics_open(s->engine);
+    s->health = health_open();
+    s->reflection = reflection_open(proto_descriptors, proto_descriptors_n_bytes);
+    if (!s->metrics || !s->health || !s->reflection)
+        return error_set(err, ERROR_MEMORY_EXHAUSTED, "no memory to start");
+    return ERROR_NONE;
+}
+
+static enum error_code listen_all(struct program *p, struct error *err)
+{
+    const struct service_config *c = p->service.config;
+    const struct rpc_server_options options = {.methods = service_methods(&p->service),
+                                               .listen = c->listen,
+                                               .tls_cert_file = c->tls_cert,
+                                               .tls_key_file = c->tls_key,
+                                               .tls_client_ca_file = c->tls_client_ca,
+                                               .max_message_bytes = (size_t)c->max_message_size,
+                                               .n_threads =
+                                                   sysconf(_SC_NPROCESSORS_ONLN) >= CORES_FOR_TWO_THREADS ? 2 : 1};
+    enum error_code code = rpc_server_open(&options, &p->server, err);
+    if (!code && c->admin_listen && c->admin_listen[0])
+        code = admin_http_open(&p->service, c->admin_listen, &p->admin, err);
+    return code;
+}
+
+static void close_all(struct program *p)
+{
+    admin_http_close(p->admin);
+    rpc_server_close(p->server);
+    if (p->service.engine)
+        engine_close(p->service.engine);
+    service_metrics_close(p->service.metrics);
+    health_close(p->service.health);
+    reflection_close(p->service.reflection);
+}
+
+/* ---- signals ----------------------------------------------------------------------------------------------------- */
 
 static void *drain_run(void *user)
 {
-    struct drain *d = user;
-    const struct service_config *c = d->service->config;
+    struct program *p = user;
+    const struct service_config *c = p->service.config;
+    const struct timespec lame_duck = {c->lame_duck_ms / 1000, c->lame_duck_ms % 1000 * CLOCK_NS_PER_MS};
     int64_t deadline_ns = clock_now_ns() + (c->lame_duck_ms + c->drain_timeout_ms) * CLOCK_NS_PER_MS;
-    usleep((useconds_t)(c->lame_duck_ms * 1000));
-    health_end_watches(d->service->health);
-    engine_drain(d->service->engine, deadline_ns);
-    rpc_server_drain(d->server, deadline_ns + CLOCK_NS_PER_S); /* the last answers are on their way */
-    kill(getpid(), SIGUSR1);
+    nanosleep(&lame_duck, NULL);
+    health_end_watches(p->service.health);
+    engine_drain(p->service.engine, deadline_ns);
+    rpc_server_drain(p->server, deadline_ns + LAST_ANSWERS_NS);
+    kill(getpid(), SIGNAL_DONE);
     return NULL;
 }
 
-/* Waits for signals until the drain is done. */
-static void serve(struct service *s, struct rpc_server *server, const sigset_t *signals)
+/* The level only: the rest needs a restart. */
+static void reload(const struct program *p)
 {
-    struct drain drain = {s, server};
+    struct service_config fresh = {0};
+    struct option_result result = {0};
+    struct error err = {0};
+    if (option_parse(&service_options, p->argc, p->argv, &fresh, &result, &err)) {
+        log_warn("service", "configuration not read again", LOG_STR("reason", err.message));
+        return;
+    }
+    log_set_level(NULL, (enum log_level)log_level_from_name(fresh.log_level));
+    log_info("service", "configuration read again", LOG_STR("log_level", fresh.log_level));
+    option_free(&service_options, &fresh);
+}
+
+/* Waits for signals until the drain is done. */
+static void serve(struct program *p)
+{
+    struct service *s = &p->service;
     pthread_t thread;
     for (;;) {
         int number;
-        if (sigwait(signals, &number) != 0 || number == SIGHUP)
+        bool draining = atomic_load(&s->draining);
+        if (sigwait(&p->signals, &number) != 0 || (number == SIGNAL_DONE && !draining))
             continue;
-        if (number == SIGUSR1)
+        if (number == SIGNAL_DONE)
             break;
-        if (atomic_exchange(&s->draining, true)) {
-            log_warn("service", "ending at once", LOG_INT("signal", number));
-            _exit(0);
+        if (number == SIGHUP) {
+            reload(p);
+            continue;
         }
-        log_info("service", "draining", LOG_INT("signal", number));
+        log_info("service", draining ? "ending at once" : "draining", LOG_INT("signal", number));
+        if (draining)
+            _exit(0);
+        atomic_store(&s->draining, true);
         health_stop(s->health);
-        if (pthread_create(&thread, NULL, drain_run, &drain) != 0)
+        if (pthread_create(&thread, NULL, drain_run, p) != 0)
             return;
     }
     pthread_join(thread, NULL);
 }
 
-static int run(const struct service_config *c, const sigset_t *signals)
+static int run(struct program *p)
 {
-    struct service s = {.config = c, .started_ns = clock_now_ns()};
+    const struct service_config *c = p->service.config;
     struct error err = {0};
-    struct rpc_server *server = NULL;
-    struct admin_http *admin = NULL;
     enum error_code code = options_check(c, &err);
-    if (!code) {
-        const struct engine_options options = options_engine(c);
-        code = engine_open(&options, &s.engine, &err);
-    }
-    if (!code) {
-        log_model(engine_model(s.engine));
-        s.metrics = service_metrics_open(s.engine);
-        s.health = health_open();
-        s.reflection = reflection_open(proto_descriptors, proto_descriptors_n_bytes);
-        if (!s.metrics || !s.health || !s.reflection)
-            code = error_set(&err, ERROR_MEMORY_EXHAUSTED, "no memory to start");
-    }
     if (!code)
-        code = rpc_server_open(&(struct rpc_server_options){.methods = service_methods(&s),
-                                                            .listen = c->listen,
-                                                            .tls_cert_file = c->tls_cert,
-                                                            .tls_key_file = c->tls_key,
-                                                            .tls_client_ca_file = c->tls_client_ca,
-                                                            .max_message_bytes = (size_t)c->max_message_size},
-                               &server, &err);
-    if (!code && c->admin_listen[0])
-        code = admin_http_open(&s, c->admin_listen, &admin, &err);
+        code = load(p, &err);
+    if (!code)
+        code = listen_all(p, &err);
     if (code) {
         log_error("service", err.message, LOG_STR("code", error_info(code)->name));
     } else {
-        log_info("service", "listening", LOG_STR("listen", c->listen), LOG_INT("port", rpc_server_port(server)),
+        log_info("service", "listening", LOG_STR("listen", c->listen), LOG_INT("port", rpc_server_port(p->server)),
                  LOG_STR("admin", c->admin_listen), LOG_STR("version", BITNET_VERSION));
-        serve(&s, server, signals);
-        log_info("service", "stopped");
+        serve(p);
     }
-    admin_http_close(admin);
-    if (server)
-        rpc_server_close(server);
-    if (s.engine)
-        engine_close(s.engine);
-    service_metrics_close(s.metrics);
-    health_close(s.health);
-    reflection_close(s.reflection);
-    return code ? 1 : 0;
+    close_all(p);
+    if (!code)
+        log_info("service", "stopped");
+    return code ? EXIT_FAILURE : EXIT_SUCCESS;
 }
 
-static void print(void (*write)(const struct option_table *, const void *, struct buffer *), const void *config)
+/* Before the first thread: all inherit what is blocked, so that only sigwait sees a signal. */
+static void block_signals(sigset_t *signals)
+{
+    signal(SIGPIPE, SIG_IGN);
+    sigemptyset(signals);
+    sigaddset(signals, SIGTERM);
+    sigaddset(signals, SIGINT);
+    sigaddset(signals, SIGHUP);
+    sigaddset(signals, SIGNAL_DONE);
+    pthread_sigmask(SIG_BLOCK, signals, NULL);
+}
+
+/* ---- command line ------------------------------------------------------------------------------------------------ */
+
+/* --help, --version and --check-config. */
+static void print(const struct option_result *asked, const struct service_config *config)
 {
     struct buffer text;
     buffer_init(&text, 1 << 20);
-    write(&service_options, config, &text);
+    if (asked->help)
+        option_help(&service_options, &text);
+    else if (asked->version)
+        buffer_append_str(&text,
+                          "bitnet-engine " BITNET_VERSION " (" BITNET_GIT_SHA ") features: " BITNET_FEATURES "\n");
+    else
+        option_dump(&service_options, config, &text);
     fputs(text.data ? text.data : "", stdout);
     buffer_fini(&text);
 }
 
-static void write_help(const struct option_table *t, const void *config, struct buffer *out)
+static enum log_format log_format_of(const char *name)
 {
-    (void)config;
-    option_help(t, out);
+    return strcmp(name, "json") == 0 ? LOG_FORMAT_JSON : strcmp(name, "text") == 0 ? LOG_FORMAT_TEXT : LOG_FORMAT_AUTO;
+}
+
+static int start(struct program *p, const struct service_config *config)
+{
+    log_init((enum log_level)log_level_from_name(config->log_level), log_format_of(config->log_format));
+    block_signals(&p->signals);
+    rpc_init();
+    int status = run(p);
+    rpc_fini();
+    return status;
 }
 
 int main(int argc, char **argv)
 {
     struct service_config config = {0};
-    struct option_result result = {0};
+    struct program p = {.argc = argc, .argv = argv, .service = {.config = &config, .started_ns = clock_now_ns()}};
+    struct option_result asked = {0};
     struct error err = {0};
-    sigset_t signals;
+    int status = EXIT_SUCCESS;
     if (argc > 1 && strcmp(argv[1], "healthcheck") == 0)
-        return healthcheck(argc - 1, argv + 1);
-    if (option_parse(&service_options, argc, argv, &config, &result, &err)) {
+        return healthcheck_main(argc - 1, argv + 1);
+    enum error_code code = option_parse(&service_options, argc, argv, &config, &asked, &err);
+    if (!code && asked.n_args > 0)
+        code = error_set(&err, ERROR_INVALID_REQUEST, "expected options, found \"%.100s\"", asked.args[0]);
+    if (!code && asked.check_config)
+        code = options_check(&config, &err);
+    if (code) {
         fprintf(stderr, "bitnet-engine: %s\nTry: bitnet-engine --help\n", err.message);
-        return 2;
+        status = EXIT_FAILURE;
+    } else if (asked.help || asked.version || asked.check_config) {
+        print(&asked, &config);
+    } else {
+        status = start(&p, &config);
     }
-    if (result.help || result.version || result.check_config) {
-        if (result.help)
-            print(write_help, NULL);
-        else if (result.version)
-            printf("bitnet-engine %s (%s) features: %s\n", BITNET_VERSION, BITNET_GIT_SHA, BITNET_FEATURES);
-        else
-            print(option_dump, &config);
-        option_free(&service_options, &config);
-        return 0;
-    }
-    log_init((enum log_level)log_level_from_name(config.log_level),
-             strcmp(config.log_format, "json") == 0   ? LOG_FORMAT_JSON
-             : strcmp(config.log_format, "text") == 0 ? LOG_FORMAT_TEXT
-                                                      : LOG_FORMAT_AUTO);
-    signal(SIGPIPE, SIG_IGN);
-    sigemptyset(&signals);
-    sigaddset(&signals, SIGTERM);
-    sigaddset(&signals, SIGINT);
-    sigaddset(&signals, SIGHUP);
-    sigaddset(&signals, SIGUSR1);
-    pthread_sigmask(SIG_BLOCK, &signals, NULL); /* gRPC's and our threads inherit it */
-    rpc_init();
-    int status = run(&config, &signals);
-    rpc_fini();
     option_free(&service_options, &config);
     return status;
 }

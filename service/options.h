@@ -17,4 +17,7 @@ enum error_code options_check(const struct service_config *c, struct error *err)
 /* The strings are borrowed from `c`. */
 struct engine_options options_engine(const struct service_config *c);
 
+/* The program `bitnet-engine healthcheck`: 0 when the engine says that it serves, else 1. */
+int healthcheck_main(int argc, char **argv);
+
 #endif
