@@ -2,22 +2,32 @@
 #include "base/log.h"
 #include "service/service.h"
 
+#include <errno.h>
 #include <event2/buffer.h>
 #include <event2/event.h>
 #include <event2/http.h>
+#include <event2/listener.h>
 #include <event2/thread.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <unistd.h>
 
 #define PAGE_MAX_BYTES (16 * 1024 * 1024)
+#define HEADERS_MAX_BYTES 16384
+#define BODY_MAX_BYTES 4096
+#define TIMEOUT_SECONDS 10
 
 struct admin_http {
     struct service *service;
     struct event_base *base;
     struct evhttp *http;
     pthread_t thread;
+    bool running;
 };
 
 static void reply(struct evhttp_request *r, int code, const char *type, const char *text, size_t n_bytes)
@@ -97,11 +107,64 @@ static bool split_address(const char *listen, char *host, size_t n, int *port)
     return end != colon + 1 && !*end && value >= 0 && value <= 65535;
 }
 
+/* Connections to `path`; an old socket that nobody listens on any more makes room. */
+static struct evconnlistener *listen_unix(struct event_base *base, const char *path)
+{
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    struct stat found;
+    if (strlen(path) >= sizeof address.sun_path)
+        return NULL;
+    memcpy(address.sun_path, path, strlen(path) + 1);
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    if (fd >= 0 && lstat(path, &found) == 0 && S_ISSOCK(found.st_mode) &&
+        connect(fd, (struct sockaddr *)&address, sizeof address) != 0 && errno == ECONNREFUSED)
+        unlink(path);
+    if (fd >= 0)
+        close(fd);
+    return evconnlistener_new_bind(base, NULL, NULL, LEV_OPT_CLOSE_ON_FREE | LEV_OPT_CLOSE_ON_EXEC, -1,
+                                   (struct sockaddr *)&address, sizeof address);
+}
+
+static enum error_code bind_address(struct admin_http *a, const char *listen, struct error *err)
+{
+    char host[256];
+    int port;
+    bool bound;
+    if (strncmp(listen, "unix:", 5) == 0) {
+        struct evconnlistener *listener = listen_unix(a->base, listen + 5);
+        bound = listener && evhttp_bind_listener(a->http, listener);
+        if (listener && !bound)
+            evconnlistener_free(listener);
+    } else if (split_address(listen, host, sizeof host, &port)) {
+        bound = evhttp_bind_socket(a->http, host, (uint16_t)port) == 0;
+    } else {
+        return error_set_param(err, ERROR_INVALID_REQUEST, "admin-listen",
+                               "--admin-listen: expected ADDRESS:PORT or unix:/PATH, found \"%.100s\"", listen);
+    }
+    if (bound)
+        return ERROR_NONE;
+    return error_set_param(err, ERROR_INVALID_REQUEST, "admin-listen",
+                           "--admin-listen: cannot listen on %.200s: in use, or no address of this machine", listen);
+}
+
+static void set_handlers(struct admin_http *a)
+{
+    evhttp_set_allowed_methods(a->http, EVHTTP_REQ_GET | EVHTTP_REQ_HEAD);
+    evhttp_set_timeout(a->http, TIMEOUT_SECONDS);
+    evhttp_set_max_headers_size(a->http, HEADERS_MAX_BYTES);
+    evhttp_set_max_body_size(a->http, BODY_MAX_BYTES);
+    evhttp_set_cb(a->http, "/metrics", on_metrics, a);
+    evhttp_set_cb(a->http, "/health", on_ready, a);
+    evhttp_set_cb(a->http, "/health/live", on_live, a);
+    evhttp_set_cb(a->http, "/health/ready", on_ready, a);
+    evhttp_set_gencb(a->http, on_other, a);
+}
+
 void admin_http_close(struct admin_http *a)
 {
     if (!a)
         return;
-    if (a->thread) {
+    if (a->running) {
         event_base_loopbreak(a->base);
         pthread_join(a->thread, NULL);
     }
@@ -114,12 +177,6 @@ void admin_http_close(struct admin_http *a)
 
 enum error_code admin_http_open(struct service *s, const char *listen, struct admin_http **out, struct error *err)
 {
-    char host[256];
-    int port;
-    *out = NULL;
-    if (!split_address(listen, host, sizeof host, &port))
-        return error_set_param(err, ERROR_INVALID_REQUEST, "admin-listen",
-                               "admin-listen: expected ADDRESS:PORT, found \"%.100s\"", listen);
     struct admin_http *a = calloc(1, sizeof *a);
     evthread_use_pthreads();
     if (a) {
@@ -131,24 +188,14 @@ enum error_code admin_http_open(struct service *s, const char *listen, struct ad
         admin_http_close(a);
         return error_set(err, ERROR_MEMORY_EXHAUSTED, "no memory for the admin port");
     }
-    evhttp_set_allowed_methods(a->http, EVHTTP_REQ_GET | EVHTTP_REQ_HEAD);
-    evhttp_set_timeout(a->http, 10);
-    evhttp_set_max_headers_size(a->http, 16384);
-    evhttp_set_max_body_size(a->http, 4096);
-    evhttp_set_cb(a->http, "/metrics", on_metrics, a);
-    evhttp_set_cb(a->http, "/health/live", on_live, a);
-    evhttp_set_cb(a->http, "/health/ready", on_ready, a);
-    evhttp_set_cb(a->http, "/health", on_ready, a);
-    evhttp_set_gencb(a->http, on_other, a);
-    if (evhttp_bind_socket(a->http, host, (uint16_t)port) != 0) {
+    set_handlers(a);
+    enum error_code code = bind_address(a, listen, err);
+    if (!code && pthread_create(&a->thread, NULL, run, a) != 0)
+        code = error_set(err, ERROR_INTERNAL, "cannot start the admin thread");
+    a->running = !code;
+    if (code) {
         admin_http_close(a);
-        return error_set(err, ERROR_INVALID_REQUEST, "cannot listen on \"%s\": in use, or no address of this machine",
-                         listen);
-    }
-    if (pthread_create(&a->thread, NULL, run, a) != 0) {
-        a->thread = 0;
-        admin_http_close(a);
-        return error_set(err, ERROR_INTERNAL, "cannot start the admin thread");
+        return code;
     }
     *out = a;
     return ERROR_NONE;

@@ -10,7 +10,7 @@
 #include "base/clock.h"
 #include "base/id.h"
 #include "base/log.h"
-#include "base/utf8.h"
+#include "service/collect.h"
 #include "service/convert.h"
 
 #include <stdio.h>
@@ -19,23 +19,6 @@
 
 #define MAX_CHOICES 8
 #define EVENT_TOKENS 64 /* tokens of one message */
-#define MAX_TOP 20
-#define ANSWER_MAX_BYTES (16 * 1024 * 1024)
-
-struct saved_token {
-    uint32_t id;
-    float logprob;
-    uint32_t n_top;
-    struct token_logprob top[MAX_TOP];
-};
-
-/* What one answer collects of a choice. */
-struct collected {
-    struct buffer text;
-    struct saved_token *tokens;
-    size_t n, capacity;
-    enum finish_reason finish;
-};
 
 struct generation {
     struct service *service;
@@ -55,10 +38,8 @@ struct generation {
 static void generation_free(struct generation *g)
 {
     stream_close(g->stream);
-    for (size_t i = 0; i < MAX_CHOICES; i++) {
-        buffer_fini(&g->choices[i].text);
-        free(g->choices[i].tokens);
-    }
+    for (size_t i = 0; i < MAX_CHOICES; i++)
+        collect_fini(&g->choices[i]);
     buffer_fini(&g->echo);
     buffer_fini(&g->texts);
     free(g);
@@ -69,34 +50,8 @@ static void generation_free(struct generation *g)
 /* Room for the log-probabilities of one message, each with its alternatives. */
 struct logprob_room {
     Bitnet__V1__TokenLogprob entry[EVENT_TOKENS];
-    Bitnet__V1__TopLogprob top[EVENT_TOKENS * MAX_TOP], *top_list[EVENT_TOKENS * MAX_TOP];
+    Bitnet__V1__TopLogprob top[EVENT_TOKENS * COLLECT_MAX_TOP], *top_list[EVENT_TOKENS * COLLECT_MAX_TOP];
 };
-
-static ProtobufCBinaryData piece(const struct generation *g, uint32_t id)
-{
-    ProtobufCBinaryData p = {0};
-    p.data = (uint8_t *)(uintptr_t)tokenizer_piece(engine_tokenizer(g->service->engine), id, &p.len);
-    return p;
-}
-
-static void fill_logprob(const struct generation *g, uint32_t id, float logprob, const struct token_logprob *top,
-                         size_t n_top, Bitnet__V1__TokenLogprob *out, Bitnet__V1__TopLogprob *room,
-                         Bitnet__V1__TopLogprob **list)
-{
-    bitnet__v1__token_logprob__init(out);
-    out->token_id = id;
-    out->token = piece(g, id);
-    out->logprob = logprob;
-    out->n_top = n_top;
-    out->top = list;
-    for (size_t i = 0; i < n_top; i++) {
-        bitnet__v1__top_logprob__init(&room[i]);
-        room[i].token_id = top[i].id;
-        room[i].token = piece(g, top[i].id);
-        room[i].logprob = top[i].logprob;
-        list[i] = &room[i];
-    }
-}
 
 static bool send_tokens(struct generation *g, struct rpc_call *call, const struct stream_event *e)
 {
@@ -120,8 +75,8 @@ static bool send_tokens(struct generation *g, struct rpc_call *call, const struc
         tokens[i].id = t->id;
         tokens[i].text = g->texts.data + offsets[i];
         if (g->logprobs) {
-            fill_logprob(g, t->id, t->logprob, t->top, t->top ? g->n_top : 0, &room.entry[i], &room.top[i * MAX_TOP],
-                         &room.top_list[i * MAX_TOP]);
+            collect_logprob(engine_tokenizer(g->service->engine), t->id, t->logprob, t->top, t->top ? g->n_top : 0,
+                            &room.entry[i], &room.top[i * COLLECT_MAX_TOP], &room.top_list[i * COLLECT_MAX_TOP]);
             tokens[i].logprob = &room.entry[i];
         }
         list[i] = &tokens[i];
@@ -199,83 +154,19 @@ static void send_complete(struct generation *g, struct rpc_call *call, const str
 
 /* ---- one answer -------------------------------------------------------------------------------------------------- */
 
-static bool collect(struct generation *g, const struct stream_event *e)
-{
-    struct collected *c = &g->choices[e->choice];
-    if (c->n + e->n_tokens > c->capacity) {
-        size_t capacity = 2 * (c->n + e->n_tokens);
-        struct saved_token *tokens = realloc(c->tokens, capacity * sizeof *tokens);
-        if (!tokens)
-            return false;
-        c->tokens = tokens;
-        c->capacity = capacity;
-    }
-    for (size_t i = 0; i < e->n_tokens; i++) {
-        const struct token *t = &e->tokens[i];
-        struct saved_token *saved = &c->tokens[c->n++];
-        message_text(&c->text, t->text, t->n_bytes);
-        saved->id = t->id;
-        saved->logprob = t->logprob;
-        saved->n_top = t->top ? g->n_top : 0;
-        memcpy(saved->top, t->top ? t->top : saved->top, saved->n_top * sizeof *t->top);
-    }
-    return !c->text.failed;
-}
-
-struct choice_room {
-    uint32_t *ids;
-    Bitnet__V1__TokenLogprob *entry, **entry_list;
-    Bitnet__V1__TopLogprob *top, **top_list;
-};
-
-static void choice_room_free(struct choice_room *r)
-{
-    free(r->ids);
-    free(r->entry);
-    free(r->entry_list);
-    free(r->top);
-    free(r->top_list);
-}
-
-static bool fill_choice(const struct generation *g, uint32_t index, const struct collected *c, Bitnet__V1__Choice *out,
-                        struct choice_room *r)
-{
-    size_t n = c->n, n_top = g->n_top;
-    bitnet__v1__choice__init(out);
-    r->ids = calloc(n + 1, sizeof *r->ids);
-    r->entry = calloc(n + 1, sizeof *r->entry);
-    r->entry_list = calloc(n + 1, sizeof *r->entry_list);
-    r->top = calloc(n * n_top + 1, sizeof *r->top);
-    r->top_list = calloc(n * n_top + 1, sizeof *r->top_list);
-    if (!r->ids || !r->entry || !r->entry_list || !r->top || !r->top_list)
-        return false;
-    for (size_t i = 0; i < n; i++) {
-        const struct saved_token *t = &c->tokens[i];
-        r->ids[i] = t->id;
-        fill_logprob(g, t->id, t->logprob, t->top, t->n_top, &r->entry[i], r->top + i * n_top, r->top_list + i * n_top);
-        r->entry_list[i] = &r->entry[i];
-    }
-    out->index = index;
-    out->text = c->text.data ? c->text.data : (char *)(uintptr_t) "";
-    out->n_token_ids = n;
-    out->token_ids = r->ids;
-    out->finish_reason = convert_finish(c->finish);
-    out->n_logprobs = g->logprobs ? n : 0;
-    out->logprobs = r->entry_list;
-    return true;
-}
-
 static void answer_once(struct generation *g, struct rpc_call *call, const struct stream_event *e)
 {
+    const struct tokenizer *t = engine_tokenizer(g->service->engine);
     struct answer a;
     Bitnet__V1__Choice choices[MAX_CHOICES], *list[MAX_CHOICES];
-    struct choice_room rooms[MAX_CHOICES] = {0};
+    struct collect_room rooms[MAX_CHOICES] = {0};
     bool ok = true;
     answer_init(&a, g, &e->summary);
     for (uint32_t i = 0; i < g->n_choices; i++) {
         if (!g->choices[i].finish)
             g->choices[i].finish = e->finish;
-        ok = ok && fill_choice(g, i, &g->choices[i], &choices[i], &rooms[i]);
+        ok = ok && collect_choice(&g->choices[i], t, g->logprobs, g->n_top, &choices[i], &rooms[i]);
+        choices[i].index = i;
         list[i] = &choices[i];
     }
     a.response.n_choices = g->n_choices;
@@ -286,7 +177,7 @@ static void answer_once(struct generation *g, struct rpc_call *call, const struc
         status_fail(g->service, call,
                     &(struct error){.code = ERROR_MEMORY_EXHAUSTED, .message = "no memory for the answer"});
     for (uint32_t i = 0; i < MAX_CHOICES; i++)
-        choice_room_free(&rooms[i]);
+        collect_room_free(&rooms[i]);
 }
 
 /* ---- progress ---------------------------------------------------------------------------------------------------- */
@@ -339,7 +230,7 @@ static void advance(void *service, struct rpc_call *call)
         case STREAM_TOKENS:
             if (g->streaming)
                 g->sending = send_tokens(g, call, &e);
-            else if (!collect(g, &e)) {
+            else if (!collect_add(&g->choices[e.choice], &e, g->n_top)) {
                 g->over = true;
                 status_fail(g->service, call,
                             &(struct error){.code = ERROR_MEMORY_EXHAUSTED, .message = "no memory for the answer"});
@@ -404,7 +295,7 @@ static enum error_code take_echo(struct generation *g, const Bitnet__V1__Generat
     struct buffer raw;
     if (!r->echo)
         return ERROR_NONE;
-    buffer_init(&raw, ANSWER_MAX_BYTES);
+    buffer_init(&raw, COLLECT_MAX_TEXT_BYTES);
     if (r->input_case == BITNET__V1__GENERATE_REQUEST__INPUT_PROMPT)
         buffer_append_str(&raw, r->prompt);
     else
@@ -425,10 +316,10 @@ static struct generation *generation_new(struct service *s, bool streaming)
         return NULL;
     g->service = s;
     g->streaming = streaming;
-    buffer_init(&g->echo, ANSWER_MAX_BYTES);
-    buffer_init(&g->texts, ANSWER_MAX_BYTES);
+    buffer_init(&g->echo, COLLECT_MAX_TEXT_BYTES);
+    buffer_init(&g->texts, COLLECT_MAX_TEXT_BYTES);
     for (size_t i = 0; i < MAX_CHOICES; i++)
-        buffer_init(&g->choices[i].text, ANSWER_MAX_BYTES);
+        collect_init(&g->choices[i]);
     return g;
 }
 
