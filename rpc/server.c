@@ -58,6 +58,8 @@ static grpc_server *make_server(const struct rpc_server_options *o)
         INT_ARG(GRPC_ARG_ALLOW_REUSEPORT, 0), /* or two servers bind one port and nobody notices */
         INT_ARG(GRPC_ARG_MAX_RECEIVE_MESSAGE_LENGTH, max_bytes > INT32_MAX ? INT32_MAX : (int)max_bytes),
         INT_ARG(GRPC_ARG_MAX_CONCURRENT_STREAMS, o->max_concurrent_streams ? o->max_concurrent_streams : DEFAULT_MAX_STREAMS),
+        /* None: a small compressed message would be unpacked to any size before its size is checked. */
+        INT_ARG(GRPC_COMPRESSION_CHANNEL_ENABLED_ALGORITHMS_BITSET, 1 << GRPC_COMPRESS_NONE),
         INT_ARG(GRPC_ARG_KEEPALIVE_TIME_MS, KEEPALIVE_MS),
         INT_ARG(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, KEEPALIVE_TIMEOUT_MS),
         INT_ARG(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, MIN_PING_INTERVAL_MS),

@@ -68,6 +68,47 @@ static bool strings_valid(const ProtobufCMessage *message, const char **field)
     return true;
 }
 
+/* Reads a varint at *p; false when it does not end in time. */
+static bool read_varint(const uint8_t **p, const uint8_t *end, uint64_t *out)
+{
+    *out = 0;
+    for (unsigned shift = 0; *p < end && shift < 64; shift += 7) {
+        uint8_t byte = *(*p)++;
+        *out |= (uint64_t)(byte & 0x7f) << shift;
+        if (!(byte & 0x80))
+            return true;
+    }
+    return false;
+}
+
+/* The wire format's own lengths show what C strings hide: a NUL inside a string would cut it silently. Called on bytes that unpacked,
+ * so what does not hold here merely ends the walk. */
+static bool has_nul(const ProtobufCMessageDescriptor *type, const uint8_t *p, const uint8_t *end, const char **field)
+{
+    uint64_t key, value;
+    while (p < end && read_varint(&p, end, &key)) {
+        const ProtobufCFieldDescriptor *f = protobuf_c_message_descriptor_get_field(type, (unsigned)(key >> 3));
+        unsigned wire = key & 7;
+        if (wire == 0) {
+            if (!read_varint(&p, end, &value))
+                return false;
+            continue;
+        }
+        if (wire == 2 ? !read_varint(&p, end, &value) : (value = wire == 1 ? 8 : 4, wire != 1 && wire != 5))
+            return false;
+        if (value > (uint64_t)(end - p))
+            return false;
+        if (wire == 2 && f && f->type == PROTOBUF_C_TYPE_STRING && memchr(p, '\0', (size_t)value)) {
+            *field = f->name;
+            return true;
+        }
+        if (wire == 2 && f && f->type == PROTOBUF_C_TYPE_MESSAGE && has_nul(f->descriptor, p, p + value, field))
+            return true;
+        p += value;
+    }
+    return false;
+}
+
 void *message_unpack(const ProtobufCMessageDescriptor *type, const void *data, size_t n_bytes, struct error *err)
 {
     struct budget budget = {MEMORY_FACTOR * n_bytes + MEMORY_BASE};
@@ -81,6 +122,11 @@ void *message_unpack(const ProtobufCMessageDescriptor *type, const void *data, s
     }
     if (!strings_valid(message, &field)) {
         error_set_param(err, ERROR_VALIDATION_FAILED, field, "%s: expected valid UTF-8", field);
+        message_free(message);
+        return NULL;
+    }
+    if (has_nul(type, data, (const uint8_t *)data + n_bytes, &field)) {
+        error_set_param(err, ERROR_VALIDATION_FAILED, field, "%s: expected text without NUL characters", field);
         message_free(message);
         return NULL;
     }

@@ -139,6 +139,10 @@ await test('grpc: invalid UTF-8 in a prompt is INVALID_ARGUMENT', async () => {
   await rejects(call, grpc.status.INVALID_ARGUMENT, /UTF-8/);
 });
 
+await test('grpc: a NUL in a prompt is refused, not cut', async () => {
+  await rejects(unary(inference, 'Generate', { ...request, prompt: 'A\0B' }), grpc.status.INVALID_ARGUMENT, /NUL/);
+});
+
 await test('grpc: a deadline in mid-stream ends the call', async () => {
   const started = Date.now();
   await rejects(unary(inference, 'Generate', { ...request, max_tokens: 1900, ignore_eos: true }, { deadline: Date.now() + 200 }),
