@@ -33,6 +33,7 @@ struct loop {
     struct scheduler_item *items;     /* [max_sequences] of running[] */
     int32_t *ids, *positions, *slots; /* [max_batch_tokens] */
     int32_t *out_rows;                /* [max_sequences] rows that get logits */
+    struct logits_need *needs;        /* [max_sequences] what will be read of their logits */
     struct sequence **out_sequences;  /* [max_sequences] whose they are; NULL when it ended meanwhile */
     size_t n_out;
     float *logits; /* [max_sequences][vocab_size] */

@@ -43,7 +43,7 @@ static enum error_code check_options(const struct engine_options *o, struct erro
 static enum error_code open_model(struct engine *e, const struct engine_options *o, struct error *err)
 {
     char fallback_reason[ENGINE_FALLBACK_BYTES];
-    struct model_options mo = {o->model_path, o->format, o->i2s_order, o->context_length};
+    struct model_options mo = {o->model_path, o->format, o->i2s_order, o->context_length, true};
     enum error_code code = engine_backend_open(o, &e->backend, fallback_reason, sizeof fallback_reason, err);
     if (!code)
         code = model_open(&mo, e->backend, &e->model, err);
@@ -123,9 +123,10 @@ static bool alloc_arrays(struct loop *l, size_t vocab_size)
     l->slots = calloc(rows, sizeof *l->slots);
     l->out_rows = calloc(n, sizeof *l->out_rows);
     l->out_sequences = calloc(n, sizeof *l->out_sequences);
+    l->needs = calloc(n, sizeof *l->needs);
     l->logits = calloc(n, vocab_size * sizeof *l->logits);
     return l->running && l->free_slots && l->items && l->ids && l->positions && l->slots && l->out_rows &&
-           l->out_sequences && l->logits;
+           l->out_sequences && l->needs && l->logits;
 }
 
 static enum error_code open_memory(struct engine *e, const struct engine_options *o, struct error *err)
@@ -199,6 +200,7 @@ static enum error_code start(struct engine *e, const struct engine_options *o, s
 static void close_loop(struct loop *l)
 {
     free(l->logits);
+    free(l->needs);
     free(l->out_sequences);
     free(l->out_rows);
     free(l->slots);

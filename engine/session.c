@@ -196,7 +196,7 @@ enum error_code session_step(struct session *s, const struct session_row *rows, 
                                      .block_tables = s->block_tables,
                                      .n_sequences = s->n_sequences,
                                      .max_blocks = s->max_blocks};
-    code = forward_run(s->forward, &s->kv, &batch, s->ids, s->out_rows, n_out, round_head_f16, logits, err);
+    code = forward_run(s->forward, &s->kv, &batch, s->ids, s->out_rows, n_out, NULL, round_head_f16, logits, err);
     for (size_t i = 0; !code && i < s->n_sequences; i++)
         s->n_tokens[i] = s->next[i];
     return code;

@@ -6,6 +6,22 @@
 
 #include <assert.h>
 
+/* What sampler_draw will read of a row of logits. A top-k needs the k largest, greedy the largest; presence and frequency penalties
+ * move those of generated tokens, so these are wanted besides. What looks at all, or moves what is hard to list, gets all. */
+static struct logits_need need_of(const struct sequence *q)
+{
+    const struct sampling *p = &q->job->sampling;
+    bool repetition = p->repetition_penalty != 0 && p->repetition_penalty != 1;
+    if (q->job->logprobs || p->n_bias || repetition)
+        return (struct logits_need){.top = 0};
+    struct logits_need need = {.top = p->temperature > 0 ? p->top_k : 1};
+    if (p->presence_penalty != 0 || p->frequency_penalty != 0) {
+        need.ids = q->generated;
+        need.n_ids = q->n_generated;
+    }
+    return need;
+}
+
 /* Appends the next n rows of a sequence; the row of its last known token gets logits. */
 static size_t add_rows(struct loop *l, struct sequence *q, uint32_t n, size_t at)
 {
@@ -16,6 +32,7 @@ static size_t add_rows(struct loop *l, struct sequence *q, uint32_t n, size_t at
     }
     if (sequence_n_left(q) == 0) {
         l->out_rows[l->n_out] = (int32_t)at - 1;
+        l->needs[l->n_out] = need_of(q);
         l->out_sequences[l->n_out++] = q;
     }
     return at;
@@ -168,7 +185,7 @@ void loop_step(struct engine *e, size_t n_planned)
                                .block_tables = l->kvcache.tables,
                                .n_sequences = l->kvcache.n_slots,
                                .max_blocks = l->kvcache.max_blocks};
-    if (forward_run(l->forward, &e->kv, &batch, l->ids, l->out_rows, l->n_out, false, l->logits, &err))
+    if (forward_run(l->forward, &e->kv, &batch, l->ids, l->out_rows, l->n_out, l->needs, false, l->logits, &err))
         fail_batch(e, &err);
     else
         scheduler_learn(&l->scheduler, n_rows, clock_now_ns() - start_ns);

@@ -134,6 +134,8 @@ void dense_close(struct backend *be, struct dense *w)
 
 size_t dense_memory_bytes(const struct dense *w) { return w->memory_bytes; }
 
+bool dense_screen(struct backend *be, struct dense *w) { return be->ops->dense_screen && be->ops->dense_screen(be, w); }
+
 enum error_code vector_open(struct backend *be, const struct tensor_view *view, float **dev_out, struct error *err)
 {
     *dev_out = NULL;
@@ -365,4 +367,15 @@ void op_logits(struct backend *be, const struct dense *table, const float *x, co
 {
     if (n_out)
         be->ops->logits(be, table, x, rows, n_out, round_f16, logits);
+}
+
+void op_logits_needed(struct backend *be, const struct dense *table, const float *x, const int32_t *rows, size_t n_out,
+                      const struct logits_need *needs, float *logits)
+{
+    if (!n_out)
+        return;
+    if (be->ops->logits_needed)
+        be->ops->logits_needed(be, table, x, rows, n_out, needs, logits);
+    else
+        be->ops->logits(be, table, x, rows, n_out, false, logits);
 }

@@ -68,6 +68,10 @@ struct backend_ops {
                       const float *q, size_t n_heads, float *y);
     void (*logits)(struct backend *be, const struct dense *table, const float *x, const int32_t *rows, size_t n_out,
                    bool round_f16, float *logits);
+    /* NULL: the device has no screen. */
+    bool (*dense_screen)(struct backend *be, struct dense *w);
+    void (*logits_needed)(struct backend *be, const struct dense *table, const float *x, const int32_t *rows, size_t n_out,
+                          const struct logits_need *needs, float *logits);
 };
 
 /* The CPU: always there. */
@@ -78,7 +82,7 @@ enum error_code plugin_open_cuda(int ordinal, const struct backend_options *opti
                                  struct error *err);
 
 /* The one symbol of libbitnet-cuda.so. BACKEND_ABI changes with this header or a public structure. */
-#define BACKEND_ABI 1u
+#define BACKEND_ABI 2u
 #define BACKEND_CUDA_LIBRARY "libbitnet-cuda.so"
 #define BACKEND_CUDA_SYMBOL "bitnet_cuda_open"
 typedef enum error_code backend_cuda_open_fn(uint32_t abi, int ordinal, struct backend **out, struct error *err);

@@ -34,8 +34,10 @@ const char *cpu_kernels_init(struct cpu_kernels *k, const char *isa)
         CPU_KERNELS(STORE)
 #undef STORE
     }
-    if (level >= CPU_AVX512)
+    if (level >= CPU_AVX512) {
         k->matmul_tiles_i8 = matmul_tiles_i8_avx512;
+        k->screen_i8 = screen_i8_avx512;
+    }
     if (level >= CPU_AMX)
         k->matmul_tiles_i8 = matmul_tiles_i8_amx;
 #endif
@@ -158,6 +160,8 @@ static const struct backend_ops ops = {
     .kv_write = cpu_op_kv_write,
     .attention = cpu_op_attention,
     .logits = cpu_op_logits,
+    .dense_screen = cpu_dense_screen,
+    .logits_needed = cpu_op_logits_needed,
 };
 
 enum error_code cpu_open(const struct backend_options *options, struct backend **out, struct error *err)

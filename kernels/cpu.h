@@ -9,6 +9,7 @@
 #define KERNELS_CPU_H
 
 #include "kernels/backend.h"
+#include "kernels/screen.h"
 #include "kernels/tiles.h"
 
 #include <stdatomic.h>
@@ -45,6 +46,9 @@ struct attention_segment {
 #define CPU_KERNELS(X)                                                                                                 \
     X(void, matmul_i2s_i8, (const struct matmul_tile *tile))                                                           \
     X(void, matmul_tiles_i8, (const struct matmul_tiles *tiles))                                                       \
+    /* sums of n_rows rows of a screen times both halves of x */                                                       \
+    X(void, screen_i8, (const int8_t *rows, size_t stride, size_t n_rows, const struct screen_x *x, int32_t *high,     \
+                        int32_t *low))                                                                                 \
     /* out[j * out_stride] = dot(row, x + j * x_stride), j < n_x */                                                    \
     X(void, dots_f32, (const float *row, const float *x, size_t x_stride, size_t n_x, size_t n, float *out,            \
                        size_t out_stride))                                                                             \
@@ -80,6 +84,7 @@ CPU_KERNELS(CPU_DECLARE)
 #undef CPU_DECLARE
 /* Variants beyond AVX2 exist where they pay. */
 matmul_tiles_i8_fn matmul_tiles_i8_avx512, matmul_tiles_i8_amx;
+screen_i8_fn screen_i8_avx512;
 
 #define CPU_ENTRY(ret, name, args) name##_fn *name;
 struct cpu_kernels {
@@ -116,8 +121,13 @@ struct cpu_dense {
     const uint8_t *data; /* borrowed */
     float *row;          /* [n_threads][n_cols]: a converted row */
     float *x;            /* [CPU_LOGITS_ROWS][n_cols]: the rows of x, rounded */
+    struct screen *screen; /* NULL: none */
+    struct screen_x *halves; /* [CPU_LOGITS_ROWS] */
+    uint32_t *survivors; /* [n_rows]: rows whose logit is computed */
+    double *best;        /* [CPU_LOGITS_MAX_COUNT]: heap of the largest lower bounds */
 };
 #define CPU_LOGITS_ROWS 16 /* rows of x that meet a converted row of the table */
+#define CPU_LOGITS_MAX_COUNT ((size_t)4096) /* beyond it a screen does not pay */
 
 /* Fills the table for an instruction set that detection found or an option asked for; returns its name, NULL when `isa`
  * is not known. NULL asks for the best. */
@@ -158,5 +168,11 @@ void cpu_op_attention(struct backend *be, const struct kv_cache *kv, size_t laye
                       const float *q, size_t n_heads, float *y);
 void cpu_op_logits(struct backend *be, const struct dense *table, const float *x, const int32_t *rows, size_t n_out,
                    bool round_f16, float *logits);
+bool cpu_dense_screen(struct backend *be, struct dense *w);
+void cpu_screen_free(struct cpu_dense *w);
+void cpu_op_logits_needed(struct backend *be, const struct dense *table, const float *x, const int32_t *rows, size_t n_out,
+                          const struct logits_need *needs, float *logits);
+/* Row `row` of a table as f32. */
+void cpu_dense_row(const struct cpu *cpu, const struct cpu_dense *w, size_t row, float *out);
 
 #endif

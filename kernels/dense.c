@@ -77,13 +77,13 @@ enum error_code cpu_dense_open(struct backend *be, const struct tensor_view *vie
 void cpu_dense_close(struct backend *be, struct dense *w)
 {
     struct cpu_dense *d = (struct cpu_dense *)w;
+    cpu_screen_free(d);
     backend_free(be, d->row);
     backend_free(be, d->x);
     free(d);
 }
 
-/* Row `row` as f32. */
-static void convert_row(const struct cpu *cpu, const struct cpu_dense *w, size_t row, float *out)
+void cpu_dense_row(const struct cpu *cpu, const struct cpu_dense *w, size_t row, float *out)
 {
     const uint8_t *src = w->data + row * w->base.row_bytes;
     size_t n = w->base.n_cols;
@@ -107,7 +107,7 @@ static void embed_items(struct cpu *cpu, const void *call, size_t begin, size_t 
     const struct embed_call *c = call;
     (void)thread;
     for (size_t i = begin; i < end; i++)
-        convert_row(cpu, c->table, (size_t)c->ids[i], c->y + i * c->table->base.n_cols);
+        cpu_dense_row(cpu, c->table, (size_t)c->ids[i], c->y + i * c->table->base.n_cols);
 }
 
 void cpu_op_embed(struct backend *be, const struct dense *table, const int32_t *ids, size_t n, float *y)
@@ -133,7 +133,7 @@ static void logits_items(struct cpu *cpu, const void *call, size_t begin, size_t
         return;
     }
     for (size_t r = begin; r < end; r++) {
-        convert_row(cpu, w, r, row);
+        cpu_dense_row(cpu, w, r, row);
         cpu->kernels.dots_f32(row, w->x, n, c->n_x, n, c->logits + r, w->base.n_rows);
     }
 }

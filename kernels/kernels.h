@@ -117,6 +117,9 @@ size_t ternary_memory_bytes(const struct ternary *w); /* allocated, not mapped *
 enum error_code dense_open(struct backend *be, const struct tensor_view *view, struct dense **out, struct error *err);
 void dense_close(struct backend *be, struct dense *w);
 size_t dense_memory_bytes(const struct dense *w);
+/* Adds an int8 copy of the table that op_logits_needed screens rows with (kernels/screen.h): faster, no other result. The file's
+ * rows are then read one by one only. False when it would not help (the device has none, a row is not finite) or memory is out. */
+bool dense_screen(struct backend *be, struct dense *w);
 
 /* A vector of n F32, F16 or BF16 weights (a norm) as F32 on the device; freed with backend_free. */
 enum error_code vector_open(struct backend *be, const struct tensor_view *view, float **dev_out, struct error *err);
@@ -205,6 +208,18 @@ void op_attention(struct backend *be, const struct kv_cache *kv, size_t layer, c
  * Blocks until they are there. round_f16: x is rounded to F16 first, as bitnet.cpp does for a batch of one token. */
 void op_logits(struct backend *be, const struct dense *table, const float *x, const int32_t *rows, size_t n_out,
                bool round_f16, float *logits);
+
+/* What will be read of one row of logits, so that the rest need not be computed. */
+struct logits_need {
+    size_t top;               /* the `top` largest; 0 = all */
+    const uint32_t *ids;      /* [n_ids] besides, whatever their size; borrowed */
+    size_t n_ids;
+};
+
+/* As op_logits without round_f16, for rows of which needs[j] says what will be read: those logits are exactly op_logits',
+ * others may be -infinity instead. */
+void op_logits_needed(struct backend *be, const struct dense *table, const float *x, const int32_t *rows, size_t n_out,
+                      const struct logits_need *needs, float *logits);
 
 /* ---- scalar definitions that samplers share with devices (see arith.h) ------------------------------------------ */
 

@@ -142,8 +142,8 @@ static void feed_forward(struct forward *f, size_t layer, size_t n)
 }
 
 enum error_code forward_run(struct forward *f, const struct kv_cache *kv, const struct batch_view *batch,
-                            const int32_t *ids, const int32_t *out_rows, size_t n_out, bool round_head_f16,
-                            float *logits, struct error *err)
+                            const int32_t *ids, const int32_t *out_rows, size_t n_out,
+                            const struct logits_need *needs, bool round_head_f16, float *logits, struct error *err)
 {
     struct model *m = f->model;
     const struct model_shape *s = &m->shape;
@@ -159,7 +159,10 @@ enum error_code forward_run(struct forward *f, const struct kv_cache *kv, const 
     }
     if (n_out) {
         op_rmsnorm(m->backend, f->x, m->output_norm, s->norm_eps, batch->n, s->dim, f->h);
-        op_logits(m->backend, m->head, f->h, out_rows, n_out, round_head_f16, logits);
+        if (needs)
+            op_logits_needed(m->backend, m->head, f->h, out_rows, n_out, needs, logits);
+        else
+            op_logits(m->backend, m->head, f->h, out_rows, n_out, round_head_f16, logits);
     }
     return backend_sync(m->backend, err);
 }

@@ -96,7 +96,18 @@ static enum error_code bind_layer(struct model *m, size_t layer, const struct mo
     return ERROR_NONE;
 }
 
-static enum error_code bind_ends(struct model *m, struct error *err)
+/* The screen reads the whole head once; from then on single rows are read. */
+static void screen_head(struct model *m)
+{
+    const struct gguf_tensor *own = find(m, "output.weight"), *t = own ? own : find(m, "token_embd.weight");
+    size_t before = dense_memory_bytes(m->head);
+    if (!dense_screen(m->backend, m->head))
+        return;
+    m->weight_bytes += dense_memory_bytes(m->head) - before;
+    gguf_forget(m->gguf, t);
+}
+
+static enum error_code bind_ends(struct model *m, const struct model_options *options, struct error *err)
 {
     enum error_code code = bind_dense(m, "token_embd.weight", &m->embedding, err);
     if (!code)
@@ -106,6 +117,8 @@ static enum error_code bind_ends(struct model *m, struct error *err)
         m->head = NULL;
         code = bind_dense(m, "output.weight", &m->head, err);
     }
+    if (!code && options->screen_head)
+        screen_head(m);
     return code;
 }
 
@@ -132,7 +145,7 @@ static enum error_code bind(struct model *m, const struct model_options *options
     m->layers = calloc(m->shape.n_layers, sizeof *m->layers);
     if (!m->layers)
         return error_set(err, ERROR_MEMORY_EXHAUSTED, "no memory for %u layers", m->shape.n_layers);
-    if ((code = bind_ends(m, err)))
+    if ((code = bind_ends(m, options, err)))
         return code;
     for (size_t layer = 0; layer < m->shape.n_layers; layer++)
         if ((code = bind_layer(m, layer, options, err)))

@@ -46,6 +46,7 @@ struct model_options {
     enum ternary_format format;
     int i2s_order;               /* or -1 */
     size_t context_length;       /* rope table; 0 = the model's */
+    bool screen_head;            /* an int8 copy of the head, where the device has use for one; see dense_screen */
 };
 
 /* Reads and checks the shapes of an open file only: keys, every tensor's presence, type and dimensions. */
@@ -62,8 +63,10 @@ void forward_close(struct forward *f);
 size_t forward_memory_bytes(const struct forward *f);
 
 /* Runs batch->n rows (token ids[i] at batch->positions[i]) through the model, writing K and V into `kv`, then the head for the n_out rows
- * out_rows[] -> host logits [n_out][vocab_size]. Allocates nothing. */
+ * out_rows[] -> host logits [n_out][vocab_size]. needs[j] says what will be read of row j (see op_logits_needed); NULL = all, and then
+ * round_head_f16 as for op_logits. Allocates nothing. */
 enum error_code forward_run(struct forward *f, const struct kv_cache *kv, const struct batch_view *batch, const int32_t *ids,
-                            const int32_t *out_rows, size_t n_out, bool round_head_f16, float *logits, struct error *err);
+                            const int32_t *out_rows, size_t n_out, const struct logits_need *needs, bool round_head_f16,
+                            float *logits, struct error *err);
 
 #endif
