@@ -94,6 +94,16 @@ await test('grpc: logprobs, n and stop', async () => {
   assert.equal(stopped.choices[0].finish_reason, 'FINISH_REASON_STOP');
 });
 
+// Log-probabilities need all logits; without them the head computes only those that sampling reads.
+await test('grpc: the screened head gives the tokens of the full one', async () => {
+  for (const sampling of [{ temperature: 0 }, { seed: 1 }, { seed: 2, temperature: 1.5, top_k: 200, top_p: 1 },
+                          { seed: 3, top_k: 7, presence_penalty: 1.5, frequency_penalty: 0.5 }]) {
+    const r = { prompt: 'The old king', max_tokens: 200, ignore_eos: true, sampling };
+    const [screened, full] = await Promise.all([r, { ...r, logprobs: true }].map((x) => unary(inference, 'Generate', x)));
+    assert.deepEqual(screened.choices[0].token_ids, full.choices[0].token_ids, JSON.stringify(sampling));
+  }
+});
+
 await test('grpc: chat is rendered by the template', async () => {
   const answer = await unary(inference, 'Generate', { chat: { messages: [{ role: 'user', content: 'Tell me a tale.' }] }, max_tokens: 30 });
   assert.ok(answer.choices[0].text.length > 10);
