@@ -103,7 +103,7 @@ enum error_code backend_sync(struct backend *be, struct error *err);
 struct ternary; /* n_rows x n_cols of {-1, 0, +1} and one f32 scale */
 struct dense;   /* n_rows x n_cols, F32 F16 BF16 Q8_0 or Q6_K, kept in the file's type: embedding and LM head */
 
-/* Makes the runtime form of a ternary matrix: read in place where a kernel can, else repacked. n_cols must be a multiple
+/* Makes the runtime form of a ternary matrix: repacked, or with map_weights read in place where a kernel can. n_cols must be a multiple
  * of 128 or is padded with zeros when repacked (needs a multiple of 32). Refuses (ERROR_MODEL_LOAD_FAILED): other
  * types, n_bytes that do not fit, a scale that is not finite and positive, a code 3, TQ block scales that differ within the
  * tensor (a block of zeros may have scale 0). The message names the first bad row and column. `format` TERNARY_AUTO lets
