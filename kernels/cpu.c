@@ -2,6 +2,7 @@
 #include "kernels/cpu.h"
 
 #include "kernels/machine.h"
+#include "kernels/memory.h"
 #include "kernels/pool.h"
 
 #include <stdlib.h>
@@ -100,17 +101,13 @@ void cpu_for_each(struct cpu *cpu, size_t n, size_t cost, cpu_items_fn *fn, cons
 static void *cpu_alloc(struct backend *be, size_t n_bytes)
 {
     (void)be;
-    if (n_bytes > SIZE_MAX - 63)
-        return NULL;
-    size_t rounded = (n_bytes + 63) / 64 * 64;
-    void *p = aligned_alloc(64, rounded);
-    return p ? memset(p, 0, rounded) : NULL;
+    return memory_alloc(n_bytes);
 }
 
 static void cpu_free(struct backend *be, void *dev)
 {
     (void)be;
-    free(dev);
+    memory_free(dev);
 }
 
 static void cpu_upload(struct backend *be, void *dev, const void *host, size_t n_bytes)

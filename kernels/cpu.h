@@ -119,6 +119,8 @@ struct cpu_ternary {
 struct cpu_dense {
     struct dense base;
     const uint8_t *data; /* borrowed */
+    bool mapped;         /* of a file */
+    size_t n_paged_rows; /* that single reads may have brought into memory since it was dropped: the one field that changes */
     float *row;          /* [n_threads][n_cols]: a converted row */
     float *x;            /* [CPU_LOGITS_ROWS][n_cols]: the rows of x, rounded */
     struct screen *screen; /* NULL: none */
@@ -174,5 +176,10 @@ void cpu_op_logits_needed(struct backend *be, const struct dense *table, const f
                           const struct logits_need *needs, float *logits);
 /* Row `row` of a table as f32. */
 void cpu_dense_row(const struct cpu *cpu, const struct cpu_dense *w, size_t row, float *out);
+/* Drops rows begin .. end - 1 from resident memory when they are a file's. */
+void cpu_dense_drop(const struct cpu_dense *w, size_t begin, size_t end);
+/* Says that n rows here and there have been read, or all of them. When single ones have brought much of a file into memory it is
+ * dropped; a table that is read as a whole stays. On the caller's thread. */
+void cpu_dense_paged(const struct cpu_dense *w, size_t n);
 
 #endif

@@ -1,9 +1,14 @@
 /* Tables of floating-point weights: embedding and LM head. A row is converted to f32 and then met by all rows of x. */
 #include "kernels/arith.h"
 #include "kernels/cpu.h"
+#include "kernels/memory.h"
 #include "kernels/pool.h"
 
 #include <stdlib.h>
+
+#define FAULT_BYTES ((size_t)64 << 10) /* that Linux maps around a page that was missing */
+#define PAGED_BYTES                                                                                                    \
+    ((size_t)64 << 20) /* of rows read singly that may stay in memory; reading one again costs a microsecond */
 
 static float dot_portable(const float *a, const float *b, size_t n)
 {
@@ -65,6 +70,7 @@ enum error_code cpu_dense_open(struct backend *be, const struct tensor_view *vie
         return error_set(err, ERROR_MEMORY_EXHAUSTED, "no memory for a table of %zu columns", view->n_cols);
     }
     w->data = view->data;
+    w->mapped = view->mapped;
     w->base = (struct dense){.type = view->type,
                              .n_rows = view->n_rows,
                              .n_cols = view->n_cols,
@@ -96,6 +102,22 @@ void cpu_dense_row(const struct cpu *cpu, const struct cpu_dense *w, size_t row,
     }
 }
 
+void cpu_dense_drop(const struct cpu_dense *w, size_t begin, size_t end)
+{
+    if (w->mapped)
+        memory_drop(w->data + begin * w->base.row_bytes, (end - begin) * w->base.row_bytes);
+}
+
+void cpu_dense_paged(const struct cpu_dense *w, size_t n)
+{
+    size_t *n_paged = &((struct cpu_dense *)(uintptr_t)w)->n_paged_rows;
+    *n_paged = n < w->base.n_rows ? *n_paged + n : 0;
+    if (*n_paged * (w->base.row_bytes + FAULT_BYTES) < PAGED_BYTES)
+        return;
+    cpu_dense_drop(w, 0, w->base.n_rows);
+    *n_paged = 0;
+}
+
 struct embed_call {
     const struct cpu_dense *table;
     const int32_t *ids;
@@ -114,6 +136,7 @@ void cpu_op_embed(struct backend *be, const struct dense *table, const int32_t *
 {
     struct embed_call call = {.table = (const struct cpu_dense *)table, .ids = ids, .y = y};
     cpu_for((struct cpu *)be, n, table->n_cols, embed_items, &call);
+    cpu_dense_paged((const struct cpu_dense *)table, n);
 }
 
 struct logits_call {
@@ -166,4 +189,5 @@ void cpu_op_logits(struct backend *be, const struct dense *table, const float *x
         struct logits_call call = {.table = w, .n_x = n_x, .logits = logits + j * table->n_rows};
         cpu_for(cpu, table->n_rows, n * n_x, logits_items, &call);
     }
+    cpu_dense_paged(w, table->n_rows);
 }

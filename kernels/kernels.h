@@ -48,6 +48,7 @@ struct tensor_view {
     const void *data;
     size_t n_bytes;
     size_t n_rows, n_cols;
+    bool mapped;           /* the data is a mapping of a file that nobody writes: pages that were read may be dropped from memory */
 };
 
 /* "F16" for a type's number, NULL when it is not understood. Any thread. */

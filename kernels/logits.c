@@ -12,6 +12,7 @@
 
 #include <stdlib.h>
 
+#define DROP_ROWS 512         /* of the file that are in memory while the screen is made */
 #define CHUNK 64              /* rows of the screen that meet all rows of x while they are in the cache */
 #define MAX_COLS 32768        /* int32 sums of the screen */
 
@@ -63,6 +64,8 @@ static void fill_rows(struct cpu *cpu, const void *call, size_t begin, size_t en
         cpu_dense_row(cpu, f->w, r, row);
         if (!screen_set_row(f->w->screen, r, row))
             atomic_store(&f->bad, true);
+        if ((r + 1) % DROP_ROWS == 0 || r + 1 == end)
+            cpu_dense_drop(f->w, begin, r + 1); /* all so far: faults bring neighbours back */
     }
 }
 
@@ -223,6 +226,7 @@ static void compute_exact(struct cpu *cpu, const struct cpu_dense *w, const floa
 {
     struct exact_call call = {.w = w, .x = x, .ids = ids, .logits = logits};
     cpu_for(cpu, n, w->base.n_cols, exact_items, &call);
+    cpu_dense_paged(w, n);
 }
 
 static bool can_screen(const struct cpu_dense *w, const struct logits_need *need)

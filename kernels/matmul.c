@@ -3,6 +3,7 @@
  * sum of the activations, which op_quantize left beside them.
  */
 #include "kernels/cpu.h"
+#include "kernels/memory.h"
 #include "kernels/pool.h"
 
 #include <stdlib.h>
@@ -73,7 +74,7 @@ static bool repack(struct cpu *cpu, struct cpu_ternary *w)
 {
     struct ternary_packed *p = &w->packed;
     size_t n_bytes = tiles_bytes(p->n_rows, p->row_bytes * 4);
-    if (!grow_panels(cpu, p->row_bytes * 4) || !(w->tiles = aligned_alloc(64, n_bytes)))
+    if (!grow_panels(cpu, p->row_bytes * 4) || !(w->tiles = memory_alloc_weights(n_bytes)))
         return false;
     tiles_pack(cpu->base.pool, p, w->tiles);
     free(p->owned);
@@ -110,7 +111,7 @@ void cpu_ternary_close(struct backend *be, struct ternary *w)
     struct cpu_ternary *t = (struct cpu_ternary *)w;
     (void)be;
     free(t->packed.owned);
-    free(t->tiles);
+    memory_free_weights(t->tiles);
     free(t);
 }
 

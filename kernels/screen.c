@@ -2,6 +2,7 @@
 #include "kernels/screen.h"
 
 #include "kernels/cpu.h"
+#include "kernels/memory.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -15,7 +16,7 @@ bool screen_open(struct screen *s, size_t n_rows, size_t n_cols)
 {
     size_t stride = (n_cols + 63) / 64 * 64;
     *s = (struct screen){.n_rows = n_rows, .n_cols = n_cols, .stride = stride};
-    s->q = aligned_alloc(64, n_rows * stride);
+    s->q = memory_alloc_weights(n_rows * stride);
     s->scale = malloc(n_rows * sizeof *s->scale);
     s->error = malloc(n_rows * sizeof *s->error);
     s->norm = malloc(n_rows * sizeof *s->norm);
@@ -28,7 +29,7 @@ bool screen_open(struct screen *s, size_t n_rows, size_t n_cols)
 
 void screen_close(struct screen *s)
 {
-    free(s->q);
+    memory_free_weights(s->q);
     free(s->scale);
     free(s->error);
     free(s->norm);

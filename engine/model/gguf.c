@@ -102,6 +102,11 @@ void gguf_forget(const struct gguf *g, const struct gguf_tensor *t)
         madvise((void *)begin, end - begin, MADV_DONTNEED);
 }
 
+bool gguf_is_mapped(const struct gguf *g)
+{
+    return g->mapped;
+}
+
 /* ---- tables ---------------------------------------------------------------------------------------------------- */
 
 uint32_t gguf_version(const struct gguf *g)

@@ -52,6 +52,8 @@ void gguf_close(struct gguf *g);
  * when they are read after all. */
 void gguf_forget(const struct gguf *g, const struct gguf_tensor *t);
 
+bool gguf_is_mapped(const struct gguf *g); /* opened by path */
+
 uint32_t gguf_version(const struct gguf *g);
 size_t gguf_file_bytes(const struct gguf *g);
 size_t gguf_n_keys(const struct gguf *g);

@@ -35,7 +35,7 @@ static void count_weight(struct model *m, const struct gguf_tensor *t, size_t n_
 static enum error_code bind_vector(struct model *m, const char *name, float **out, struct error *err)
 {
     const struct gguf_tensor *t = find(m, name);
-    struct tensor_view view = tensor_view_of(t, I2S_ORDER_128);
+    struct tensor_view view = tensor_view_of(m->gguf, t, I2S_ORDER_128);
     enum error_code code = vector_open(m->backend, &view, out, err);
     if (code) {
         tensor_error(err, name);
@@ -48,7 +48,7 @@ static enum error_code bind_vector(struct model *m, const char *name, float **ou
 static enum error_code bind_dense(struct model *m, const char *name, struct dense **out, struct error *err)
 {
     const struct gguf_tensor *t = find(m, name);
-    struct tensor_view view = tensor_view_of(t, I2S_ORDER_128);
+    struct tensor_view view = tensor_view_of(m->gguf, t, I2S_ORDER_128);
     enum error_code code = dense_open(m->backend, &view, out, err);
     if (code) {
         tensor_error(err, name);
@@ -63,7 +63,7 @@ static enum error_code bind_ternary(struct model *m, const char *name, const str
 {
     const struct gguf_tensor *t = find(m, name);
     struct tensor_view view =
-        tensor_view_of(t, options->i2s_order < 0 ? I2S_ORDER_128 : (enum i2s_order)options->i2s_order);
+        tensor_view_of(m->gguf, t, options->i2s_order < 0 ? I2S_ORDER_128 : (enum i2s_order)options->i2s_order);
     enum error_code code = ternary_open(m->backend, &view, options->format, out, err);
     if (code) {
         tensor_error(err, name);
@@ -96,15 +96,12 @@ static enum error_code bind_layer(struct model *m, size_t layer, const struct mo
     return ERROR_NONE;
 }
 
-/* The screen reads the whole head once; from then on single rows are read. */
+/* Of the whole head, which is read once for it; then single rows are read where the file lies. */
 static void screen_head(struct model *m)
 {
-    const struct gguf_tensor *own = find(m, "output.weight"), *t = own ? own : find(m, "token_embd.weight");
     size_t before = dense_memory_bytes(m->head);
-    if (!dense_screen(m->backend, m->head))
-        return;
-    m->weight_bytes += dense_memory_bytes(m->head) - before;
-    gguf_forget(m->gguf, t);
+    if (dense_screen(m->backend, m->head))
+        m->weight_bytes += dense_memory_bytes(m->head) - before;
 }
 
 static enum error_code bind_ends(struct model *m, const struct model_options *options, struct error *err)

@@ -27,7 +27,7 @@ char *layer_tensor_name(size_t layer, const struct layer_tensor *t, char out[TEN
 size_t tensor_size(const struct model_shape *s, enum tensor_size size);
 
 /* The view of a tensor that model_shape_read accepted. */
-struct tensor_view tensor_view_of(const struct gguf_tensor *t, enum i2s_order order);
+struct tensor_view tensor_view_of(const struct gguf *g, const struct gguf_tensor *t, enum i2s_order order);
 
 /* Rotation frequencies' divisors [rope_dims / 2] from rope_freqs.weight and linear scaling, or NULL in *out when
  * there are none; *out is freed with free(). */
