@@ -5,44 +5,46 @@
 #include "kernels/memory.h"
 #include "kernels/pool.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #define SERIAL_COST 16384 /* values; below it waking threads costs more than the work */
 #define MIN_PARTIALS 64
 
-static const char *const level_names[] = {"portable", "avx2", "avx512", "amx"};
+void cpu_fill_portable(struct cpu_kernels *k)
+{
+#define STORE(ret, name, args) k->name = name##_portable;
+    CPU_KERNELS(STORE)
+#undef STORE
+}
 
-#if !defined(__x86_64__)
-enum cpu_level cpu_level(void) { return CPU_PORTABLE; }
+#if !defined(__x86_64__) && !defined(__aarch64__)
+const struct cpu_level cpu_levels[] = {{"portable", cpu_fill_portable}, {NULL, NULL}};
+size_t cpu_best_level(void) { return 0; }
 #endif
 
 const char *cpu_kernels_init(struct cpu_kernels *k, const char *isa)
 {
-    int level = CPU_PORTABLE, offered = (int)cpu_level();
-    while (isa && level <= CPU_AMX && strcmp(isa, level_names[level]) != 0)
-        level++;
-    if (level > CPU_AMX)
+    size_t level = cpu_best_level(), asked = 0;
+    while (isa && cpu_levels[asked].name && strcmp(isa, cpu_levels[asked].name) != 0)
+        asked++;
+    if (!cpu_levels[asked].name)
         return NULL;
-    if (!isa || level > offered)
-        level = offered;
-#define STORE(ret, name, args) k->name = name##_portable;
-    CPU_KERNELS(STORE)
-#undef STORE
-#if defined(__x86_64__)
-    if (level >= CPU_AVX2) {
-#define STORE(ret, name, args) k->name = name##_avx2;
-        CPU_KERNELS(STORE)
-#undef STORE
-    }
-    if (level >= CPU_AVX512) {
-        k->matmul_tiles_i8 = matmul_tiles_i8_avx512;
-        k->screen_i8 = screen_i8_avx512;
-    }
-    if (level >= CPU_AMX)
-        k->matmul_tiles_i8 = matmul_tiles_i8_amx;
-#endif
-    return level_names[level];
+    if (isa && asked < level)
+        level = asked;
+    for (size_t i = 0; i <= level; i++)
+        cpu_levels[i].fill(k);
+    return cpu_levels[level].name;
+}
+
+static enum error_code unknown_isa(const char *isa, struct error *err)
+{
+    char names[64] = "";
+    for (size_t i = 0, at = 0; cpu_levels[i].name && at < sizeof names; i++)
+        at += (size_t)snprintf(names + at, sizeof names - at, "%s%s", i ? ", " : "", cpu_levels[i].name);
+    return error_set_param(err, ERROR_VALIDATION_FAILED, "isa",
+                           "expected an instruction set of this architecture (%s), found \"%.64s\"", names, isa);
 }
 
 struct parallel {
@@ -172,8 +174,7 @@ enum error_code cpu_open(const struct backend_options *options, struct backend *
     const char *isa = cpu_kernels_init(&cpu->kernels, options->isa);
     if (!isa) {
         free(cpu);
-        return error_set_param(err, ERROR_VALIDATION_FAILED, "isa",
-                               "expected instruction set portable, avx2, avx512 or amx, found \"%.64s\"", options->isa);
+        return unknown_isa(options->isa, err);
     }
     cpu->map_weights = options->map_weights;
     cpu->n_partials = (size_t)n_threads * 4 > MIN_PARTIALS ? (size_t)n_threads * 4 : MIN_PARTIALS;

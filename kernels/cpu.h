@@ -86,6 +86,20 @@ CPU_KERNELS(CPU_DECLARE)
 matmul_tiles_i8_fn matmul_tiles_i8_avx512, matmul_tiles_i8_amx;
 screen_i8_fn screen_i8_avx512;
 
+/* On aarch64: what has a NEON form, and of these what has another with dot products. The portable code serves the others. */
+#define CPU_KERNELS_NEON(X)                                                                                            \
+    X(matmul_i2s_i8) X(matmul_tiles_i8) X(screen_i8) X(dots_f32) X(dots_f16) X(row_f16) X(row_bf16) X(row_q8_0)        \
+    X(row_q6_k) X(to_f16) X(rmsnorm) X(quantize) X(add) X(relu2) X(silu) X(rope_neox) X(rope_norm)                     \
+    X(attention_segment) X(attention_merge)
+#define CPU_KERNELS_DOTPROD(X) X(matmul_i2s_i8) X(matmul_tiles_i8) X(screen_i8)
+
+#define CPU_DECLARE(name) name##_fn name##_neon;
+CPU_KERNELS_NEON(CPU_DECLARE)
+#undef CPU_DECLARE
+#define CPU_DECLARE(name) name##_fn name##_dotprod;
+CPU_KERNELS_DOTPROD(CPU_DECLARE)
+#undef CPU_DECLARE
+
 #define CPU_ENTRY(ret, name, args) name##_fn *name;
 struct cpu_kernels {
     CPU_KERNELS(CPU_ENTRY)
@@ -132,13 +146,18 @@ struct cpu_dense {
 #define CPU_LOGITS_MAX_COUNT ((size_t)4096) /* beyond it a screen does not pay */
 
 /* Fills the table for an instruction set that detection found or an option asked for; returns its name, NULL when `isa`
- * is not known. NULL asks for the best. */
+ * is none of this architecture's. NULL asks for the best; one that the CPU lacks gives the best below it. */
 const char *cpu_kernels_init(struct cpu_kernels *k, const char *isa);
 
-/* Instruction sets, each with all before it: AVX2 with FMA and F16C; AVX-512 with BW, VL and VNNI; AMX with int8. What the operating
- * system does not keep across a switch of threads is not there. Asking for AMX asks the system for its use. */
-enum cpu_level { CPU_PORTABLE, CPU_AVX2, CPU_AVX512, CPU_AMX };
-enum cpu_level cpu_level(void);
+/* The instruction sets of the architecture that this is built for, each with all before it. kernels/x86 and kernels/arm say what they are. */
+struct cpu_level {
+    const char *name;
+    void (*fill)(struct cpu_kernels *k); /* puts its kernels over those of the level before */
+};
+extern const struct cpu_level cpu_levels[]; /* "portable" first; name is NULL behind the last */
+/* Index of the highest one that this CPU and its operating system offer. */
+size_t cpu_best_level(void);
+void cpu_fill_portable(struct cpu_kernels *k);
 
 /* Items begin .. end - 1 of an operation, on `thread`. */
 typedef void cpu_items_fn(struct cpu *cpu, const void *call, size_t begin, size_t end, int thread);

@@ -70,15 +70,16 @@ enum ternary_format { TERNARY_AUTO, TERNARY_I2S, TERNARY_TL1, TERNARY_TL2 };
 struct backend_options {
     const char *device;       /* "cpu" or "cuda:N"; NULL = "cpu" */
     int n_threads;            /* compute threads, the caller's included; 0 = what the machine and its cgroup offer */
-    const char *isa;          /* highest instruction set to use: "portable", "avx2", "avx512", "amx"; NULL = the best there is. One that the
-                               * build has and the CPU lacks gives the best below it; see backend_info */
+    const char *isa;          /* highest instruction set to use: "portable", then on x86-64 "avx2", "avx512", "amx", on aarch64 "neon",
+                               * "dotprod"; NULL = the best there is. One that the CPU lacks gives the best below it (see
+                               * backend_info), one of another architecture is an error */
     bool map_weights;         /* CPU: read ternary weights where the file lies when a kernel can, instead of repacking them for speed */
 };
 
 struct backend_info {
     const char *device;       /* "cpu", "cuda:0" */
     const char *name;         /* CPU or GPU model name */
-    const char *isa;          /* "portable", "avx2", "avx512", "amx", "sm_90" */
+    const char *isa;          /* "portable", "avx512", "neon", "sm_90" */
     int n_threads;
     size_t memory_bytes;      /* of the device; for a CPU the machine's or the cgroup's limit */
 };

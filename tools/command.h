@@ -31,7 +31,8 @@ struct model_flags {
     {.name = "device", .type = OPTION_STRING, .offset = offsetof(struct model_flags, device), .default_value = "auto", \
      .help = "auto, cpu, gpu or cuda:N; auto and gpu fall back to the CPU"},                                           \
     {.name = "isa", .type = OPTION_STRING, .offset = offsetof(struct model_flags, isa),                                \
-     .help = "highest instruction set to use (portable, avx2, avx512, amx); the best there is by default"},            \
+     .help = "highest instruction set to use (x86-64: portable, avx2, avx512, amx; aarch64: portable, neon, dotprod); "        \
+             "the best there is by default"},                                                                          \
     {.name = "quantization", .type = OPTION_CHOICE, .offset = offsetof(struct model_flags, quantization),              \
      .default_value = "auto", .choices = "auto|i2s|tl1|tl2", .help = "layout that the ternary kernels read"},          \
     {.name = "i2s-order", .type = OPTION_CHOICE, .offset = offsetof(struct model_flags, i2s_order),                    \

@@ -1,4 +1,5 @@
-/* What this CPU and its operating system offer; compiled for the baseline. */
+/* The instruction sets of x86-64 and what this CPU and its operating system offer of them; compiled for the baseline. AVX2 is with FMA
+ * and F16C, AVX-512 with BW, VL and VNNI, AMX with int8. What the system does not keep across a switch of threads is not there. */
 #include "kernels/cpu.h"
 
 #include <cpuid.h>
@@ -19,6 +20,29 @@
 #define ARCH_REQ_XCOMP_PERM 0x1023                         /* Linux: Documentation/arch/x86/xstate.rst */
 #define XFEATURE_XTILEDATA 18
 
+enum { PORTABLE, AVX2, AVX512, AMX };
+
+static void fill_avx2(struct cpu_kernels *k)
+{
+#define STORE(ret, name, args) k->name = name##_avx2;
+    CPU_KERNELS(STORE)
+#undef STORE
+}
+
+static void fill_avx512(struct cpu_kernels *k)
+{
+    k->matmul_tiles_i8 = matmul_tiles_i8_avx512;
+    k->screen_i8 = screen_i8_avx512;
+}
+
+static void fill_amx(struct cpu_kernels *k) { k->matmul_tiles_i8 = matmul_tiles_i8_amx; }
+
+const struct cpu_level cpu_levels[] = {[PORTABLE] = {"portable", cpu_fill_portable},
+                                       [AVX2] = {"avx2", fill_avx2},
+                                       [AVX512] = {"avx512", fill_avx512},
+                                       [AMX] = {"amx", fill_amx},
+                                       {NULL, NULL}};
+
 static uint32_t xcr0(void)
 {
     uint32_t low, high;
@@ -28,18 +52,19 @@ static uint32_t xcr0(void)
 
 static bool all(uint32_t value, uint32_t bits) { return (value & bits) == bits; }
 
-enum cpu_level cpu_level(void)
+/* Asking for AMX asks the system for its use. */
+size_t cpu_best_level(void)
 {
     const unsigned leaf1 = LEAF1_ECX_FMA | LEAF1_ECX_OSXSAVE | LEAF1_ECX_AVX | LEAF1_ECX_F16C;
     unsigned a, b, c, d;
     if (!__get_cpuid(1, &a, &b, &c, &d) || !all(c, leaf1))
-        return CPU_PORTABLE;
+        return PORTABLE;
     uint32_t saved = xcr0();
     if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || !all(b, LEAF7_EBX_AVX2) || !all(saved, XCR0_AVX))
-        return CPU_PORTABLE;
+        return PORTABLE;
     if (!all(b, LEAF7_EBX_AVX512) || !all(c, LEAF7_ECX_VNNI) || !all(saved, XCR0_AVX512))
-        return CPU_AVX2;
+        return AVX2;
     if (!all(d, LEAF7_EDX_AMX) || !all(saved, XCR0_AMX) || syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA))
-        return CPU_AVX512;
-    return CPU_AMX;
+        return AVX512;
+    return AMX;
 }

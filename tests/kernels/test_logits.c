@@ -94,16 +94,14 @@ static size_t compare(struct head *h, const struct logits_need needs[3])
     return n_kept;
 }
 
-static const char *const isas[] = {"portable", "avx2", "avx512"};
-
 START_TEST(what_is_needed_is_exact)
 {
     static const size_t cols[] = {32, 100, 256, 640};
     static const uint32_t ids[] = {17, 3, 2999, 3};
     for (size_t c = 0; c < 4; c++)
-        for (size_t i = 0; i < 3; i++) {
+        for (size_t i = 0; cpu_levels[i].name; i++) {
             struct head h;
-            head_open(&h, cols[c], isas[i], 1 + (int)i);
+            head_open(&h, cols[c], cpu_levels[i].name, 1 + (int)i);
             for (uint32_t state = 0; state < 12; state++) {
                 new_state(&h, (int)state % 4);
                 struct logits_need needs[3] = {

@@ -6,10 +6,6 @@
 
 #define MAX_TOKENS 33
 
-/* One that this CPU lacks stands for the best below it. */
-static const char *const isas[] = {"portable", "avx2", "avx512", "amx"};
-#define N_ISAS (sizeof isas / sizeof isas[0])
-
 static const size_t token_counts[] = {1, 2, 3, 4, 5, 8, 33};
 #define N_TOKEN_COUNTS (sizeof token_counts / sizeof token_counts[0])
 
@@ -137,10 +133,10 @@ static void compare(size_t n_rows, size_t n_cols, size_t n_tokens, enum filling 
     memset(found, 0xff, n * sizeof *found);
     run(variants()->best.matmul_i2s_i8, &p, found);
     expect_same(what, expected, found, n, sizeof *found);
-    for (size_t i = 0; i < N_ISAS; i++) {
+    for (const struct cpu_level *l = cpu_levels; l->name; l++) {
         memset(found, 0xff, n * sizeof *found);
-        run_tiles(isas[i], &p, found);
-        expect_same(isas[i], expected, found, n, sizeof *found);
+        run_tiles(l->name, &p, found);
+        expect_same(l->name, expected, found, n, sizeof *found);
     }
     free(expected);
     guarded_free(found);
@@ -254,10 +250,10 @@ START_TEST(threads_and_instruction_sets_give_the_same_bits)
     forward(be, &l, 0, MAX_TOKENS, expected);
     backend_close(be);
     for (int threads = 1; threads <= 3; threads++)
-        for (size_t i = 0; i < N_ISAS; i++) {
-            be = open_backend(isas[i], threads);
+        for (const struct cpu_level *level = cpu_levels; level->name; level++) {
+            be = open_backend(level->name, threads);
             forward(be, &l, 0, MAX_TOKENS, found);
-            expect_same(isas[i], expected, found, n, sizeof *found);
+            expect_same(level->name, expected, found, n, sizeof *found);
             backend_close(be);
         }
     be = open_mapped();
