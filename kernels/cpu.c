@@ -37,9 +37,13 @@ const char *cpu_kernels_init(struct cpu_kernels *k, const char *isa)
     if (level >= CPU_AVX512) {
         k->matmul_tiles_i8 = matmul_tiles_i8_avx512;
         k->screen_i8 = screen_i8_avx512;
+        k->read_bytes = read_bytes_avx512;
+        k->peak_i8 = peak_i8_avx512;
     }
-    if (level >= CPU_AMX)
+    if (level >= CPU_AMX) {
         k->matmul_tiles_i8 = matmul_tiles_i8_amx;
+        k->peak_i8 = peak_i8_amx;
+    }
 #endif
     return level_names[level];
 }
@@ -162,6 +166,8 @@ static const struct backend_ops ops = {
     .logits = cpu_op_logits,
     .dense_screen = cpu_dense_screen,
     .logits_needed = cpu_op_logits_needed,
+    .dense_read_bytes = cpu_dense_read_bytes,
+    .measure = cpu_measure,
 };
 
 enum error_code cpu_open(const struct backend_options *options, struct backend **out, struct error *err)
