@@ -227,10 +227,10 @@ START_TEST(truncation)
 {
     struct session_row rows[N_TOKENS];
     float *logits = malloc(HARNESS_VOCAB * sizeof *logits);
-    /* N_TOKENS positions and the last, part empty block of each sequence: 2 + 2 blocks of 32 */
-    struct session *s = open_with((struct engine_options){.max_sequences = 2, .kv_positions = N_TOKENS});
+    /* Told positions and the last, part empty block of each sequence: three blocks, which N_TOKENS need. */
+    struct session *s = open_with((struct engine_options){.max_sequences = 2, .kv_positions = KV_BLOCK_SIZE});
     struct error err = {0};
-    ck_assert_uint_eq(session_model(s)->n_kv_blocks, N_TOKENS / KV_BLOCK_SIZE + 2);
+    ck_assert_uint_eq(session_model(s)->n_kv_blocks, 3);
     for (size_t cut = 1; cut < N_TOKENS - 1; cut += 13) {
         step(s, rows, rows_of(rows, 0, 0, N_TOKENS), logits);
         session_truncate(s, 0, cut);
@@ -240,7 +240,7 @@ START_TEST(truncation)
         ck_assert_mem_eq(logits, expected + (N_TOKENS - 1) * HARNESS_VOCAB, HARNESS_VOCAB * sizeof *logits);
         session_reset(s, 0);
         check_chunks(s, 1, 32);
-        ck_assert_int_eq(session_step(s, rows, rows_of(rows, 0, 0, 33), false, logits, &err), ERROR_VALIDATION_FAILED);
+        ck_assert_int_eq(session_step(s, rows, rows_of(rows, 0, 0, 1), false, logits, &err), ERROR_VALIDATION_FAILED);
         ck_assert_msg(strstr(err.message, "no block") != NULL, "%s", err.message);
         session_reset(s, 1);
         session_reset(s, 0);
