@@ -41,6 +41,9 @@ struct engine_options {
     size_t max_batch_tokens;     /* rows of a step: decodes first, then prefill chunks; 0 = 512 */
     size_t queue_limit;          /* requests that wait; 0 = 256 */
     int64_t default_timeout_ns;  /* for requests without their own; 0 = none */
+    /* Of session_open only: */
+    bool sampling;               /* prepares what session_sample needs, as engine_open does */
+    size_t kv_positions;         /* of all sequences together; 0 = the whole context for each */
 };
 
 /* Loads the model and starts the loop. The caller closes it. Errors name the file, key or tensor at fault. */
@@ -221,8 +224,34 @@ struct session_row { uint32_t sequence, token; bool want_logits; };
  * that wants them, in order. round_head_f16: see op_logits. */
 enum error_code session_step(struct session *s, const struct session_row *rows, size_t n_rows, bool round_head_f16,
                              float *logits, struct error *err);
-/* Forgets the tokens of a sequence. */
+/* As session_step, and draws the next token of each row that wants logits into ids[], in order, by the code that serves requests: only
+ * the logits that are read get computed. The token is that of a request's choice number `sequence`. At most max_sequences rows may
+ * want logits. The session was opened for sampling. Penalties are refused, as a session keeps no tokens. */
+enum error_code session_sample(struct session *s, const struct session_row *rows, size_t n_rows, const struct sampling *sampling,
+                               uint32_t *ids, struct error *err);
+/* Forgets the tokens of a sequence, or those from position n_tokens on. */
 void session_reset(struct session *s, uint32_t sequence);
+void session_truncate(struct session *s, uint32_t sequence, size_t n_tokens);
+
+/* What a step must read and multiply, for benchmarks. */
+struct session_work {
+    uint64_t weight_bytes;       /* matrices of the layers as the kernels read them, norms */
+    uint64_t head_bytes;         /* of the LM head: its screen where that serves, or all of it */
+    uint64_t kv_bytes;           /* keys and values */
+    uint64_t multiply_adds;      /* of int8 activations and ternary weights */
+};
+/* Of n_rows rows that attend to n_positions positions, of all sequences together; tokens are drawn with `sampling`, NULL: all
+ * logits are computed. */
+void session_work(const struct session *s, size_t n_rows, size_t n_positions, const struct sampling *sampling,
+                  struct session_work *out);
+
+/* What the device that `options` choose does at most with its threads and instruction set (see backend_measure); 0 = not known. */
+struct engine_limits {
+    double read_bytes_per_s, int8_per_s; /* int8_per_s: multiply-adds */
+    int n_threads;
+    char device[16], device_name[64], isa[16];
+};
+enum error_code engine_measure(const struct engine_options *options, struct engine_limits *out, struct error *err);
 
 /* ---- files ------------------------------------------------------------------------------------------------------ */
 

@@ -72,6 +72,11 @@ void backend_download(struct backend *be, void *host, const void *dev, size_t n_
 
 enum error_code backend_sync(struct backend *be, struct error *err) { return be->ops->sync(be, err); }
 
+double backend_measure(struct backend *be, enum backend_limit limit)
+{
+    return be->ops->measure ? be->ops->measure(be, limit) : 0;
+}
+
 /* ---- weights */
 
 enum error_code ternary_open(struct backend *be, const struct tensor_view *view, enum ternary_format format,
@@ -135,6 +140,11 @@ void dense_close(struct backend *be, struct dense *w)
 size_t dense_memory_bytes(const struct dense *w) { return w->memory_bytes; }
 
 bool dense_screen(struct backend *be, struct dense *w) { return be->ops->dense_screen && be->ops->dense_screen(be, w); }
+
+size_t dense_read_bytes(struct backend *be, const struct dense *w, const struct logits_need *need)
+{
+    return need && be->ops->dense_read_bytes ? be->ops->dense_read_bytes(w, need) : w->n_rows * w->row_bytes;
+}
 
 enum error_code vector_open(struct backend *be, const struct tensor_view *view, float **dev_out, struct error *err)
 {

@@ -72,6 +72,8 @@ struct backend_ops {
     bool (*dense_screen)(struct backend *be, struct dense *w);
     void (*logits_needed)(struct backend *be, const struct dense *table, const float *x, const int32_t *rows, size_t n_out,
                           const struct logits_need *needs, float *logits);
+    size_t (*dense_read_bytes)(const struct dense *w, const struct logits_need *need); /* NULL: always the whole table */
+    double (*measure)(struct backend *be, enum backend_limit limit);                   /* NULL: has no measurement */
 };
 
 /* The CPU: always there. */
@@ -82,7 +84,7 @@ enum error_code plugin_open_cuda(int ordinal, const struct backend_options *opti
                                  struct error *err);
 
 /* The one symbol of libbitnet-cuda.so. BACKEND_ABI changes with this header or a public structure. */
-#define BACKEND_ABI 2u
+#define BACKEND_ABI 3u
 #define BACKEND_CUDA_LIBRARY "libbitnet-cuda.so"
 #define BACKEND_CUDA_SYMBOL "bitnet_cuda_open"
 typedef enum error_code backend_cuda_open_fn(uint32_t abi, int ordinal, struct backend **out, struct error *err);

@@ -74,7 +74,12 @@ struct attention_segment {
     /* arith_exp, arith_log, arith_gumbel: where fma is an instruction they need no call */                            \
     X(float, exp_one, (float x))                                                                                       \
     X(float, log_one, (float x))                                                                                       \
-    X(float, gumbel_one, (uint64_t seed, uint32_t choice, uint32_t position, uint32_t id))
+    X(float, gumbel_one, (uint64_t seed, uint32_t choice, uint32_t position, uint32_t id))                             \
+    /* measure.c: the xor of n bytes, in 64-bit words; n a multiple of READ_BYTES_STEP */                              \
+    X(uint64_t, read_bytes, (const uint8_t *p, size_t n))                                                              \
+    /* n_rounds of int8 multiply-adds in registers; returns how many of these that was */                              \
+    X(uint64_t, peak_i8, (uint64_t n_rounds))
+#define READ_BYTES_STEP ((size_t)256)
 
 #define CPU_DECLARE(ret, name, args)                                                                                   \
     typedef ret name##_fn args;                                                                                        \
@@ -85,6 +90,8 @@ CPU_KERNELS(CPU_DECLARE)
 /* Variants beyond AVX2 exist where they pay. */
 matmul_tiles_i8_fn matmul_tiles_i8_avx512, matmul_tiles_i8_amx;
 screen_i8_fn screen_i8_avx512;
+read_bytes_fn read_bytes_avx512;
+peak_i8_fn peak_i8_avx512, peak_i8_amx;
 
 /* On aarch64: what has a NEON form, and of these what has another with dot products. The portable code serves the others. */
 #define CPU_KERNELS_NEON(X)                                                                                            \
@@ -193,6 +200,8 @@ bool cpu_dense_screen(struct backend *be, struct dense *w);
 void cpu_screen_free(struct cpu_dense *w);
 void cpu_op_logits_needed(struct backend *be, const struct dense *table, const float *x, const int32_t *rows, size_t n_out,
                           const struct logits_need *needs, float *logits);
+size_t cpu_dense_read_bytes(const struct dense *table, const struct logits_need *need);
+double cpu_measure(struct backend *be, enum backend_limit limit);
 /* Row `row` of a table as f32. */
 void cpu_dense_row(const struct cpu *cpu, const struct cpu_dense *w, size_t row, float *out);
 /* Drops rows begin .. end - 1 from resident memory when they are a file's. */

@@ -100,6 +100,12 @@ void backend_download(struct backend *be, void *host, const void *dev, size_t n_
 /* Waits for all operations; reports a device error since the last call. */
 enum error_code backend_sync(struct backend *be, struct error *err);
 
+/* What the device does at most, measured now with its threads and instruction set, for benchmarks: bytes a second that it reads from
+ * memory in a stream; int8 multiply-adds a second out of registers. Takes less than a second and 256 MB or 32 MB a thread. 0 when the
+ * device has no such measurement or memory is out. */
+enum backend_limit { LIMIT_READ_BYTES, LIMIT_INT8 };
+double backend_measure(struct backend *be, enum backend_limit limit);
+
 /* ---- weights ---------------------------------------------------------------------------------------------------- */
 
 struct ternary; /* n_rows x n_cols of {-1, 0, +1} and one f32 scale */
@@ -222,6 +228,10 @@ struct logits_need {
  * others may be -infinity instead. */
 void op_logits_needed(struct backend *be, const struct dense *table, const float *x, const int32_t *rows, size_t n_out,
                       const struct logits_need *needs, float *logits);
+
+/* Bytes of a table that op_logits_needed must read for a row of such a need (NULL: for all logits), exact rows after a screen
+ * not counted. */
+size_t dense_read_bytes(struct backend *be, const struct dense *table, const struct logits_need *need);
 
 /* ---- scalar definitions that samplers share with devices (see arith.h) ------------------------------------------ */
 

@@ -235,6 +235,12 @@ static bool can_screen(const struct cpu_dense *w, const struct logits_need *need
            need->top + need->n_ids < w->base.n_rows;
 }
 
+size_t cpu_dense_read_bytes(const struct dense *table, const struct logits_need *need)
+{
+    const struct cpu_dense *w = (const struct cpu_dense *)table;
+    return can_screen(w, need) ? w->screen->memory_bytes : table->n_rows * table->row_bytes;
+}
+
 static void screened_row(struct cpu *cpu, const struct cpu_dense *w, const struct screen_x *half, const float *x,
                          const struct logits_need *need, float *logits)
 {

@@ -20,13 +20,14 @@ static const struct command {
     {"compat-check", command_compat_check, "say whether, and how, a GGUF file can be served"},
     {"synth", command_synth, "write a model with random ternary weights, for benchmarks"},
     {"bench", command_bench, "measure prefill and decode speed"},
+    {"benchmark-compare", command_benchmark_compare, "measure and compare with an earlier measurement"},
 };
 
 static void usage(FILE *out)
 {
     fputs("usage: bitnet COMMAND [options]\n\n", out);
     for (size_t i = 0; i < sizeof commands / sizeof commands[0]; i++)
-        fprintf(out, "  %-14s %s\n", commands[i].name, commands[i].summary);
+        fprintf(out, "  %-18s %s\n", commands[i].name, commands[i].summary);
     fputs("\nbitnet COMMAND --help lists a command's options; bitnet --version says what this is.\n", out);
 }
 

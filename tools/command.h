@@ -19,6 +19,7 @@ int command_perplexity(int argc, char **argv);
 int command_compat_check(int argc, char **argv);
 int command_synth(int argc, char **argv);
 int command_bench(int argc, char **argv);
+int command_benchmark_compare(int argc, char **argv); /* exit 1 = slower, 2 = all errors */
 
 /* The options of every command that loads a model; the first member of its configuration struct. */
 struct model_flags {
@@ -26,17 +27,20 @@ struct model_flags {
     int64_t threads;
 };
 
-#define MODEL_FLAGS                                                                                                    \
+#define MODEL_FLAGS_FIXED                                                                                              \
     {.name = "model", .type = OPTION_STRING, .offset = offsetof(struct model_flags, model), .help = "GGUF file (required)"},   \
     {.name = "device", .type = OPTION_STRING, .offset = offsetof(struct model_flags, device), .default_value = "auto", \
      .help = "auto, cpu, gpu or cuda:N; auto and gpu fall back to the CPU"},                                           \
     {.name = "isa", .type = OPTION_STRING, .offset = offsetof(struct model_flags, isa),                                \
      .help = "highest instruction set to use (x86-64: portable, avx2, avx512, amx; aarch64: portable, neon, dotprod); "        \
              "the best there is by default"},                                                                          \
+    {.name = "i2s-order", .type = OPTION_CHOICE, .offset = offsetof(struct model_flags, i2s_order),                    \
+     .default_value = "auto", .choices = "auto|128|64", .help = "packing of I2_S tensors in the file"}
+/* And those that a benchmark has lists for. */
+#define MODEL_FLAGS                                                                                                    \
+    MODEL_FLAGS_FIXED,                                                                                                 \
     {.name = "quantization", .type = OPTION_CHOICE, .offset = offsetof(struct model_flags, quantization),              \
      .default_value = "auto", .choices = "auto|i2s|tl1|tl2", .help = "layout that the ternary kernels read"},          \
-    {.name = "i2s-order", .type = OPTION_CHOICE, .offset = offsetof(struct model_flags, i2s_order),                    \
-     .default_value = "auto", .choices = "auto|128|64", .help = "packing of I2_S tensors in the file"},                \
     {.name = "threads", .type = OPTION_INT, .offset = offsetof(struct model_flags, threads), .default_value = "0",     \
      .min = 0, .max = 1024, .help = "compute threads; 0 = what the machine and its cgroup offer"}
 

@@ -42,6 +42,7 @@ static enum error_code bind_vector(struct model *m, const char *name, float **ou
         return code;
     }
     count_weight(m, t, (size_t)t->dims[0] * sizeof **out);
+    m->layers_bytes += (size_t)t->dims[0] * sizeof **out;
     return ERROR_NONE;
 }
 
@@ -72,7 +73,10 @@ static enum error_code bind_ternary(struct model *m, const char *name, const str
     size_t repacked = ternary_memory_bytes(*out);
     if (repacked)
         gguf_forget(m->gguf, t);
-    count_weight(m, t, repacked ? repacked : t->n_bytes);
+    size_t n_bytes = repacked ? repacked : t->n_bytes;
+    count_weight(m, t, n_bytes);
+    m->layers_bytes += n_bytes;
+    m->n_ternary += t->dims[0] * t->dims[1];
     return ERROR_NONE;
 }
 

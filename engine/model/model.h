@@ -38,6 +38,8 @@ struct model {
     struct tokenizer *tokenizer; /* owned */
     uint64_t n_parameters;
     size_t weight_bytes;         /* allocated and mapped */
+    size_t layers_bytes;         /* what a pass reads of the layers: matrices as kernels read them, norms */
+    uint64_t n_ternary;          /* weights of ternary matrices: multiply-adds of a row */
     enum ternary_format format;
 };
 

@@ -156,6 +156,21 @@ START_TEST(all_logits_and_what_a_screen_cannot_hold_are_full)
 }
 END_TEST
 
+START_TEST(what_is_read_is_the_screen_or_all)
+{
+    struct head h;
+    head_open(&h, 640, NULL, 1);
+    const size_t all = N_ROWS * 640 * sizeof *h.weights;
+    const struct logits_need one = {.top = 1}, every = {.top = 0};
+    ck_assert_uint_eq(dense_read_bytes(h.be, h.screened, NULL), all);
+    ck_assert_uint_eq(dense_read_bytes(h.be, h.screened, &every), all);
+    ck_assert_uint_eq(dense_read_bytes(h.be, h.plain, &one), all);
+    size_t screened = dense_read_bytes(h.be, h.screened, &one);
+    ck_assert(screened >= all / 2 && screened < all / 2 + all / 50);
+    head_close(&h);
+}
+END_TEST
+
 START_TEST(a_table_that_is_not_finite_has_no_screen)
 {
     struct head h;
@@ -167,4 +182,4 @@ START_TEST(a_table_that_is_not_finite_has_no_screen)
 END_TEST
 
 RUN_SUITE("kernels/logits", what_is_needed_is_exact, most_rows_are_left_out, all_logits_and_what_a_screen_cannot_hold_are_full,
-          a_table_that_is_not_finite_has_no_screen)
+          what_is_read_is_the_screen_or_all, a_table_that_is_not_finite_has_no_screen)

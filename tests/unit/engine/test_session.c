@@ -180,6 +180,128 @@ START_TEST(prefill_and_reset)
 }
 END_TEST
 
+/* The rows of a sequence's tokens [from, to); the last one is sampled from. */
+static size_t rows_of(struct session_row *rows, uint32_t sequence, size_t from, size_t to)
+{
+    for (size_t i = from; i < to; i++)
+        rows[i - from] = (struct session_row){sequence, tokens[i], i + 1 == to};
+    return to - from;
+}
+
+static const struct sampling samplings[] = {
+    {.temperature = 0, .top_p = 1, .repetition_penalty = 1},
+    {.temperature = 0.7f, .top_k = 50, .top_p = 0.9f, .repetition_penalty = 1, .seed = 3},
+    {.temperature = 1, .top_p = 1, .repetition_penalty = 1, .seed = 4},
+    {.temperature = 1.5f, .top_p = 0.5f, .repetition_penalty = 1, .seed = 5},
+};
+
+/* A session draws what an engine answers a request, choice by choice. */
+START_TEST(samples_as_the_engine)
+{
+    enum { PROMPT = 40, N = 20, CHOICES = 3 };
+    struct session_row rows[PROMPT];
+    struct request r = {.tokens = tokens, .n_tokens = PROMPT, .max_tokens = N, .n = CHOICES, .sampling = samplings[_i],
+                        .ignore_eos = true, .deadline_ns = CLOCK_NEVER};
+    struct engine *e = harness_open((struct engine_options){.n_threads = 1});
+    struct harness_answer *answer = harness_finish(harness_submit(e, &r));
+    struct session *s = open_with((struct engine_options){.max_sequences = CHOICES, .sampling = true, .n_threads = 2});
+    struct error err = {0};
+    uint32_t ids[CHOICES];
+    for (uint32_t c = 0; c < CHOICES; c++)
+        ck_assert(!session_sample(s, rows, rows_of(rows, c, 0, PROMPT), &samplings[_i], &ids[c], &err));
+    for (size_t i = 0; i < N; i++) {
+        for (uint32_t c = 0; c < CHOICES; c++) {
+            ck_assert_uint_eq(ids[c], answer->choices[c].ids[i]);
+            rows[c] = (struct session_row){c, ids[c], true};
+        }
+        ck_assert_msg(!session_sample(s, rows, CHOICES, &samplings[_i], ids, &err), "%s", err.message);
+    }
+    session_close(s);
+    free(answer);
+    engine_close(e);
+}
+END_TEST
+
+/* What was cut off is as if it had never been, and its blocks go to others. */
+START_TEST(truncation)
+{
+    struct session_row rows[N_TOKENS];
+    float *logits = malloc(HARNESS_VOCAB * sizeof *logits);
+    /* Told positions and the last, part empty block of each sequence: three blocks, which N_TOKENS need. */
+    struct session *s = open_with((struct engine_options){.max_sequences = 2, .kv_positions = KV_BLOCK_SIZE});
+    struct error err = {0};
+    ck_assert_uint_eq(session_model(s)->n_kv_blocks, 3);
+    for (size_t cut = 1; cut < N_TOKENS - 1; cut += 13) {
+        step(s, rows, rows_of(rows, 0, 0, N_TOKENS), logits);
+        session_truncate(s, 0, cut);
+        session_truncate(s, 0, N_TOKENS); /* there are fewer: nothing happens */
+        session_truncate(s, 99, 0);
+        step(s, rows, rows_of(rows, 0, cut, N_TOKENS), logits);
+        ck_assert_mem_eq(logits, expected + (N_TOKENS - 1) * HARNESS_VOCAB, HARNESS_VOCAB * sizeof *logits);
+        session_reset(s, 0);
+        check_chunks(s, 1, 32);
+        ck_assert_int_eq(session_step(s, rows, rows_of(rows, 0, 0, 1), false, logits, &err), ERROR_VALIDATION_FAILED);
+        ck_assert_msg(strstr(err.message, "no block") != NULL, "%s", err.message);
+        session_reset(s, 1);
+        session_reset(s, 0);
+    }
+    session_close(s);
+    free(logits);
+}
+END_TEST
+
+START_TEST(sampling_refused)
+{
+    struct session_row rows[3] = {{0, 1, true}, {0, 2, true}, {0, 3, true}};
+    struct sampling penalty = samplings[0];
+    struct error err = {0};
+    uint32_t ids[3];
+    penalty.presence_penalty = 0.5f;
+    struct session *s = open_with((struct engine_options){.sampling = true});
+    ck_assert_int_eq(session_sample(s, rows, 1, &penalty, ids, &err), ERROR_VALIDATION_FAILED);
+    ck_assert_msg(strstr(err.message, "penalties") != NULL, "%s", err.message);
+    ck_assert_int_eq(session_sample(s, rows, 3, &samplings[0], ids, &err), ERROR_VALIDATION_FAILED);
+    ck_assert_str_eq(err.param, "rows");
+    session_close(s);
+    s = open_with((struct engine_options){.n_threads = 1});
+    ck_assert_int_eq(session_sample(s, rows, 1, &samplings[0], ids, &err), ERROR_VALIDATION_FAILED);
+    ck_assert_msg(strstr(err.message, "not opened") != NULL, "%s", err.message);
+    session_close(s);
+}
+END_TEST
+
+START_TEST(work)
+{
+    struct session *s = open_with((struct engine_options){.sampling = true});
+    const struct engine_model *m = session_model(s);
+    struct session_work all, greedy;
+    session_work(s, 3, 2 * KV_BLOCK_SIZE, NULL, &all);
+    session_work(s, 3, 2 * KV_BLOCK_SIZE, &samplings[0], &greedy);
+    ck_assert_uint_eq(all.kv_bytes, 2 * m->kv_bytes / m->n_kv_blocks);
+    ck_assert(all.weight_bytes > 0 && all.weight_bytes + greedy.head_bytes < m->weight_bytes);
+    ck_assert(greedy.head_bytes > 0 && greedy.head_bytes < all.head_bytes);
+    ck_assert_uint_eq(all.multiply_adds % 3, 0);
+    ck_assert(all.multiply_adds / 3 > 4 * (all.weight_bytes / 2) && all.multiply_adds / 3 < m->n_parameters);
+    session_close(s);
+}
+END_TEST
+
+START_TEST(limits)
+{
+    struct engine_limits l;
+    struct error err = {0};
+    struct engine_options options = {.device = "cpu", .isa = "portable", .n_threads = 2};
+    ck_assert(!engine_measure(&options, &l, &err));
+    ck_assert(l.read_bytes_per_s > 0 && l.int8_per_s > 0);
+    ck_assert_int_eq(l.n_threads, 2);
+    ck_assert_str_eq(l.device, "cpu");
+    ck_assert_str_eq(l.isa, "portable");
+    ck_assert_uint_gt(strlen(l.device_name), 0);
+    options.device = "toaster";
+    ck_assert_int_eq(engine_measure(&options, &l, &err), ERROR_VALIDATION_FAILED);
+}
+END_TEST
+
 START_TEST(refused)
 {
     static const struct {
@@ -263,6 +385,11 @@ int main(void)
     tcase_add_loop_test(tests, threads_and_isa, 0, sizeof variants / sizeof variants[0]);
     tcase_add_test(tests, mixed_batches);
     tcase_add_test(tests, prefill_and_reset);
+    tcase_add_loop_test(tests, samples_as_the_engine, 0, sizeof samplings / sizeof samplings[0]);
+    tcase_add_test(tests, truncation);
+    tcase_add_test(tests, sampling_refused);
+    tcase_add_test(tests, work);
+    tcase_add_test(tests, limits);
     tcase_add_test(tests, refused);
     tcase_add_test(tests, description);
     tcase_add_test(tests, devices);
