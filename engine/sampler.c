@@ -320,6 +320,21 @@ static void report_logprobs(struct sampler *s, const struct sample_input *in, co
         out->top[i] = (struct token_logprob){s->candidates[i].id, s->candidates[i].logit - max - log_sum};
 }
 
+/* A top-k needs the k largest, greedy the largest; presence and frequency penalties move those of generated tokens, so these are
+ * wanted besides. What looks at all, or moves what is hard to list, gets all. */
+struct logits_need sampler_need(const struct sampling *p, const struct sample_input *in)
+{
+    bool repetition = p->repetition_penalty != 0 && p->repetition_penalty != 1;
+    if (in->logprobs || p->n_bias || repetition)
+        return (struct logits_need){.top = 0};
+    struct logits_need need = {.top = p->temperature > 0 ? p->top_k : 1};
+    if (p->presence_penalty != 0 || p->frequency_penalty != 0) {
+        need.ids = in->generated;
+        need.n_ids = in->n_generated;
+    }
+    return need;
+}
+
 enum error_code sampler_draw(struct sampler *s, const struct sampling *p, const struct sample_input *in, float *logits,
                              struct sample *out, struct error *err)
 {

@@ -47,6 +47,9 @@ enum error_code sampler_open(uint32_t vocab_size, struct sampler **out, struct e
 void sampler_close(struct sampler *s);
 size_t sampler_memory_bytes(const struct sampler *s);
 
+/* What sampler_draw will read of the logits of such a row, so that a backend need not compute the rest; its ids are in->generated. */
+struct logits_need sampler_need(const struct sampling *p, const struct sample_input *in);
+
 /* Draws one token. `logits` [vocab_size] are changed. A logit that is NaN or +infinity, or none above -infinity, is
  * ERROR_INFERENCE_FAILED; finite logits always give a token. Allocates nothing. */
 enum error_code sampler_draw(struct sampler *s, const struct sampling *p, const struct sample_input *in, float *logits,

@@ -6,20 +6,17 @@
 
 #include <assert.h>
 
-/* What sampler_draw will read of a row of logits. A top-k needs the k largest, greedy the largest; presence and frequency penalties
- * move those of generated tokens, so these are wanted besides. What looks at all, or moves what is hard to list, gets all. */
-static struct logits_need need_of(const struct sequence *q)
+/* What the next token of a sequence depends on, beside logits: its tokens, its choice, its position. */
+static struct sample_input input_of(const struct sequence *q)
 {
-    const struct sampling *p = &q->job->sampling;
-    bool repetition = p->repetition_penalty != 0 && p->repetition_penalty != 1;
-    if (q->job->logprobs || p->n_bias || repetition)
-        return (struct logits_need){.top = 0};
-    struct logits_need need = {.top = p->temperature > 0 ? p->top_k : 1};
-    if (p->presence_penalty != 0 || p->frequency_penalty != 0) {
-        need.ids = q->generated;
-        need.n_ids = q->n_generated;
-    }
-    return need;
+    const struct job *j = q->job;
+    return (struct sample_input){.prompt = j->prompt,
+                                 .n_prompt = j->n_prompt,
+                                 .generated = q->generated,
+                                 .n_generated = q->n_generated,
+                                 .choice = q->choice,
+                                 .logprobs = j->logprobs,
+                                 .n_top = j->n_top};
 }
 
 /* Appends the next n rows of a sequence; the row of its last known token gets logits. */
@@ -32,7 +29,8 @@ static size_t add_rows(struct loop *l, struct sequence *q, uint32_t n, size_t at
     }
     if (sequence_n_left(q) == 0) {
         l->out_rows[l->n_out] = (int32_t)at - 1;
-        l->needs[l->n_out] = need_of(q);
+        struct sample_input in = input_of(q);
+        l->needs[l->n_out] = sampler_need(&q->job->sampling, &in);
         l->out_sequences[l->n_out++] = q;
     }
     return at;
@@ -64,21 +62,6 @@ static void note_batch(struct loop *l, size_t n_sequences)
             j->n_step_sequences += n_sequences;
         }
     }
-}
-
-/* Sampling depends on the sequence alone: its tokens, its parameters, its position. */
-static enum error_code sample(struct engine *e, const struct sequence *q, float *logits, struct sample *out,
-                              struct error *err)
-{
-    const struct job *j = q->job;
-    struct sample_input in = {.prompt = j->prompt,
-                              .n_prompt = j->n_prompt,
-                              .generated = q->generated,
-                              .n_generated = q->n_generated,
-                              .choice = q->choice,
-                              .logprobs = j->logprobs,
-                              .n_top = j->n_top};
-    return sampler_draw(e->loop.sampler, &j->sampling, &in, logits, out, err);
 }
 
 static void note_token(struct engine *e, struct sequence *q)
@@ -128,7 +111,8 @@ static void sample_all(struct engine *e)
         struct error err = {0};
         if (!q) /* its request ended with another choice's failure */
             continue;
-        if (sample(e, q, l->logits + i * e->limits.vocab_size, &drawn, &err)) {
+        struct sample_input in = input_of(q);
+        if (sampler_draw(l->sampler, &q->job->sampling, &in, l->logits + i * e->limits.vocab_size, &drawn, &err)) {
             log_error("engine", "sampling failed", LOG_STR("request_id", q->job->id), LOG_STR("error", err.message));
             loop_abort_job(e, q->job, FINISH_ERROR, &err);
             continue;
