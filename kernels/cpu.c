@@ -31,7 +31,6 @@ const char *cpu_kernels_init(struct cpu_kernels *k, const char *isa)
         asked++;
     if (!cpu_levels[asked].name)
         return NULL;
-<<<<<<< HEAD
     if (isa && asked < level)
         level = asked;
     for (size_t i = 0; i <= level; i++)
@@ -46,31 +45,6 @@ static enum error_code unknown_isa(const char *isa, struct error *err)
         at += (size_t)snprintf(names + at, sizeof names - at, "%s%s", i ? ", " : "", cpu_levels[i].name);
     return error_set_param(err, ERROR_VALIDATION_FAILED, "isa",
                            "expected an instruction set of this architecture (%s), found \"%.64s\"", names, isa);
-=======
-    if (!isa || level > offered)
-        level = offered;
-#define STORE(ret, name, args) k->name = name##_portable;
-    CPU_KERNELS(STORE)
-#undef STORE
-#if defined(__x86_64__)
-    if (level >= CPU_AVX2) {
-#define STORE(ret, name, args) k->name = name##_avx2;
-        CPU_KERNELS(STORE)
-#undef STORE
-    }
-    if (level >= CPU_AVX512) {
-        k->matmul_tiles_i8 = matmul_tiles_i8_avx512;
-        k->screen_i8 = screen_i8_avx512;
-        k->read_bytes = read_bytes_avx512;
-        k->peak_i8 = peak_i8_avx512;
-    }
-    if (level >= CPU_AMX) {
-        k->matmul_tiles_i8 = matmul_tiles_i8_amx;
-        k->peak_i8 = peak_i8_amx;
-    }
-#endif
-    return level_names[level];
->>>>>>> bench
 }
 
 struct parallel {

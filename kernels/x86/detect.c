@@ -33,9 +33,15 @@ static void fill_avx512(struct cpu_kernels *k)
 {
     k->matmul_tiles_i8 = matmul_tiles_i8_avx512;
     k->screen_i8 = screen_i8_avx512;
+    k->read_bytes = read_bytes_avx512;
+    k->peak_i8 = peak_i8_avx512;
 }
 
-static void fill_amx(struct cpu_kernels *k) { k->matmul_tiles_i8 = matmul_tiles_i8_amx; }
+static void fill_amx(struct cpu_kernels *k)
+{
+    k->matmul_tiles_i8 = matmul_tiles_i8_amx;
+    k->peak_i8 = peak_i8_amx;
+}
 
 const struct cpu_level cpu_levels[] = {[PORTABLE] = {"portable", cpu_fill_portable},
                                        [AVX2] = {"avx2", fill_avx2},
