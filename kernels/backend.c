@@ -9,6 +9,7 @@
 #include <stdlib.h>
 
 #define MAX_MATS 4
+#define ACTIVATION_PAD 384 /* whole blocks of 128 columns and of 96 */
 
 /* N of "cuda:N", -1 when `device` is something else. */
 static int cuda_ordinal(const char *device)
@@ -83,12 +84,11 @@ enum error_code ternary_open(struct backend *be, const struct tensor_view *view,
                              struct ternary **out, struct error *err)
 {
     struct ternary_packed packed;
-    (void)format; /* one layout serves all requests */
     *out = NULL;
     enum error_code code = ternary_prepare(be->pool, view, &packed, err);
     if (code)
         return code;
-    code = be->ops->ternary_open(be, &packed, out, err);
+    code = be->ops->ternary_open(be, &packed, format, out, err);
     if (code)
         free(packed.owned);
     return code;
@@ -175,7 +175,7 @@ enum error_code vector_open(struct backend *be, const struct tensor_view *view, 
 
 bool activations_open(struct backend *be, size_t max_rows, size_t max_cols, struct activations *out)
 {
-    size_t stride = (max_cols + TENSOR_PACK_COLS - 1) / TENSOR_PACK_COLS * TENSOR_PACK_COLS, bytes;
+    size_t stride = (max_cols + ACTIVATION_PAD - 1) / ACTIVATION_PAD * ACTIVATION_PAD, bytes;
     *out = (struct activations){.max_rows = max_rows, .max_cols = max_cols, .stride = stride};
     if (__builtin_mul_overflow(max_rows, stride, &bytes) || bytes > SIZE_MAX / sizeof(float))
         return false;

@@ -46,9 +46,9 @@ struct backend_ops {
     void (*upload)(struct backend *be, void *dev, const void *host, size_t n_bytes);
     void (*download)(struct backend *be, void *host, const void *dev, size_t n_bytes);
     enum error_code (*sync)(struct backend *be, struct error *err);
-    /* Takes packed->owned when it succeeds. */
-    enum error_code (*ternary_open)(struct backend *be, const struct ternary_packed *packed, struct ternary **out,
-                                    struct error *err);
+    /* Takes packed->owned when it succeeds. `format` is a wish; the matrix says what it has. */
+    enum error_code (*ternary_open)(struct backend *be, const struct ternary_packed *packed, enum ternary_format format,
+                                    struct ternary **out, struct error *err);
     void (*ternary_close)(struct backend *be, struct ternary *w);
     enum error_code (*dense_open)(struct backend *be, const struct tensor_view *view, struct dense **out,
                                   struct error *err);

@@ -17,6 +17,7 @@ void cpu_fill_portable(struct cpu_kernels *k)
 #define STORE(ret, name, args) k->name = name##_portable;
     CPU_KERNELS(STORE)
 #undef STORE
+    k->auto_format = TERNARY_I2S;
 }
 
 #if !defined(__x86_64__) && !defined(__aarch64__)
@@ -133,7 +134,7 @@ static enum error_code cpu_sync(struct backend *be, struct error *err)
 static void cpu_close(struct backend *be)
 {
     struct cpu *cpu = (struct cpu *)be;
-    free(cpu->panels);
+    free(cpu->scratch);
     free(cpu->partials);
     free(cpu);
 }

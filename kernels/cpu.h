@@ -11,6 +11,7 @@
 #include "kernels/backend.h"
 #include "kernels/screen.h"
 #include "kernels/tiles.h"
+#include "kernels/triples.h"
 
 #include <stdatomic.h>
 
@@ -46,6 +47,7 @@ struct attention_segment {
 #define CPU_KERNELS(X)                                                                                                 \
     X(void, matmul_i2s_i8, (const struct matmul_tile *tile))                                                           \
     X(void, matmul_tiles_i8, (const struct matmul_tiles *tiles))                                                       \
+    X(void, matmul_triples_i8, (const struct matmul_tiles *triples))                                                   \
     /* sums of n_rows rows of a screen times both halves of x */                                                       \
     X(void, screen_i8, (const int8_t *rows, size_t stride, size_t n_rows, const struct screen_x *x, int32_t *high,     \
                         int32_t *low))                                                                                 \
@@ -89,6 +91,7 @@ CPU_KERNELS(CPU_DECLARE)
 #undef CPU_DECLARE
 /* Variants beyond AVX2 exist where they pay. */
 matmul_tiles_i8_fn matmul_tiles_i8_avx512, matmul_tiles_i8_amx;
+matmul_triples_i8_fn matmul_triples_i8_vbmi, matmul_triples_i8_amx;
 screen_i8_fn screen_i8_avx512;
 read_bytes_fn read_bytes_avx512;
 peak_i8_fn peak_i8_avx512, peak_i8_amx;
@@ -110,6 +113,7 @@ CPU_KERNELS_DOTPROD(CPU_DECLARE)
 #define CPU_ENTRY(ret, name, args) name##_fn *name;
 struct cpu_kernels {
     CPU_KERNELS(CPU_ENTRY)
+    enum ternary_format auto_format; /* the layout whose decode is fastest with these */
 };
 #undef CPU_ENTRY
 
@@ -127,14 +131,15 @@ struct cpu {
     struct cpu_partial *partials; /* [2 * n_partials]: of segments, then running ones */
     atomic_size_t next_item;
     bool map_weights;
-    uint8_t *panels;              /* [n_threads][panel_bytes]: scratch of matmul_tiles_i8 */
-    size_t panel_bytes;           /* for the widest matrix so far */
+    uint8_t *scratch;             /* [n_threads][scratch_bytes]: of op_matmul */
+    size_t scratch_bytes;         /* for the widest matrix so far */
 };
 
 struct cpu_ternary {
     struct ternary base;
-    struct ternary_packed packed; /* rows and owned are NULL when tiles are there */
-    uint8_t *tiles;
+    const struct cpu_layout *layout; /* kernels/layout.h */
+    struct ternary_packed packed;    /* rows and owned are NULL when it was repacked */
+    uint8_t *data;                   /* what the layout's pack made; NULL: mapped rows */
 };
 
 struct cpu_dense {
@@ -175,8 +180,8 @@ void cpu_for(struct cpu *cpu, size_t n, size_t cost, cpu_items_fn *fn, const voi
 /* Hands items out one by one, for items of unlike cost. */
 void cpu_for_each(struct cpu *cpu, size_t n, size_t cost, cpu_items_fn *fn, const void *call);
 
-enum error_code cpu_ternary_open(struct backend *be, const struct ternary_packed *packed, struct ternary **out,
-                                 struct error *err);
+enum error_code cpu_ternary_open(struct backend *be, const struct ternary_packed *packed, enum ternary_format format,
+                                 struct ternary **out, struct error *err);
 void cpu_ternary_close(struct backend *be, struct ternary *w);
 enum error_code cpu_dense_open(struct backend *be, const struct tensor_view *view, struct dense **out, struct error *err);
 void cpu_dense_close(struct backend *be, struct dense *w);

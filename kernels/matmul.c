@@ -2,7 +2,7 @@
  * Ternary weights times int8 activations. Codes are 0, 1, 2 for -1, 0, +1, so a sum over codes exceeds the wanted one by the
  * sum of the activations, which op_quantize left beside them.
  */
-#include "kernels/cpu.h"
+#include "kernels/layout.h"
 #include "kernels/memory.h"
 #include "kernels/pool.h"
 
@@ -55,52 +55,62 @@ void matmul_i2s_i8_portable(const struct matmul_tile *m)
 }
 
 /* Scratch for the widest matrix, so that no operation allocates. */
-static bool grow_panels(struct cpu *cpu, size_t n_cols)
+static bool grow_scratch(struct cpu *cpu, size_t n_bytes)
 {
-    size_t panel_bytes = TILES_PANEL_BYTES(n_cols);
-    if (panel_bytes <= cpu->panel_bytes)
+    n_bytes = (n_bytes + 63) / 64 * 64;
+    if (n_bytes <= cpu->scratch_bytes)
         return true;
-    uint8_t *panels = aligned_alloc(64, (size_t)pool_size(cpu->base.pool) * panel_bytes);
-    if (!panels)
+    uint8_t *scratch = aligned_alloc(64, (size_t)pool_size(cpu->base.pool) * n_bytes);
+    if (!scratch)
         return false;
-    free(cpu->panels);
-    cpu->panels = panels;
-    cpu->panel_bytes = panel_bytes;
+    free(cpu->scratch);
+    cpu->scratch = scratch;
+    cpu->scratch_bytes = n_bytes;
     return true;
 }
 
-/* Turns rows into tiles and gives the rows back. */
+/* Brings rows into the matrix's layout and gives the rows back. */
 static bool repack(struct cpu *cpu, struct cpu_ternary *w)
 {
+    const struct cpu_layout *l = w->layout;
     struct ternary_packed *p = &w->packed;
-    size_t n_bytes = tiles_bytes(p->n_rows, p->row_bytes * 4);
-    if (!grow_panels(cpu, p->row_bytes * 4) || !(w->tiles = memory_alloc_weights(n_bytes)))
+    w->base.memory_bytes = l->bytes(w->base.n_rows, w->base.n_cols);
+    if (!grow_scratch(cpu, l->scratch_bytes(w->base.n_cols)) || !(w->data = memory_alloc_weights(w->base.memory_bytes)))
         return false;
-    tiles_pack(cpu->base.pool, p, w->tiles);
+    l->pack(cpu->base.pool, p, w->data);
     free(p->owned);
     p->owned = NULL;
     p->rows = NULL;
-    w->base.memory_bytes = n_bytes;
     return true;
 }
 
-enum error_code cpu_ternary_open(struct backend *be, const struct ternary_packed *packed, struct ternary **out,
-                                 struct error *err)
+static const struct cpu_layout *choose_layout(const struct cpu *cpu, enum ternary_format format)
+{
+    if (cpu->map_weights)
+        return &layout_rows;
+    if (format == TERNARY_AUTO)
+        format = cpu->kernels.auto_format;
+    return format == TERNARY_TL2 ? &layout_triples : &layout_tiles;
+}
+
+enum error_code cpu_ternary_open(struct backend *be, const struct ternary_packed *packed, enum ternary_format format,
+                                 struct ternary **out, struct error *err)
 {
     struct cpu *cpu = (struct cpu *)be;
     struct cpu_ternary *w = calloc(1, sizeof *w);
     if (!w)
         return error_set(err, ERROR_MEMORY_EXHAUSTED, "no memory for a matrix");
+    w->layout = choose_layout(cpu, format);
     w->packed = *packed;
-    w->base = (struct ternary){.format = TERNARY_I2S,
+    w->base = (struct ternary){.format = w->layout->format,
                                .n_rows = packed->n_rows,
                                .n_cols = packed->row_bytes * 4,
                                .scale = packed->scale,
                                .memory_bytes = packed->owned_bytes};
-    if (!cpu->map_weights && !repack(cpu, w)) {
+    if (w->layout->pack && !repack(cpu, w)) {
+        size_t n_bytes = w->base.memory_bytes;
         free(w);
-        return error_set(err, ERROR_MEMORY_EXHAUSTED, "no memory for %zu bytes of repacked weights",
-                         tiles_bytes(packed->n_rows, packed->row_bytes * 4));
+        return error_set(err, ERROR_MEMORY_EXHAUSTED, "no memory for %zu bytes of repacked weights", n_bytes);
     }
     *out = &w->base;
     return ERROR_NONE;
@@ -111,31 +121,26 @@ void cpu_ternary_close(struct backend *be, struct ternary *w)
     struct cpu_ternary *t = (struct cpu_ternary *)w;
     (void)be;
     free(t->packed.owned);
-    memory_free_weights(t->tiles);
+    memory_free_weights(t->data);
     free(t);
 }
 
-struct matmul_call {
-    const struct ternary *const *w;
-    float *const *y;
-    size_t n_mats;
-    const struct activations *a;
-    size_t n;
-};
-
-/* Rows begin .. end - 1 of one mapped matrix, in tiles. */
-static void matmul_rows(const struct cpu *cpu, const struct matmul_call *c, size_t mat, size_t begin, size_t end)
+/* Mapped rows, as many at once as stay in L1 while the tokens pass. */
+static void multiply_rows(const struct cpu *cpu, const struct matmul_call *c, size_t mat, size_t begin, size_t end,
+                          uint8_t *scratch)
 {
     const struct cpu_ternary *w = (const struct cpu_ternary *)c->w[mat];
     size_t row_bytes = w->packed.row_bytes, tile = L1_BYTES / row_bytes & ~(size_t)7;
+    size_t first = begin * TILE_ROWS, last = first + layout_n_rows(&layout_rows, w->base.n_rows, begin, end);
+    (void)scratch;
     if (tile < 8)
         tile = 8;
     if (c->n == 1)
-        tile = end - begin;
-    for (size_t r = begin; r < end; r += tile) {
+        tile = last - first;
+    for (size_t r = first; r < last; r += tile) {
         struct matmul_tile t = {.rows = w->packed.rows + r * row_bytes,
                                 .row_bytes = row_bytes,
-                                .n_rows = end - r < tile ? end - r : tile,
+                                .n_rows = last - r < tile ? last - r : tile,
                                 .q = c->a->q,
                                 .q_stride = c->a->stride,
                                 .q_scale = c->a->scale,
@@ -148,40 +153,78 @@ static void matmul_rows(const struct cpu *cpu, const struct matmul_call *c, size
     }
 }
 
-/* Groups begin .. end - 1 of one repacked matrix. */
-static void matmul_groups(const struct cpu *cpu, const struct matmul_call *c, size_t mat, size_t begin, size_t end, int thread)
+const struct cpu_layout layout_rows = {.format = TERNARY_I2S, .group_rows = TILE_ROWS, .multiply = multiply_rows};
+
+/* Groups begin .. end - 1 of tiles or triples, n_cols columns in group_bytes bytes a group. */
+static void multiply_groups(matmul_tiles_i8_fn *kernel, const struct matmul_call *c, size_t mat, size_t n_cols,
+                            size_t group_bytes, size_t begin, size_t end, uint8_t *scratch)
 {
     const struct cpu_ternary *w = (const struct cpu_ternary *)c->w[mat];
-    size_t n_cols = w->base.n_cols, row = begin * TILE_ROWS, last = end * TILE_ROWS;
-    struct matmul_tiles m = {.tiles = w->tiles + begin * (n_cols / TILE_COLS) * TILE_BYTES,
+    struct matmul_tiles m = {.tiles = w->data + begin * group_bytes,
                              .n_cols = n_cols,
                              .n_groups = end - begin,
-                             .n_rows = (last < w->base.n_rows ? last : w->base.n_rows) - row,
+                             .n_rows = layout_n_rows(w->layout, w->base.n_rows, begin, end),
                              .q = c->a->q,
                              .q_stride = c->a->stride,
                              .q_scale = c->a->scale,
                              .q_sum = c->a->sum,
                              .n_tokens = c->n,
-                             .scale = w->packed.scale,
-                             .y = c->y[mat] + row,
+                             .scale = w->base.scale,
+                             .y = c->y[mat] + begin * TILE_ROWS,
                              .y_stride = w->base.n_rows,
-                             .panel = cpu->panels + (size_t)thread * cpu->panel_bytes};
-    cpu->kernels.matmul_tiles_i8(&m);
+                             .scratch = scratch};
+    kernel(&m);
 }
 
-/* Items are groups of 16 rows of all matrices, one after the other. */
+static void multiply_tiles(const struct cpu *cpu, const struct matmul_call *c, size_t mat, size_t begin, size_t end,
+                           uint8_t *scratch)
+{
+    size_t n_cols = c->w[mat]->n_cols;
+    multiply_groups(cpu->kernels.matmul_tiles_i8, c, mat, n_cols, tiles_bytes(1, n_cols), begin, end, scratch);
+}
+
+static void multiply_triples(const struct cpu *cpu, const struct matmul_call *c, size_t mat, size_t begin, size_t end,
+                             uint8_t *scratch)
+{
+    size_t n_cols = triples_cols(c->w[mat]->n_cols);
+    multiply_groups(cpu->kernels.matmul_triples_i8, c, mat, n_cols, triples_bytes(1, n_cols), begin, end, scratch);
+}
+
+static size_t scratch_bytes(size_t n_cols) { return MATMUL_SCRATCH_BYTES(triples_cols(n_cols)); }
+
+const struct cpu_layout layout_tiles = {.format = TERNARY_I2S,
+                                        .group_rows = TILE_ROWS,
+                                        .bytes = tiles_bytes,
+                                        .scratch_bytes = scratch_bytes,
+                                        .pack = tiles_pack,
+                                        .multiply = multiply_tiles};
+
+const struct cpu_layout layout_triples = {.format = TERNARY_TL2,
+                                          .group_rows = TILE_ROWS,
+                                          .bytes = triples_bytes,
+                                          .scratch_bytes = scratch_bytes,
+                                          .pack = triples_pack,
+                                          .multiply = multiply_triples};
+
+static const struct cpu_layout *layout_of(const struct ternary *w) { return ((const struct cpu_ternary *)w)->layout; }
+
+/* Items are groups of rows of all matrices, one after the other. */
 static void matmul_items(struct cpu *cpu, const void *call, size_t begin, size_t end, int thread)
 {
     const struct matmul_call *c = call;
+    const struct cpu_layout *prepared = NULL;
+    uint8_t *scratch = cpu->scratch + (size_t)thread * cpu->scratch_bytes;
     size_t first = 0;
     for (size_t m = 0; m < c->n_mats; m++) {
-        size_t n_rows = c->w[m]->n_rows, last = first + tiles_n_groups(n_rows);
+        const struct cpu_layout *l = layout_of(c->w[m]);
+        size_t last = first + layout_n_groups(l, c->w[m]->n_rows);
         size_t from = begin > first ? begin : first, to = end < last ? end : last;
-        if (from < to && ((const struct cpu_ternary *)c->w[m])->tiles)
-            matmul_groups(cpu, c, m, from - first, to - first, thread);
-        else if (from < to)
-            matmul_rows(cpu, c, m, (from - first) * TILE_ROWS,
-                        (to - first) * TILE_ROWS < n_rows ? (to - first) * TILE_ROWS : n_rows);
+        if (from < to) {
+            if (l->prepare && l != prepared)
+                l->prepare(cpu, c, scratch);
+            prepared = l;
+            l->multiply(cpu, c, m, from - first, to - first, scratch);
+        }
         first = last;
     }
 }
@@ -192,6 +235,6 @@ void cpu_op_matmul(struct backend *be, const struct ternary *const *w, float *co
     struct matmul_call call = {.w = w, .y = y, .n_mats = n_mats, .a = a, .n = n};
     size_t n_groups = 0;
     for (size_t m = 0; m < n_mats; m++)
-        n_groups += tiles_n_groups(w[m]->n_rows);
-    cpu_for((struct cpu *)be, n_groups, TILE_ROWS * w[0]->n_cols * n / 4, matmul_items, &call);
+        n_groups += layout_n_groups(layout_of(w[m]), w[m]->n_rows);
+    cpu_for((struct cpu *)be, n_groups, layout_of(w[0])->group_rows * w[0]->n_cols * n / 4, matmul_items, &call);
 }

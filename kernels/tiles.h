@@ -25,10 +25,10 @@
 
 struct pool;
 
-/* Groups of rows times tokens; y[t * y_stride + r], r < n_rows. */
+/* Groups of rows times tokens; y[t * y_stride + r], r < n_rows. Also of triples (kernels/triples.h), in their own blocks. */
 struct matmul_tiles {
     const uint8_t *tiles;    /* [n_groups][n_cols / 16][64], 64-byte aligned */
-    size_t n_cols;           /* a multiple of 128 */
+    size_t n_cols;           /* whole tiles: a multiple of 128; whole blocks of triples: of 96 */
     size_t n_groups, n_rows; /* 16 (n_groups - 1) < n_rows <= 16 n_groups */
     const int8_t *q;         /* [n_tokens][q_stride] */
     size_t q_stride;
@@ -38,11 +38,12 @@ struct matmul_tiles {
     float scale;             /* of the weights */
     float *y;
     size_t y_stride;
-    uint8_t *panel;          /* scratch of this thread: TILES_PANEL_BYTES(n_cols), 64-byte aligned */
+    uint8_t *scratch;        /* of this thread: MATMUL_SCRATCH_BYTES(n_cols), 64-byte aligned */
 };
 
-/* Two groups of rows with a byte for each code. */
-#define TILES_PANEL_BYTES(n_cols) ((size_t)2 * TILE_ROWS * (n_cols))
+/* Room for the activations of a stripe of tokens, or for the codes of two groups of rows, a byte each. */
+#define MATMUL_STRIPE 48
+#define MATMUL_SCRATCH_BYTES(n_cols) ((size_t)MATMUL_STRIPE * (n_cols))
 
 /* Groups of n_rows rows, and the bytes of their tiles. */
 size_t tiles_n_groups(size_t n_rows);

@@ -117,8 +117,8 @@ BLOCK_REDUCE(block_max, float, warp_max, fmaxf)
 #undef BLOCK_REDUCE
 
 /* The operations, as in struct backend_ops. */
-enum error_code gpu_ternary_open(struct backend *be, const struct ternary_packed *packed, struct ternary **out,
-                                 struct error *err);
+enum error_code gpu_ternary_open(struct backend *be, const struct ternary_packed *packed, enum ternary_format format,
+                                 struct ternary **out, struct error *err);
 void gpu_ternary_close(struct backend *be, struct ternary *w);
 enum error_code gpu_dense_open(struct backend *be, const struct tensor_view *view, struct dense **out, struct error *err);
 void gpu_dense_close(struct backend *be, struct dense *w);

@@ -66,9 +66,10 @@ void gpu_quantize(struct backend *be, const float *x, size_t n, size_t dim, stru
     gpu_launched(gpu);
 }
 
-enum error_code gpu_ternary_open(struct backend *be, const struct ternary_packed *packed, struct ternary **out,
-                                 struct error *err)
+enum error_code gpu_ternary_open(struct backend *be, const struct ternary_packed *packed, enum ternary_format format,
+                                 struct ternary **out, struct error *err)
 {
+    (void)format; /* one layout serves all requests */
     size_t n_bytes = packed->row_bytes * packed->n_rows;
     struct gpu_ternary *w = (struct gpu_ternary *)calloc(1, sizeof *w);
     uint8_t *rows = w ? (uint8_t *)be->ops->alloc(be, n_bytes) : NULL;

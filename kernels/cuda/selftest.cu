@@ -61,7 +61,7 @@ static bool check_matmul(struct backend *be)
     a.scale = (float *)be->ops->alloc(be, N * sizeof(float));
     a.sum = (int32_t *)be->ops->alloc(be, N * sizeof(int32_t));
     float *dev_x = (float *)be->ops->alloc(be, sizeof x), *dev_y = (float *)be->ops->alloc(be, sizeof found);
-    bool good = a.q && a.scale && a.sum && dev_x && dev_y && !be->ops->ternary_open(be, &packed, &w, NULL);
+    bool good = a.q && a.scale && a.sum && dev_x && dev_y && !be->ops->ternary_open(be, &packed, TERNARY_I2S, &w, NULL);
     if (good) {
         const struct ternary *mats[1] = {w};
         be->ops->upload(be, dev_x, x, sizeof x);

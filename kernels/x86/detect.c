@@ -12,6 +12,7 @@
 #define LEAF1_ECX_F16C (1u << 29)
 #define LEAF7_EBX_AVX2 (1u << 5)
 #define LEAF7_EBX_AVX512 (1u << 16 | 1u << 30 | 1u << 31) /* F, BW, VL */
+#define LEAF7_ECX_VBMI (1u << 1)
 #define LEAF7_ECX_VNNI (1u << 11)
 #define LEAF7_EDX_AMX (1u << 24 | 1u << 25)                /* TILE, INT8 */
 #define XCR0_AVX 0x6u                                      /* both halves of ymm are saved */
@@ -29,9 +30,20 @@ static void fill_avx2(struct cpu_kernels *k)
 #undef STORE
 }
 
+/* All but the first CPUs with AVX-512 look bytes up in tables. */
+static bool has_vbmi(void)
+{
+    unsigned a, b, c, d;
+    return __get_cpuid_count(7, 0, &a, &b, &c, &d) && (c & LEAF7_ECX_VBMI);
+}
+
 static void fill_avx512(struct cpu_kernels *k)
 {
     k->matmul_tiles_i8 = matmul_tiles_i8_avx512;
+    if (has_vbmi()) {
+        k->matmul_triples_i8 = matmul_triples_i8_vbmi;
+        k->auto_format = TERNARY_TL2; /* fewer bytes, and unpacked as fast as memory delivers */
+    }
     k->screen_i8 = screen_i8_avx512;
     k->read_bytes = read_bytes_avx512;
     k->peak_i8 = peak_i8_avx512;
@@ -40,6 +52,7 @@ static void fill_avx512(struct cpu_kernels *k)
 static void fill_amx(struct cpu_kernels *k)
 {
     k->matmul_tiles_i8 = matmul_tiles_i8_amx;
+    k->matmul_triples_i8 = matmul_triples_i8_amx;
     k->peak_i8 = peak_i8_amx;
 }
 

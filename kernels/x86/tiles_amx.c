@@ -1,5 +1,5 @@
 /*
- * Tiles of ternary weights times int8 activations, AMX. Two groups (32 rows) are unpacked to a byte a code once, which is the layout
+ * Tiles and triples of ternary weights times int8 activations, AMX. Two groups (32 rows) are unpacked to a byte a code once, which is the layout
  * that tdpbsud wants of its second operand: 16 tile rows of 4 columns x 16 weight rows. Then all tokens pass, 32 at a time: four
  * products a step, each of 16 tokens x 16 rows x 64 columns. Few tokens are left to AVX-512.
  *
@@ -7,7 +7,7 @@
  *   tmm2 tmm3   sums of tokens 16..31 with group 0, group 1          tmm6 tmm7   codes of group 0, group 1
  */
 #include "kernels/cpu.h"
-#include "kernels/tiles.h"
+#include "kernels/triples.h"
 
 #include <immintrin.h>
 #include <string.h>
@@ -34,7 +34,9 @@ static void configure(size_t low, size_t high)
 }
 
 /* A byte for each code of one group: [n_cols / 4][16 rows][4 columns]. */
-static void unpack_group(const uint8_t *tiles, size_t n_cols, uint8_t *panel)
+typedef void unpack_fn(const uint8_t *group, size_t n_cols, uint8_t *panel);
+
+static void unpack_tiles(const uint8_t *tiles, size_t n_cols, uint8_t *panel)
 {
     const __m512i mask = _mm512_set1_epi8(3);
     for (size_t k = 0; k < n_cols; k += TILE_COLS, tiles += TILE_BYTES, panel += 256) {
@@ -61,7 +63,7 @@ static void finish(const struct matmul_tiles *m, size_t g, size_t t, size_t n_to
 static void block(const struct matmul_tiles *m, size_t g, bool two_groups, size_t t, size_t low, size_t high)
 {
     int32_t sums[TILE_ROWS][TILE_ROWS] __attribute__((aligned(64)));
-    const uint8_t *panel0 = m->panel, *panel1 = m->panel + TILE_ROWS * m->n_cols;
+    const uint8_t *panel0 = m->scratch, *panel1 = m->scratch + TILE_ROWS * m->n_cols;
     const int8_t *q0 = m->q + t * m->q_stride, *q1 = q0 + low * m->q_stride;
     _tile_zero(0);
     _tile_zero(1);
@@ -109,19 +111,35 @@ static void all_tokens(const struct matmul_tiles *m, size_t g, bool two_groups)
     }
 }
 
-void matmul_tiles_i8_amx(const struct matmul_tiles *m)
+/* Pairs of groups, group_bytes each; m->n_cols is a multiple of STEP. */
+static void all_groups(const struct matmul_tiles *m, size_t group_bytes, unpack_fn *unpack)
 {
-    if (m->n_tokens < MIN_TOKENS) {
-        matmul_tiles_i8_avx512(m);
-        return;
-    }
-    size_t group_bytes = m->n_cols / TILE_COLS * TILE_BYTES;
     for (size_t g = 0; g < m->n_groups; g += 2) {
         bool two_groups = g + 2 <= m->n_groups;
-        unpack_group(m->tiles + g * group_bytes, m->n_cols, m->panel);
+        unpack(m->tiles + g * group_bytes, m->n_cols, m->scratch);
         if (two_groups)
-            unpack_group(m->tiles + (g + 1) * group_bytes, m->n_cols, m->panel + TILE_ROWS * m->n_cols);
+            unpack(m->tiles + (g + 1) * group_bytes, m->n_cols, m->scratch + TILE_ROWS * m->n_cols);
         all_tokens(m, g, two_groups);
     }
     _tile_release();
+}
+
+void matmul_tiles_i8_amx(const struct matmul_tiles *m)
+{
+    if (m->n_tokens < MIN_TOKENS)
+        matmul_tiles_i8_avx512(m);
+    else
+        all_groups(m, m->n_cols / TILE_COLS * TILE_BYTES, unpack_tiles);
+}
+
+/* Blocks of 96 columns are followed by weights 0 up to a whole step. */
+void matmul_triples_i8_amx(const struct matmul_tiles *m)
+{
+    if (m->n_tokens < MIN_TOKENS) {
+        matmul_triples_i8_vbmi(m);
+        return;
+    }
+    struct matmul_tiles padded = *m;
+    padded.n_cols = (m->n_cols + STEP - 1) / STEP * STEP;
+    all_groups(&padded, m->n_cols / TRIPLES_COLS * TRIPLES_BYTES, triples_unpack_vbmi);
 }

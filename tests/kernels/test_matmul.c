@@ -84,7 +84,7 @@ static void run_tiles(const char *isa, const struct problem *p, float *y)
 {
     struct ternary_packed packed = {.rows = p->rows, .row_bytes = p->n_cols / 4, .n_rows = p->n_rows, .n_cols = p->n_cols};
     uint8_t *tiles = guarded_alloc(tiles_bytes(p->n_rows, p->n_cols), 64);
-    uint8_t *panel = guarded_alloc(TILES_PANEL_BYTES(p->n_cols), 64);
+    uint8_t *panel = guarded_alloc(MATMUL_SCRATCH_BYTES(p->n_cols), 64);
     struct cpu_kernels kernels;
     ck_assert_ptr_nonnull(cpu_kernels_init(&kernels, isa));
     tiles_pack(NULL, &packed, tiles);
@@ -100,7 +100,7 @@ static void run_tiles(const char *isa, const struct problem *p, float *y)
                              .scale = 0.37f,
                              .y = y,
                              .y_stride = p->n_rows,
-                             .panel = panel};
+                             .scratch = panel};
     kernels.matmul_tiles_i8(&m);
     guarded_free(tiles);
     guarded_free(panel);
