@@ -85,7 +85,7 @@ static void pack_groups(void *arg, int thread, int n_threads)
 {
     const struct pack *p = arg;
     const struct ternary_packed *w = p->packed;
-    size_t begin, end, n_cols = triples_cols(w->n_cols), group_bytes = n_cols / TRIPLES_COLS * TRIPLES_BYTES;
+    size_t begin, end, n_cols = triples_cols(w->row_bytes * 4), group_bytes = n_cols / TRIPLES_COLS * TRIPLES_BYTES;
     uint8_t none[TRIPLES_COLS];
     memset(none, 1, sizeof none);
     pool_range(tiles_n_groups(w->n_rows), thread, n_threads, &begin, &end);

@@ -1,6 +1,8 @@
 /* Ternary matmul: every variant against exact integers, formats against each other, batches against single rows. */
 #include "tests/kernels/support.h"
 
+#include "kernels/layout.h"
+
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -8,6 +10,14 @@
 
 static const size_t token_counts[] = {1, 2, 3, 4, 5, 8, 33};
 #define N_TOKEN_COUNTS (sizeof token_counts / sizeof token_counts[0])
+
+/* What weights are repacked to. */
+static const struct {
+    const char *name;
+    enum ternary_format format;
+    const struct cpu_layout *layout;
+} layouts[] = {{"tiles", TERNARY_I2S, &layout_tiles}, {"triples", TERNARY_TL2, &layout_triples}};
+#define N_LAYOUTS (sizeof layouts / sizeof layouts[0])
 
 /* Fillings of activations: random, and the ends of their range. */
 enum filling { FILL_RANDOM, FILL_MAX, FILL_MIN, FILL_LOWEST, FILL_ZERO, FILL_OVERFLOW, N_FILLINGS };
@@ -34,7 +44,7 @@ struct problem {
 
 static void problem_open(struct problem *p, size_t n_rows, size_t n_cols, size_t n_tokens, enum filling filling, int code)
 {
-    *p = (struct problem){.n_rows = n_rows, .n_cols = n_cols, .n_tokens = n_tokens, .q_stride = n_cols + 64};
+    *p = (struct problem){.n_rows = n_rows, .n_cols = n_cols, .n_tokens = n_tokens, .q_stride = (n_cols + 383) / 384 * 384 + 64};
     p->codes = make_codes(n_rows, n_cols);
     if (code >= 0)
         memset(p->codes, code, n_rows * n_cols);
@@ -47,6 +57,7 @@ static void problem_open(struct problem *p, size_t n_rows, size_t n_cols, size_t
     for (size_t t = 0; t < n_tokens; t++) {
         p->q_sum[t] = 0;
         p->q_scale[t] = 1.0f + fabsf(random_float(99.0f));
+        memset(p->q + t * p->q_stride + n_cols, 0, p->q_stride - n_cols);
         for (size_t i = 0; i < n_cols; i++) {
             p->q[t * p->q_stride + i] = filled(filling);
             p->q_sum[t] += p->q[t * p->q_stride + i];
@@ -79,31 +90,21 @@ static void run(matmul_i2s_i8_fn *kernel, const struct problem *p, float *y)
     kernel(&tile);
 }
 
-/* The same from tiles, by the kernel of one instruction set. */
-static void run_tiles(const char *isa, const struct problem *p, float *y)
+/* The same from a repacked layout, by the kernel of one instruction set. */
+static void run_layout(const struct cpu_layout *layout, const char *isa, const struct problem *p, float *y)
 {
     struct ternary_packed packed = {.rows = p->rows, .row_bytes = p->n_cols / 4, .n_rows = p->n_rows, .n_cols = p->n_cols};
-    uint8_t *tiles = guarded_alloc(tiles_bytes(p->n_rows, p->n_cols), 64);
-    uint8_t *panel = guarded_alloc(MATMUL_SCRATCH_BYTES(p->n_cols), 64);
-    struct cpu_kernels kernels;
-    ck_assert_ptr_nonnull(cpu_kernels_init(&kernels, isa));
-    tiles_pack(NULL, &packed, tiles);
-    struct matmul_tiles m = {.tiles = tiles,
-                             .n_cols = p->n_cols,
-                             .n_groups = tiles_n_groups(p->n_rows),
-                             .n_rows = p->n_rows,
-                             .q = p->q,
-                             .q_stride = p->q_stride,
-                             .q_scale = p->q_scale,
-                             .q_sum = p->q_sum,
-                             .n_tokens = p->n_tokens,
-                             .scale = 0.37f,
-                             .y = y,
-                             .y_stride = p->n_rows,
-                             .scratch = panel};
-    kernels.matmul_tiles_i8(&m);
-    guarded_free(tiles);
-    guarded_free(panel);
+    uint8_t *data = guarded_alloc(layout->bytes(p->n_rows, p->n_cols), 64);
+    uint8_t *scratch = guarded_alloc(layout->scratch_bytes(p->n_cols), 64);
+    struct cpu cpu = {0};
+    struct cpu_ternary w = {.base = {.n_rows = p->n_rows, .n_cols = p->n_cols, .scale = 0.37f}, .layout = layout, .data = data};
+    struct activations a = {.q = p->q, .scale = p->q_scale, .sum = p->q_sum, .stride = p->q_stride};
+    struct matmul_call call = {.w = (const struct ternary *const[]){&w.base}, .y = (float *const[]){y}, .n_mats = 1, .a = &a, .n = p->n_tokens};
+    ck_assert_ptr_nonnull(cpu_kernels_init(&cpu.kernels, isa));
+    layout->pack(NULL, &packed, data);
+    layout->multiply(&cpu, &call, 0, 0, layout_n_groups(layout, p->n_rows), scratch);
+    guarded_free(data);
+    guarded_free(scratch);
 }
 
 static void exact(const struct problem *p, float *y)
@@ -133,20 +134,23 @@ static void compare(size_t n_rows, size_t n_cols, size_t n_tokens, enum filling 
     memset(found, 0xff, n * sizeof *found);
     run(variants()->best.matmul_i2s_i8, &p, found);
     expect_same(what, expected, found, n, sizeof *found);
-    for (const struct cpu_level *l = cpu_levels; l->name; l++) {
-        memset(found, 0xff, n * sizeof *found);
-        run_tiles(l->name, &p, found);
-        expect_same(l->name, expected, found, n, sizeof *found);
-    }
+    for (const struct cpu_level *l = cpu_levels; l->name; l++)
+        for (size_t i = 0; i < N_LAYOUTS; i++) {
+            char which[160];
+            snprintf(which, sizeof which, "%s, %s: %s", layouts[i].name, l->name, what);
+            memset(found, 0xff, n * sizeof *found);
+            run_layout(layouts[i].layout, l->name, &p, found);
+            expect_same(which, expected, found, n, sizeof *found);
+        }
     free(expected);
     guarded_free(found);
     problem_close(&p);
 }
 
-/* Groups of 16 rows, whole and not, one and two at a time; blocks of 12 and of 32 tokens with all that may be left. */
-START_TEST(tiles_give_the_exact_sums)
+/* Groups of 16 rows, whole and not; stripes of 48 tokens and blocks of 16 and of 32 with all that may be left. */
+START_TEST(layouts_give_the_exact_sums)
 {
-    static const size_t rows[] = {1, 15, 16, 17, 31, 32, 33, 48, 70}, tokens[] = {1, 2, 3, 7, 8, 12, 15, 16, 17, 31, 32, 33, 47, 64, 79};
+    static const size_t rows[] = {1, 15, 16, 17, 31, 32, 33, 48, 70}, tokens[] = {1, 2, 3, 4, 5, 6, 7, 8, 11, 12, 15, 16, 17, 31, 32, 33, 47, 48, 49, 64, 79, 97};
     for (size_t r = 0; r < sizeof rows / sizeof rows[0]; r++)
         for (size_t t = 0; t < sizeof tokens / sizeof tokens[0]; t++)
             compare(rows[r], 128 + 128 * (r % 3), tokens[t], FILL_RANDOM, -1);
@@ -293,8 +297,8 @@ START_TEST(a_batch_gives_what_single_rows_give)
 END_TEST
 
 /* One matrix [n_rows][n_cols] times two rows of fixed activations. */
-static void multiply(struct backend *be, const struct tensor_view *view, enum ternary_format format, float *out,
-                     size_t *memory_bytes)
+static void multiply(struct backend *be, const struct tensor_view *view, enum ternary_format format,
+                     enum ternary_format expected, float *out, size_t *memory_bytes)
 {
     struct error err = {0};
     struct ternary *w;
@@ -305,7 +309,7 @@ static void multiply(struct backend *be, const struct tensor_view *view, enum te
         x[i] = sinf((float)(i % 1000));
     ck_assert(activations_open(be, 2, view->n_cols, &a));
     ck_assert_msg(ternary_open(be, view, format, &w, &err) == ERROR_NONE, "%s", err.message);
-    ck_assert_int_eq(ternary_format(w), TERNARY_I2S);
+    ck_assert_int_eq(ternary_format(w), expected);
     *memory_bytes = ternary_memory_bytes(w);
     op_quantize(be, x, 2, view->n_cols, &a);
     op_matmul(be, (const struct ternary *const[]){w}, (float *const[]){y}, 1, &a, 2);
@@ -344,19 +348,19 @@ START_TEST(formats_give_the_same_integers)
         struct tensor_view view;
         float expected[16], found[16];
         data = make_i2s(codes, n_rows, n_cols, I2S_ORDER_128, 0.5f, &view);
-        multiply(be, &view, TERNARY_AUTO, expected, &memory);
+        multiply(be, &view, TERNARY_AUTO, TERNARY_I2S, expected, &memory);
         ck_assert_uint_eq(memory, n_cols % 128 ? n_rows * ((n_cols + 127) / 128 * 32) : 0);
-        multiply(be, &view, TERNARY_TL2, found, &memory);
+        multiply(be, &view, TERNARY_TL2, TERNARY_I2S, found, &memory);
         expect_same("TL2 asked", expected, found, 2 * n_rows, sizeof *found);
         free(data);
         data = make_i2s(codes, n_rows, n_cols, I2S_ORDER_64, 0.5f, &view);
-        multiply(be, &view, TERNARY_AUTO, found, &memory);
+        multiply(be, &view, TERNARY_AUTO, TERNARY_I2S, found, &memory);
         ck_assert_uint_gt(memory, 0);
         expect_same("order 64", expected, found, 2 * n_rows, sizeof *found);
         free(data);
         if (n_cols % 256 == 0) {
             data = make_tq2_0(codes, n_rows, n_cols, &view);
-            multiply(be, &view, TERNARY_AUTO, found, &memory);
+            multiply(be, &view, TERNARY_AUTO, TERNARY_I2S, found, &memory);
             expect_same("TQ2_0", expected, found, 2 * n_rows, sizeof *found);
             free(data);
         }
@@ -366,6 +370,33 @@ START_TEST(formats_give_the_same_integers)
 }
 END_TEST
 
-RUN_SUITE("kernels/matmul", kernels_give_the_exact_sums, tiles_give_the_exact_sums, extreme_values_do_not_overflow,
+START_TEST(a_matrix_has_the_format_that_was_asked_for)
+{
+    static const struct {
+        size_t n_rows, n_cols;
+    } shapes[] = {{5, 256}, {7, 2560}, {17, 6912}, {33, 8640}, {8, 160}, {1, 32}};
+    for (size_t s = 0; s < sizeof shapes / sizeof shapes[0]; s++) {
+        size_t n_rows = shapes[s].n_rows, n_cols = shapes[s].n_cols, memory;
+        uint8_t *codes = make_codes(n_rows, n_cols);
+        struct tensor_view view;
+        uint8_t *data = make_i2s(codes, n_rows, n_cols, n_cols % 128 ? I2S_ORDER_64 : I2S_ORDER_128, 0.5f, &view);
+        float expected[2 * 33], found[2 * 33];
+        struct backend *be = open_mapped();
+        multiply(be, &view, TERNARY_AUTO, TERNARY_I2S, expected, &memory);
+        backend_close(be);
+        be = open_backend(NULL, 2);
+        for (size_t i = 0; i < N_LAYOUTS; i++) {
+            multiply(be, &view, layouts[i].format, layouts[i].format, found, &memory);
+            expect_same(layouts[i].name, expected, found, 2 * n_rows, sizeof *found);
+            ck_assert_uint_eq(memory, layouts[i].layout->bytes(n_rows, (n_cols + 127) / 128 * 128));
+        }
+        backend_close(be);
+        free(data);
+        free(codes);
+    }
+}
+END_TEST
+
+RUN_SUITE("kernels/matmul", kernels_give_the_exact_sums, layouts_give_the_exact_sums, extreme_values_do_not_overflow,
           threads_and_instruction_sets_give_the_same_bits, a_batch_gives_what_single_rows_give,
-          formats_give_the_same_integers)
+          formats_give_the_same_integers, a_matrix_has_the_format_that_was_asked_for)
