@@ -374,7 +374,7 @@ START_TEST(a_matrix_has_the_format_that_was_asked_for)
 {
     static const struct {
         size_t n_rows, n_cols;
-    } shapes[] = {{5, 256}, {7, 2560}, {17, 6912}, {33, 8640}, {8, 160}, {1, 32}};
+    } shapes[] = {{5, 256}, {7, 2560}, {17, 6912}, {33, 8640}, {8, 160}, {2, 32}};
     for (size_t s = 0; s < sizeof shapes / sizeof shapes[0]; s++) {
         size_t n_rows = shapes[s].n_rows, n_cols = shapes[s].n_cols, memory;
         uint8_t *codes = make_codes(n_rows, n_cols);
