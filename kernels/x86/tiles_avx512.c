@@ -25,4 +25,4 @@ static void block(const struct matmul_tiles *m, size_t g, size_t t, const int8_t
     VNNI_DISPATCH(n_tokens, tokens, m, g, t, q)
 }
 
-void matmul_tiles_i8_avx512(const struct matmul_tiles *m) { vnni_stripes(m, block); }
+void matmul_tiles_i8_avx512(const struct matmul_tiles *m) { stripes_run(m, vnni_sizes, block); }

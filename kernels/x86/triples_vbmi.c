@@ -48,7 +48,7 @@ static void block(const struct matmul_tiles *m, size_t g, size_t t, const int8_t
     VNNI_DISPATCH(n_tokens, tokens, m, g, t, q)
 }
 
-void matmul_triples_i8_vbmi(const struct matmul_tiles *m) { vnni_stripes(m, block); }
+void matmul_triples_i8_vbmi(const struct matmul_tiles *m) { stripes_run(m, vnni_sizes, block); }
 
 /* Whole blocks of n_cols columns to a byte a code; code 0 for what is left of them, where activations are 0. */
 void triples_unpack_vbmi(const uint8_t *group, size_t n_cols, uint8_t *panel)

@@ -1,20 +1,12 @@
 /*
  * What the AVX-512 kernels of ternary weights share. Codes come as 16 rows x 4 columns in a register, in the order of tiles
  * (kernels/tiles.h), and meet four broadcast activations: vpdpbusd adds to one exact 32-bit sum a row.
- *
- * For a batch, tokens are taken in stripes, and a stripe is packed once into this thread's scratch: blocks of T tokens, of a block
- * [n_cols / 4][T][4] activations, so that a block is one stream. Then each group of rows meets all blocks of the stripe while it is in
- * the first cache.
  */
 #ifndef KERNELS_X86_VNNI_H
 #define KERNELS_X86_VNNI_H
 
-#include "kernels/tiles.h"
+#include "kernels/x86/stripes.h"
 
-#include <immintrin.h>
-#include <string.h>
-
-#define ALWAYS_INLINE static inline __attribute__((always_inline))
 #define VNNI_BLOCK 16   /* tokens: their sums stay in registers beside codes and tables */
 #define VNNI_AHEAD 4096 /* bytes of weights that are prefetched */
 
@@ -65,15 +57,7 @@ ALWAYS_INLINE void sums_finish(const struct matmul_tiles *m, size_t g, size_t t,
     }
 }
 
-/* Tokens of the next block when `left` are left: what is left in nearly equal blocks of a size that has a kernel. */
-static inline size_t block_tokens(size_t left)
-{
-    static const uint8_t sizes[] = {16, 12, 8, 6, 4, 3, 2, 1};
-    size_t n_blocks = (left + VNNI_BLOCK - 1) / VNNI_BLOCK, most = (left + n_blocks - 1) / n_blocks, i = 0;
-    while (sizes[i] > most)
-        i++;
-    return sizes[i];
-}
+static block_sizes vnni_sizes = {VNNI_BLOCK, 12, 8, 6, 4, 3, 2, 1};
 
 /* Calls KERNEL(..., T) with T a constant. */
 #define VNNI_DISPATCH(n, KERNEL, ...)                                                                                  \
@@ -87,50 +71,5 @@ static inline size_t block_tokens(size_t left)
     case 2: KERNEL(__VA_ARGS__, 2); break;                                                                             \
     default: KERNEL(__VA_ARGS__, 1); break;                                                                            \
     }
-
-/* T rows of q become [n_cols / 4][T][4]. */
-static inline void pack_tokens(const int8_t *q, size_t q_stride, size_t n_cols, size_t n_tokens, int8_t *out)
-{
-    size_t t = 0;
-    for (; t + 4 <= n_tokens; t += 4) {
-        const int8_t *a = q + t * q_stride, *b = a + q_stride, *c = b + q_stride, *d = c + q_stride;
-        int8_t *to = out + 4 * t;
-        for (size_t k = 0; k < n_cols; k += 16, to += 16 * n_tokens) {
-            __m128i va = _mm_loadu_si128((const __m128i *)(a + k)), vb = _mm_loadu_si128((const __m128i *)(b + k));
-            __m128i vc = _mm_loadu_si128((const __m128i *)(c + k)), vd = _mm_loadu_si128((const __m128i *)(d + k));
-            __m128i ab0 = _mm_unpacklo_epi32(va, vb), ab1 = _mm_unpackhi_epi32(va, vb);
-            __m128i cd0 = _mm_unpacklo_epi32(vc, vd), cd1 = _mm_unpackhi_epi32(vc, vd);
-            _mm_storeu_si128((__m128i *)to, _mm_unpacklo_epi64(ab0, cd0));
-            _mm_storeu_si128((__m128i *)(to + 4 * n_tokens), _mm_unpackhi_epi64(ab0, cd0));
-            _mm_storeu_si128((__m128i *)(to + 8 * n_tokens), _mm_unpacklo_epi64(ab1, cd1));
-            _mm_storeu_si128((__m128i *)(to + 12 * n_tokens), _mm_unpackhi_epi64(ab1, cd1));
-        }
-    }
-    for (; t < n_tokens; t++)
-        for (size_t k = 0; k < n_cols; k += 4)
-            memcpy(out + k * n_tokens + 4 * t, q + t * q_stride + k, 4);
-}
-
-/* Group g times n_tokens tokens from t on, whose packed block is q. */
-typedef void vnni_block_fn(const struct matmul_tiles *m, size_t g, size_t t, const int8_t *q, size_t n_tokens);
-
-/* One token is its own packed block. */
-ALWAYS_INLINE void vnni_stripes(const struct matmul_tiles *m, vnni_block_fn *block)
-{
-    for (size_t g = 0; m->n_tokens == 1 && g < m->n_groups; g++)
-        block(m, g, 0, m->q, 1);
-    for (size_t t0 = 0; m->n_tokens > 1 && t0 < m->n_tokens; t0 += MATMUL_STRIPE) {
-        size_t end = m->n_tokens - t0 < MATMUL_STRIPE ? m->n_tokens : t0 + MATMUL_STRIPE, n;
-        for (size_t t = t0; t < end; t += n) {
-            n = block_tokens(end - t);
-            pack_tokens(m->q + t * m->q_stride, m->q_stride, m->n_cols, n, (int8_t *)m->scratch + (t - t0) * m->n_cols);
-        }
-        for (size_t g = 0; g < m->n_groups; g++)
-            for (size_t t = t0; t < end; t += n) {
-                n = block_tokens(end - t);
-                block(m, g, t, (const int8_t *)m->scratch + (t - t0) * m->n_cols, n);
-            }
-    }
-}
 
 #endif
