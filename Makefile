@@ -9,7 +9,7 @@ PREFIX       ?= /usr/local
 DESTDIR      ?=
 T            ?=
 FUZZ_SECONDS ?= 60
-BENCH_ARGS   ?= --model models/tales.gguf
+BENCH_ARGS   ?= --model models/tales.gguf --set standard
 
 MAKEFLAGS += --no-builtin-rules
 .DEFAULT_GOAL := help
@@ -168,9 +168,9 @@ test: deps-test ## builds and runs all tests, or those whose path has T in it
 	$(SUBMAKE) tests $(if $(or $(if $(T),,all),$(findstring $(T),$(SCRIPTS))),all)
 	@BITNET_BUILD=$(BUILD) BITNET_CC="$(CC)" BITNET_LDFLAGS="$(LDFLAGS_)" BITNET_CORE_LIBS="$(core)" SAN=$(SAN) \
 	 tests/run.sh $(T)
-bench: ## speed of the kernels and of a model on this machine
-	$(SUBMAKE) all
-	$(Q)build/bitnet bench $(BENCH_ARGS)
+bench: ## the machine's limits and the speed of a model against them (BENCH_ARGS)
+	$(SUBMAKE) tools
+	$(Q)$(PLACE)/bitnet bench $(BENCH_ARGS)
 fuzz: ## runs every fuzzer for FUZZ_SECONDS
 	$(SUBMAKE) SAN=fuzz fuzzers
 	@tests/fuzz.sh build/fuzz/tests/fuzz $(FUZZ_SECONDS)

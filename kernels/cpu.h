@@ -100,8 +100,8 @@ peak_i8_fn peak_i8_avx512, peak_i8_amx;
 #define CPU_KERNELS_NEON(X)                                                                                            \
     X(matmul_i2s_i8) X(matmul_tiles_i8) X(screen_i8) X(dots_f32) X(dots_f16) X(row_f16) X(row_bf16) X(row_q8_0)        \
     X(row_q6_k) X(to_f16) X(rmsnorm) X(quantize) X(add) X(relu2) X(silu) X(rope_neox) X(rope_norm)                     \
-    X(attention_segment) X(attention_merge)
-#define CPU_KERNELS_DOTPROD(X) X(matmul_i2s_i8) X(matmul_tiles_i8) X(screen_i8)
+    X(attention_segment) X(attention_merge) X(peak_i8)
+#define CPU_KERNELS_DOTPROD(X) X(matmul_i2s_i8) X(matmul_tiles_i8) X(screen_i8) X(peak_i8)
 
 #define CPU_DECLARE(name) name##_fn name##_neon;
 CPU_KERNELS_NEON(CPU_DECLARE)

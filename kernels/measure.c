@@ -42,8 +42,8 @@ typedef uint16_t eight __attribute__((vector_size(16)));
 uint64_t peak_i8_portable(uint64_t n_rounds)
 {
     static volatile uint16_t seed = 3; /* not known when compiled */
-    eight factor = (eight){0} + seed, add = factor + 2, s0 = add, s1 = add + 1, s2 = add + 2, s3 = add + 3, s4 = add + 4,
-          s5 = add + 5, s6 = add + 6, s7 = add + 7;
+    eight factor = (eight){0} + seed, add = factor + 2, s0 = add, s1 = add + 1, s2 = add + 2, s3 = add + 3,
+          s4 = add + 4, s5 = add + 5, s6 = add + 6, s7 = add + 7;
     for (uint64_t r = 0; r < n_rounds; r++) {
         STEP(s0);
         STEP(s1);

@@ -29,7 +29,8 @@ enum error_code baseline_folder(const char *option, char out[BASELINE_PATH_BYTES
     else if (home && *home)
         n = snprintf(out, BASELINE_PATH_BYTES, "%s/.local/state/bitnet/benchmarks", home);
     else
-        return error_set(err, ERROR_VALIDATION_FAILED, "expected --baseline-dir, XDG_STATE_HOME or HOME to say where baselines are kept");
+        return error_set(err, ERROR_VALIDATION_FAILED,
+                         "expected --baseline-dir, XDG_STATE_HOME or HOME to say where baselines are kept");
     return n < BASELINE_PATH_BYTES ? ERROR_NONE : too_long(err);
 }
 
@@ -71,7 +72,8 @@ enum error_code baseline_find(const char *folder, const char *which, char out[BA
     if (strcmp(which, "latest") == 0) {
         if (find_latest(folder, out))
             return ERROR_NONE;
-        return error_set(err, ERROR_NOT_FOUND, "expected a baseline in %.300s, found none: --save NAME makes one", folder);
+        return error_set(err, ERROR_NOT_FOUND, "expected a baseline in %.300s, found none: --save NAME makes one",
+                         folder);
     }
     bool is_file = strchr(which, '/') || has_suffix(which);
     int n = is_file ? snprintf(out, BASELINE_PATH_BYTES, "%s", which)
@@ -96,12 +98,18 @@ enum error_code baseline_load(const char *path, struct bench_report *out, struct
     return code;
 }
 
-static bool is_name(const char *name)
+enum error_code baseline_check_name(const char *name, struct error *err)
 {
     static const char allowed[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-_";
     size_t n = strlen(name);
-    return n > 0 && n <= 100 && name[0] != '.' && strspn(name, allowed) == n && strcmp(name, "latest") != 0 &&
-           !has_suffix(name);
+    if (n > 0 && n <= 100 && name[0] != '.' && strspn(name, allowed) == n && strcmp(name, "latest") != 0 &&
+        !has_suffix(name))
+        return ERROR_NONE;
+    return error_set_param(
+        err, ERROR_VALIDATION_FAILED, "save",
+        "--save: expected a name of letters, digits, '.', '-' and '_' other than latest, without " SUFFIX
+        ", found \"%.100s\"",
+        name);
 }
 
 /* Makes a folder and those above it. */
@@ -133,17 +141,14 @@ enum error_code baseline_save(const char *folder, const char *name, const struct
 {
     char path[BASELINE_PATH_BYTES], part[BASELINE_PATH_BYTES + 16];
     struct buffer text;
-    if (!is_name(name))
-        return error_set_param(err, ERROR_VALIDATION_FAILED, "save",
-                               "--save: expected a name of letters, digits, '.', '-' and '_' other than latest, without " SUFFIX
-                               ", found \"%.100s\"",
-                               name);
+    enum error_code code = baseline_check_name(name, err);
+    if (code)
+        return code;
     if (snprintf(path, sizeof path, "%s/%s" SUFFIX, folder, name) >= (int)sizeof path)
         return too_long(err);
     snprintf(part, sizeof part, "%s.part", path);
     buffer_init(&text, MAX_FILE_BYTES);
     bench_report_write(r, &text);
-    enum error_code code = ERROR_NONE;
     if (text.failed) {
         code = error_set(err, ERROR_MEMORY_EXHAUSTED, "no memory for the text of a baseline");
     } else if (!make_folders(folder) || !write_file(part, &text) || rename(part, path)) {

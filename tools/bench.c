@@ -27,7 +27,8 @@ static const struct option_def defs[] = {
     LIST("batch", batch, "1", NULL, "sequences decoded together (-b)"),
     LIST("depth", depth, "0", "tokens", "tokens in each sequence before decoding (-d)"),
     LIST("sampling", sampling, "greedy", NULL,
-         "greedy; topk: temperature 0.7, top-k 50, top-p 0.9; full: temperature 1 over all tokens; none: all logits, no token drawn"),
+         "greedy; topk: temperature 0.7, top-k 50, top-p 0.9; full: temperature 1 over all tokens; none: all logits, "
+         "no token drawn"),
     LIST("threads", threads, "0", NULL, "compute threads (-t); 0 = what the machine and its cgroup offer"),
     LIST("quantization", quantization, "auto", NULL, "layouts that the ternary kernels read: auto, i2s, tl1, tl2"),
     {.name = "set",
@@ -48,9 +49,12 @@ static const struct option_def defs[] = {
 
 static const struct option_table table = {
     "bitnet bench",
-    "usage: bitnet bench --model FILE [-p 512] [-n 128] [-b 1,8,32] [-d 0,4096] [-t 1,2] [--sampling greedy,topk] [--json]\n"
-    "Lists are separated by commas; all combinations are measured, with one load of the model for each number of threads and\n"
-    "layout. Figures are medians. \"of read\" is the share of the read bandwidth, \"of int8\" of the peak of int8 multiply-adds;\n"
+    "usage: bitnet bench --model FILE [-p 512] [-n 128] [-b 1,8,32] [-d 0,4096] [-t 1,2] [--sampling greedy,topk] "
+    "[--json]\n"
+    "Lists are separated by commas; all combinations are measured, with one load of the model for each number of "
+    "threads and\n"
+    "layout. Figures are medians. \"of read\" is the share of the read bandwidth, \"of int8\" of the peak of int8 "
+    "multiply-adds;\n"
     "both limits are measured first. docs/performance.md says what the figures mean and describes the JSON.\n",
     defs};
 
@@ -59,8 +63,8 @@ static enum error_code print_load(void *user, const struct bench_report *r, stru
     const struct bench_load *l = &r->loads[r->n_loads - 1];
     (void)user, (void)err;
     if (r->n_loads == 1)
-        printf("%s (%s, %.2f M weights) on %s, %s, %d CPUs, %s\n", r->model, r->architecture, r->n_parameters / 1e6, r->device,
-               r->device_name, r->n_cpus, l->isa);
+        printf("%s (%s, %.2f M weights) on %s, %s, %d CPUs, %s\n", r->model, r->architecture, r->n_parameters / 1e6,
+               r->device, r->device_name, r->n_cpus, l->isa);
     printf("\n%d threads, %s: loaded in %.2f s, weights %.1f MB", l->threads, l->format, l->load_seconds,
            l->weight_bytes / 1e6);
     if (l->read_bytes_per_s > 0)
@@ -116,13 +120,14 @@ static bool make_plan(const struct config *c, struct bench_plan *plan, struct er
     *plan = (struct bench_plan){.n_runs = (size_t)c->runs};
     if (bench_plan_loads(&c->lists, plan, err))
         return false;
-    return (c->set[0] == 'l' ? bench_plan_tests(&c->lists, plan, err) : bench_plan_set(c->set, plan, err)) == ERROR_NONE;
+    return (c->set[0] == 'l' ? bench_plan_tests(&c->lists, plan, err) : bench_plan_set(c->set, plan, err)) ==
+           ERROR_NONE;
 }
 
 int command_bench(int argc, char **argv)
 {
-    static const char *const map[] = {"m", "--model", "p", "--prompt", "n", "--generate", "b", "--batch", "d", "--depth",
-                                      "r", "--runs",  "t", "--threads", NULL};
+    static const char *const map[] = {"m", "--model", "p", "--prompt", "n", "--generate", "b", "--batch",
+                                      "d", "--depth", "r", "--runs",   "t", "--threads",  NULL};
     static const struct bench_observer shown = {NULL, print_load, print_figure, print_load_end}, silent;
     struct config c = {0};
     struct option_result result = {0};

@@ -67,16 +67,16 @@ extern const char *const bench_format_names[4]; /* of enum ternary_format */
 struct bench_load {
     int threads;
     enum ternary_format asked;
-    char format[8], isa[16];              /* in use */
+    char format[8], isa[16]; /* in use */
     double load_seconds;
     double weight_bytes;
-    double peak_rss_bytes;                /* resident at most, mapped file included; 0 = not known */
-    double read_bytes_per_s, int8_per_s;  /* the machine's limits with these threads; 0 = not known */
+    double peak_rss_bytes;               /* resident at most, mapped file included; 0 = not known */
+    double read_bytes_per_s, int8_per_s; /* the machine's limits with these threads; 0 = not known */
 };
 
 struct bench_figure {
     struct bench_test test;
-    size_t load;                          /* index of its load */
+    size_t load; /* index of its load */
     size_t n_runs;
     double median, min, max;              /* tokens a second, all sequences together */
     double steps_per_s;                   /* of the median run */
@@ -86,7 +86,7 @@ struct bench_figure {
 struct bench_report {
     char version[64];
     char device[16], device_name[64];
-    int n_cpus;                           /* that this process may use */
+    int n_cpus; /* that this process may use */
     char model[128], architecture[32];
     double n_parameters, file_bytes;
     struct bench_load loads[BENCH_MAX_LOADS];

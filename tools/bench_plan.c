@@ -27,8 +27,8 @@ static enum error_code parse_numbers(const char *option, const char *text, size_
         p = end + 1;
     }
     return error_set_param(err, ERROR_VALIDATION_FAILED, option,
-                           "--%s: expected up to %d numbers from %zu to %zu separated by commas, found \"%.100s\"", option,
-                           BENCH_MAX_LIST, min, max, text);
+                           "--%s: expected up to %d numbers from %zu to %zu separated by commas, found \"%.100s\"",
+                           option, BENCH_MAX_LIST, min, max, text);
 }
 
 /* Index of the word of n bytes at p among names, n_names when it is none. */
@@ -57,8 +57,8 @@ static enum error_code parse_words(const char *option, const char *text, const c
     for (size_t i = 0; i < n_names; i++)
         snprintf(expected + strlen(expected), sizeof expected - strlen(expected), "%s%s", i ? ", " : "", names[i]);
     return error_set_param(err, ERROR_VALIDATION_FAILED, option,
-                           "--%s: expected up to %d of %s separated by commas, found \"%.100s\"", option, BENCH_MAX_LIST,
-                           expected, text);
+                           "--%s: expected up to %d of %s separated by commas, found \"%.100s\"", option,
+                           BENCH_MAX_LIST, expected, text);
 }
 
 static enum error_code add_test(struct bench_plan *plan, const struct bench_test *t, struct error *err)
@@ -118,9 +118,9 @@ enum error_code bench_plan_tests(const struct bench_lists *lists, struct bench_p
     /* A prefill draws one token: which way makes no difference to speak of. */
     for (size_t i = 0; !code && i < prompt.n; i++)
         if (prompt.values[i])
-            code = add_test(plan,
-                            &(struct bench_test){false, prompt.values[i], 1, 0, (enum bench_sampling)sampling.values[0]},
-                            err);
+            code = add_test(
+                plan, &(struct bench_test){false, prompt.values[i], 1, 0, (enum bench_sampling)sampling.values[0]},
+                err);
     for (size_t i = 0; !code && i < depth.n; i++)
         code = add_decodes(plan, &generate, &batch, &sampling, depth.values[i], err);
     if (!code && !plan->n_tests)
@@ -131,18 +131,20 @@ enum error_code bench_plan_tests(const struct bench_lists *lists, struct bench_p
 enum error_code bench_plan_set(const char *name, struct bench_plan *plan, struct error *err)
 {
     static const struct bench_test standard[] = {
-        {false, 512, 1, 0, BENCH_GREEDY}, {true, 64, 1, 128, BENCH_GREEDY},  {true, 64, 1, 128, BENCH_TOPK},
-        {true, 64, 1, 128, BENCH_FULL},   {true, 32, 8, 128, BENCH_GREEDY},  {true, 32, 32, 128, BENCH_GREEDY},
+        {false, 512, 1, 0, BENCH_GREEDY},  {true, 64, 1, 128, BENCH_GREEDY},  {true, 64, 1, 128, BENCH_TOPK},
+        {true, 64, 1, 128, BENCH_FULL},    {true, 32, 8, 128, BENCH_GREEDY},  {true, 32, 32, 128, BENCH_GREEDY},
         {true, 64, 1, 1024, BENCH_GREEDY}, {true, 64, 1, 4096, BENCH_GREEDY},
     };
     static const struct bench_test quick[] = {
-        {false, 64, 1, 0, BENCH_GREEDY}, {true, 16, 1, 0, BENCH_GREEDY}, {true, 16, 1, 0, BENCH_TOPK},
+        {false, 64, 1, 0, BENCH_GREEDY},
+        {true, 16, 1, 0, BENCH_GREEDY},
+        {true, 16, 1, 0, BENCH_TOPK},
         {true, 8, 4, 0, BENCH_GREEDY},
     };
     bool is_quick = strcmp(name, "quick") == 0;
     if (!is_quick && strcmp(name, "standard") != 0)
-        return error_set_param(err, ERROR_VALIDATION_FAILED, "set", "--set: expected standard or quick, found \"%.100s\"",
-                               name);
+        return error_set_param(err, ERROR_VALIDATION_FAILED, "set",
+                               "--set: expected standard or quick, found \"%.100s\"", name);
     size_t n = is_quick ? sizeof quick / sizeof quick[0] : sizeof standard / sizeof standard[0];
     enum error_code code = ERROR_NONE;
     for (size_t i = 0; !code && i < n; i++)

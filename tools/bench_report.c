@@ -47,7 +47,8 @@ static void put_figure(struct buffer *out, const struct bench_report *r, const s
                   bench_test_name(t, name), t->batch, t->depth, bench_sampling_names[t->sampling]);
     buffer_printf(out, "\"tokens_per_second\":%.4f,\"min\":%.4f,\"max\":%.4f,\"runs\":%zu,\"steps_per_second\":%.4f,",
                   f->median, f->min, f->max, f->n_runs, f->steps_per_s);
-    buffer_printf(out, "\"bytes_per_step\":%.0f,\"read_share\":%.4f,\"multiply_adds_per_step\":%.0f,\"int8_share\":%.4f}",
+    buffer_printf(out,
+                  "\"bytes_per_step\":%.0f,\"read_share\":%.4f,\"multiply_adds_per_step\":%.0f,\"int8_share\":%.4f}",
                   f->bytes_per_step, bench_read_share(r, f), f->macs_per_step, bench_int8_share(r, f));
 }
 
@@ -153,7 +154,8 @@ static void read_test_name(struct members *m, struct bench_test *t)
     get_string(m, "test", name, sizeof name);
     t->decode = name[0] == 't';
     t->tokens = 0;
-    for (const char *p = name[0] && name[1] ? name + 2 : ""; *p >= '0' && *p <= '9' && t->tokens <= BENCH_MAX_TOKENS; p++)
+    for (const char *p = name[0] && name[1] ? name + 2 : ""; *p >= '0' && *p <= '9' && t->tokens <= BENCH_MAX_TOKENS;
+         p++)
         t->tokens = t->tokens * 10 + (size_t)(*p - '0');
     if (!t->tokens || t->tokens > BENCH_MAX_TOKENS || strcmp(bench_test_name(t, again), name) != 0)
         refuse(m, "test", "pp or tg and a number of tokens");

@@ -13,7 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define CHUNK 512 /* rows of a prefill step, as an engine has by default */
+#define CHUNK 512     /* rows of a prefill step, as an engine has by default */
 #define MIN_RUN_S 0.1 /* what takes less is done again within a run, as a clock tick or a wake-up would show */
 #define WARM_STEPS 8
 #define WARM_TOKENS 64
@@ -29,9 +29,9 @@ struct bench {
     const struct bench_observer *observer;
     struct bench_report *report;
     struct session *session;
-    size_t n_fed[BENCH_MAX_BATCH]; /* tokens of each sequence */
+    size_t n_fed[BENCH_MAX_BATCH];  /* tokens of each sequence */
     uint32_t next[BENCH_MAX_BATCH]; /* the token that it gets next */
-    float *logits; /* [largest batch][vocab_size], for BENCH_NONE */
+    float *logits;                  /* [largest batch][vocab_size], for BENCH_NONE */
     uint64_t random;
     struct progress progress;
 };
@@ -43,8 +43,8 @@ static uint32_t random_token(struct bench *b)
 }
 
 /* One step; the rows that want it get their next token into ids[]. */
-static enum error_code step(struct bench *b, enum bench_sampling sampling, const struct session_row *rows, size_t n_rows,
-                            uint32_t *ids, struct error *err)
+static enum error_code step(struct bench *b, enum bench_sampling sampling, const struct session_row *rows,
+                            size_t n_rows, uint32_t *ids, struct error *err)
 {
     if (sampling != BENCH_NONE)
         return session_sample(b->session, rows, n_rows, &samplings[sampling], ids, err);
@@ -89,7 +89,8 @@ static enum error_code to_depth(struct bench *b, const struct bench_test *t, str
 }
 
 /* n tokens of prefill or steps of decoding; *seconds is what they took. */
-static enum error_code run_once(struct bench *b, const struct bench_test *t, size_t n, double *seconds, struct error *err)
+static enum error_code run_once(struct bench *b, const struct bench_test *t, size_t n, double *seconds,
+                                struct error *err)
 {
     struct session_row rows[BENCH_MAX_BATCH];
     enum error_code code = to_depth(b, t, err);
@@ -126,8 +127,8 @@ static void count_work(const struct bench *b, struct bench_figure *f)
     size_t n_steps = n_steps_of(t), n_heads = t->decode ? n_steps : 1, n_positions = 0;
     for (size_t i = 1; i <= n_steps; i++)
         n_positions += t->decode ? t->batch * (t->depth + i) : i < n_steps ? i * CHUNK : t->tokens;
-    session_work(b->session, t->tokens * t->batch, n_positions, t->sampling == BENCH_NONE ? NULL : &samplings[t->sampling],
-                 &work);
+    session_work(b->session, t->tokens * t->batch, n_positions,
+                 t->sampling == BENCH_NONE ? NULL : &samplings[t->sampling], &work);
     f->bytes_per_step = (double)work.weight_bytes +
                         ((double)work.head_bytes * (double)n_heads + (double)work.kv_bytes) / (double)n_steps;
     f->macs_per_step = (double)work.multiply_adds / (double)n_steps;
@@ -279,13 +280,15 @@ static enum error_code open_load(struct bench *b, struct engine_options *o, cons
                                 .int8_per_s = limits->int8_per_s};
     snprintf(load->format, sizeof load->format, "%s", m->quantization);
     snprintf(load->isa, sizeof load->isa, "%s", m->isa);
-    if (!b->logits && wants_logits(b->plan) && !(b->logits = calloc(o->max_sequences, m->vocab_size * sizeof *b->logits)))
+    if (!b->logits && wants_logits(b->plan) &&
+        !(b->logits = calloc(o->max_sequences, m->vocab_size * sizeof *b->logits)))
         return error_set(err, ERROR_MEMORY_EXHAUSTED, "no memory for the logits of %zu sequences", o->max_sequences);
     memset(b->n_fed, 0, sizeof b->n_fed);
     return b->observer->on_load ? b->observer->on_load(b->observer->user, b->report, err) : ERROR_NONE;
 }
 
-static enum error_code run_load(struct bench *b, struct engine_options *o, const struct engine_limits *limits, struct error *err)
+static enum error_code run_load(struct bench *b, struct engine_options *o, const struct engine_limits *limits,
+                                struct error *err)
 {
     bool peak_known = reset_peak_rss() || b->report->n_loads == 0;
     enum error_code code = open_load(b, o, limits, err);
@@ -295,8 +298,8 @@ static enum error_code run_load(struct bench *b, struct engine_options *o, const
         if (t->depth + t->tokens <= session_model(b->session)->context_length)
             code = measure_test(b, t, err);
         else
-            fprintf(stderr, "%s at depth %zu is left out: the model's context has %u tokens\n", bench_test_name(t, name),
-                    t->depth, session_model(b->session)->context_length);
+            fprintf(stderr, "%s at depth %zu is left out: the model's context has %u tokens\n",
+                    bench_test_name(t, name), t->depth, session_model(b->session)->context_length);
     }
     if (!code) {
         b->report->loads[b->report->n_loads - 1].peak_rss_bytes = peak_known ? peak_rss_bytes() : 0;

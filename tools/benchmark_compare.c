@@ -28,14 +28,19 @@ struct config {
 static const struct option_def defs[] = {
     MODEL_FLAGS_FIXED,
     TEXT("threads", lists.threads, "0", "compute threads (-t), a list; 0 = what the machine and its cgroup offer"),
-    TEXT("quantization", lists.quantization, "auto", "layouts that the ternary kernels read, a list: auto, i2s, tl1, tl2"),
+    TEXT("quantization", lists.quantization, "auto",
+         "layouts that the ternary kernels read, a list: auto, i2s, tl1, tl2"),
     TEXT("baseline", baseline, NULL,
-         "latest: the one that was saved last; or a name, or a file of bitnet bench --json; latest by default without --save"),
+         "latest: the one that was saved last; or a name, or a file of bitnet bench --json; latest by default without "
+         "--save"),
     TEXT("save", save, NULL, "keep what was measured as the baseline of this name, unless a figure is slower"),
     TEXT("baseline-dir", baseline_dir, NULL,
          "folder of baselines; $XDG_STATE_HOME/bitnet/benchmarks by default, or ~/.local/state/bitnet/benchmarks"),
     TEXT("threshold", threshold, "5%", "how much slower a median may be"),
-    {.name = "quick", .type = OPTION_BOOL, .offset = offsetof(struct config, quick), .help = "a set that takes seconds"},
+    {.name = "quick",
+     .type = OPTION_BOOL,
+     .offset = offsetof(struct config, quick),
+     .help = "a set that takes seconds"},
     {.name = "runs",
      .type = OPTION_INT,
      .offset = offsetof(struct config, runs),
@@ -54,8 +59,10 @@ static const struct option_table table = {
     "bitnet benchmark-compare",
     "usage: bitnet benchmark-compare [--model models/tales.gguf] --save NAME\n"
     "       bitnet benchmark-compare [--model models/tales.gguf] --baseline latest --threshold 5%\n"
-    "A figure is slower when its median is below the baseline's by more than the threshold and all its runs are slower than all\n"
-    "runs of the baseline; it is then measured again, twice at most, and the best counts. Exit status: 0 = none is slower, 1 = one\n"
+    "A figure is slower when its median is below the baseline's by more than the threshold and all its runs are slower "
+    "than all\n"
+    "runs of the baseline; it is then measured again, twice at most, and the best counts. Exit status: 0 = none is "
+    "slower, 1 = one\n"
     "is, 2 = they cannot be compared.\n",
     defs};
 
@@ -82,8 +89,8 @@ static enum error_code on_load(void *user, const struct bench_report *r, struct 
     struct buffer differs;
     buffer_init(&differs, 4096);
     if (c->path[0] && !c->config->force && !compare_setup(&c->base, r, &differs))
-        code = error_set(err, ERROR_VALIDATION_FAILED, "%.200s is not comparable (--force compares all the same): %s", c->path,
-                         differs.data);
+        code = error_set(err, ERROR_VALIDATION_FAILED, "%.200s is not comparable (--force compares all the same): %s",
+                         c->path, differs.data);
     buffer_fini(&differs);
     if (code || c->config->json)
         return code;
@@ -125,20 +132,20 @@ static void print_json(const struct comparison *c)
     buffer_init(&text, 4 << 20);
     buffer_append_str(&text, "{\"baseline\":\"");
     buffer_append_json(&text, c->path, strlen(c->path));
-    buffer_printf(&text, "\",\"threshold\":%.4f,\"slower\":%zu,\"compared\":%zu,\n\"figures\":[", c->threshold, c->n_slower,
-                  c->n_compared);
+    buffer_printf(&text, "\",\"threshold\":%.4f,\"slower\":%zu,\"compared\":%zu,\n\"figures\":[", c->threshold,
+                  c->n_slower, c->n_compared);
     for (size_t i = 0; i < c->now.n_figures; i++) {
         const struct bench_figure *f = &c->now.figures[i], *base = base_of(c, f);
         const struct bench_load *l = &c->now.loads[f->load];
         char name[24];
-        buffer_printf(&text, "%s\n{\"test\":\"%s\",\"batch\":%zu,\"depth\":%zu,\"sampling\":\"%s\",\"threads\":%d,", i ? "," : "",
-                      bench_test_name(&f->test, name), f->test.batch, f->test.depth, bench_sampling_names[f->test.sampling],
-                      l->threads);
-        buffer_printf(&text, "\"quantization\":\"%s\",\"now\":%.4f,\"now_min\":%.4f,\"now_max\":%.4f,", bench_format_names[l->asked],
-                      f->median, f->min, f->max);
+        buffer_printf(&text, "%s\n{\"test\":\"%s\",\"batch\":%zu,\"depth\":%zu,\"sampling\":\"%s\",\"threads\":%d,",
+                      i ? "," : "", bench_test_name(&f->test, name), f->test.batch, f->test.depth,
+                      bench_sampling_names[f->test.sampling], l->threads);
+        buffer_printf(&text, "\"quantization\":\"%s\",\"now\":%.4f,\"now_min\":%.4f,\"now_max\":%.4f,",
+                      bench_format_names[l->asked], f->median, f->min, f->max);
         if (base)
-            buffer_printf(&text, "\"baseline\":%.4f,\"baseline_min\":%.4f,\"baseline_max\":%.4f,\"ratio\":%.4f,", base->median,
-                          base->min, base->max, f->median / base->median);
+            buffer_printf(&text, "\"baseline\":%.4f,\"baseline_min\":%.4f,\"baseline_max\":%.4f,\"ratio\":%.4f,",
+                          base->median, base->min, base->max, f->median / base->median);
         buffer_printf(&text, "\"verdict\":\"%s\"}", verdict_names[c->verdicts[i]]);
     }
     buffer_append_str(&text, "\n]}\n");
@@ -153,11 +160,12 @@ static enum error_code prepare(struct comparison *c, struct error *err)
     enum error_code code;
     c->plan.n_runs = (size_t)o->runs;
     if (!compare_threshold(o->threshold, &c->threshold))
-        return error_set(err, ERROR_VALIDATION_FAILED, "--threshold: expected a percentage such as 5%%, found \"%.100s\"",
-                         o->threshold);
+        return error_set(err, ERROR_VALIDATION_FAILED,
+                         "--threshold: expected a percentage such as 5%%, found \"%.100s\"", o->threshold);
     if ((code = bench_plan_loads(&o->lists, &c->plan, err)) ||
         (code = bench_plan_set(o->quick ? "quick" : "standard", &c->plan, err)) ||
-        (code = baseline_folder(o->baseline_dir, c->folder, err)))
+        (code = baseline_folder(o->baseline_dir, c->folder, err)) ||
+        (o->save && (code = baseline_check_name(o->save, err))))
         return code;
     const char *which = o->baseline ? o->baseline : o->save ? NULL : "latest";
     if (!which)

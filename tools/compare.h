@@ -37,7 +37,9 @@ enum error_code baseline_folder(const char *option, char out[BASELINE_PATH_BYTES
  * NOT_FOUND when there is none. */
 enum error_code baseline_find(const char *folder, const char *which, char out[BASELINE_PATH_BYTES], struct error *err);
 enum error_code baseline_load(const char *path, struct bench_report *out, struct error *err);
-/* A name of letters, digits, '.', '-' and '_', not beginning with '.' and other than "latest". Makes the folder; the file appears whole. */
+/* Letters, digits, '.', '-' and '_', not beginning with '.' nor ending in .json, other than "latest"; else VALIDATION_FAILED. */
+enum error_code baseline_check_name(const char *name, struct error *err);
+/* Makes the folder; the file appears whole. The name is checked. */
 enum error_code baseline_save(const char *folder, const char *name, const struct bench_report *r, struct error *err);
 
 #endif

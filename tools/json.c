@@ -229,7 +229,8 @@ enum error_code json_open(const char *text, size_t n_bytes, struct json **out, s
 {
     *out = NULL;
     if (n_bytes > MAX_BYTES || (n_bytes && memchr(text, 0, n_bytes)) || !utf8_valid(text, n_bytes, NULL))
-        return error_set(err, ERROR_VALIDATION_FAILED, "expected at most %zu bytes of JSON in UTF-8 without NUL", MAX_BYTES);
+        return error_set(err, ERROR_VALIDATION_FAILED, "expected at most %zu bytes of JSON in UTF-8 without NUL",
+                         MAX_BYTES);
     struct json *j = alloc(text, n_bytes);
     if (!j)
         return error_set(err, ERROR_MEMORY_EXHAUSTED, "no memory to read %zu bytes of JSON", n_bytes);

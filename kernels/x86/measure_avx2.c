@@ -25,7 +25,8 @@ uint64_t read_bytes_avx2(const uint8_t *p, size_t n)
 
 uint64_t peak_i8_avx2(uint64_t n_rounds)
 {
-    __m256i a = _mm256_set1_epi8(2), b = _mm256_set1_epi8(3), s0 = a, s1 = a, s2 = a, s3 = a, s4 = a, s5 = a, s6 = a, s7 = a;
+    __m256i a = _mm256_set1_epi8(2), b = _mm256_set1_epi8(3), s0 = a, s1 = a, s2 = a, s3 = a, s4 = a, s5 = a, s6 = a,
+            s7 = a;
     for (uint64_t r = 0; r < n_rounds; r++) {
         STEP(s0);
         STEP(s1);

@@ -26,8 +26,8 @@ uint64_t read_bytes_avx512(const uint8_t *p, size_t n)
 /* Twelve chains, as an instruction takes four or five cycles and two may begin in one. Each feeds on its own sum. */
 uint64_t peak_i8_avx512(uint64_t n_rounds)
 {
-    __m512i a = _mm512_set1_epi8(2), b = _mm512_set1_epi8(3), s0 = a, s1 = a, s2 = a, s3 = a, s4 = a, s5 = a, s6 = a, s7 = a,
-            s8 = a, s9 = a, s10 = a, s11 = a;
+    __m512i a = _mm512_set1_epi8(2), b = _mm512_set1_epi8(3), s0 = a, s1 = a, s2 = a, s3 = a, s4 = a, s5 = a, s6 = a,
+            s7 = a, s8 = a, s9 = a, s10 = a, s11 = a;
     for (uint64_t r = 0; r < n_rounds; r++) {
         STEP(s0);
         STEP(s1);

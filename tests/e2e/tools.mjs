@@ -1,4 +1,4 @@
-// The command line: its results, its identities over variants, its errors.
+// The command line: its results, its identities over variants, its errors. timeout: 240
 import assert from 'node:assert/strict';
 import { spawnSync } from 'node:child_process';
 import { mkdtempSync, readFileSync, rmSync, writeFileSync, existsSync } from 'node:fs';
@@ -72,13 +72,87 @@ await test('tools: compat-check says yes to the demo model and why not to others
   fails(['compat-check', file('absent.gguf')], /absent/);
 });
 
-await test('tools: synth and bench', () => {
+await test('tools: synth', () => {
   ok(['synth', '--preset', 'tiny', '-o', file('tiny.gguf')]);
-  const report = JSON.parse(ok(['bench', '--model', file('tiny.gguf'), '-p', '64', '-n', '8', '-b', '1,4', '-t', '2', '-r', '1', '--json']));
-  assert.deepEqual(report.results.map((r) => r.test), ['pp64', 'tg8', 'tg8']);
-  assert.ok(report.results.every((r) => r.tokens_per_second > 0) && report.peak_rss_bytes > 0);
   ok(['synth', '--preset', 'tiny', '-o', file('again.gguf')]);
   assert.ok(readFileSync(file('tiny.gguf')).equals(readFileSync(file('again.gguf'))), 'the same seed gives the same file');
+});
+
+await test('tools: bench measures all combinations, as JSON and as a table', () => {
+  const args = ['bench', '-m', model, '-p', '64,32', '-n', '8', '-b', '1,4', '-d', '0,40', '-t', '1,2', '-r', '2', '--sampling', 'greedy,none', '--quantization', 'auto,i2s'];
+  const report = JSON.parse(ok([...args, '--json']));
+  assert.deepEqual(report.loads.map((l) => [l.threads, l.quantization_asked]), [[1, 'auto'], [1, 'i2s'], [2, 'auto'], [2, 'i2s']]);
+  for (const load of report.loads)
+    for (const key of ['load_seconds', 'weight_bytes', 'peak_rss_bytes', 'read_bytes_per_second', 'int8_multiply_adds_per_second'])
+      assert.ok(load[key] > 0, key);
+  assert.equal(report.model.id, 'tales');
+  assert.ok(report.machine.name && report.machine.cpus > 0);
+  assert.equal(report.results.length, 4 * (2 + 2 * 2 * 2));
+  assert.deepEqual(report.results.slice(0, 4).map((r) => [r.test, r.batch, r.depth, r.sampling]),
+    [['pp64', 1, 0, 'greedy'], ['pp32', 1, 0, 'greedy'], ['tg8', 1, 0, 'greedy'], ['tg8', 1, 0, 'none']]);
+  for (const r of report.results) {
+    assert.ok(r.min > 0 && r.min <= r.tokens_per_second && r.tokens_per_second <= r.max && r.runs === 2, r.test);
+    for (const key of ['bytes_per_step', 'read_share', 'multiply_adds_per_step', 'int8_share']) assert.ok(r[key] > 0, `${r.test} ${key}`);
+  }
+  // A token drawn greedily reads the screen of the head, all logits read all of it; a longer context has more to read.
+  const bytes = (sampling, depth) => report.results.find((r) => r.test === 'tg8' && r.batch === 1 && r.sampling === sampling && r.depth === depth).bytes_per_step;
+  assert.ok(bytes('greedy', 0) < bytes('none', 0) && bytes('none', 0) < bytes('none', 40));
+  const table = ok(['bench', '-m', model, '-p', '16', '-n', '4', '-t', '1', '-r', '1']);
+  assert.match(table, /^tales .*\n\n1 threads, .* limits: .*\ntest .*\npp16 .* %\ntg4 .* %\npeak resident memory \d+ MB\n$/);
+});
+
+await test('tools: bench leaves out what the context has no room for, and refuses bad lists', () => {
+  const some = bitnet(['bench', '-m', model, '-p', '0', '-n', '4', '-d', '0,100000', '-r', '1', '--json']);
+  assert.equal(some.code, 0);
+  assert.deepEqual(JSON.parse(some.out).results.map((r) => r.depth), [0]);
+  assert.match(some.err, /100000 is left out: the model's context has 2048 tokens/);
+  fails(['bench', '-m', model, '-p', '100000', '-n', '0', '-r', '1'], /nothing was measured/);
+  fails(['bench', '-m', model, '-b', '1,0'], /--batch: expected/);
+  fails(['bench', '-m', model, '--sampling', 'warm'], /--sampling: expected/);
+});
+
+await test('tools: benchmark-compare keeps baselines and fails on what is slower', () => {
+  const folder = file('state'), args = ['benchmark-compare', '-m', model, '--quick', '-r', '2', '-t', '1', '--baseline-dir', folder];
+  const compare = (...extra) => bitnet([...args, ...extra]);
+  assert.equal(compare('--baseline', 'latest').code, 2, 'there is none yet');
+  assert.equal(compare('--save', 'first').code, 0);
+  const saved = JSON.parse(readFileSync(path.join(folder, 'first.json')));
+  // Times are not for tests to judge, so what differs here differs by more than any noise.
+  const doctor = (name, change) => {
+    const report = structuredClone(saved);
+    change(report);
+    writeFileSync(file(name), JSON.stringify(report));
+    return file(name);
+  };
+  const scaled = (factor) => (report) => report.results.forEach((r) => ['tokens_per_second', 'min', 'max'].forEach((key) => (r[key] *= factor)));
+  const same = compare('--baseline', 'latest', '--threshold', '95%', '--json');
+  assert.equal(same.code, 0, same.err);
+  const parsed = JSON.parse(same.out);
+  assert.ok(parsed.compared === saved.results.length && parsed.slower === 0 && parsed.figures.every((f) => f.verdict !== 'new' && f.ratio > 0));
+  const slower = compare('--baseline', doctor('fast.json', scaled(100)), '--save', 'second', '--json');
+  assert.equal(slower.code, 1, slower.err);
+  assert.ok(JSON.parse(slower.out).figures.every((f) => f.verdict === 'slower'));
+  assert.ok(!existsSync(path.join(folder, 'second.json')), 'what is slower becomes no baseline');
+  const faster = compare('--baseline', doctor('slow.json', scaled(0.01)), '--save', 'second');
+  assert.equal(faster.code, 0, faster.err);
+  assert.match(faster.out, /faster\n[^]*0 of 4 figures slower[^]*saved as second/);
+  assert.ok(existsSync(path.join(folder, 'second.json')));
+
+  const refused = (name, change, pattern) => {
+    const result = compare('--baseline', doctor(name, change));
+    assert.equal(result.code, 2);
+    assert.match(result.err, pattern);
+  };
+  refused('machine.json', (r) => (r.machine.name = 'Abacus'), /machine: Abacus in the baseline/);
+  refused('model.json', (r) => (r.model.id = 'other'), /model: other in the baseline, tales now/);
+  refused('threads.json', (r) => (r.loads[0].threads = 7), /threads: 7 in the baseline, 1 now/);
+  refused('tests.json', (r) => r.results.forEach((f) => (f.depth = 999)), /none of the figures/);
+  refused('bad.json', (r) => delete r.results[1].min, /"min" of results\[1\]/);
+  writeFileSync(file('cut.json'), readFileSync(path.join(folder, 'first.json')).subarray(0, 400));
+  assert.equal(compare('--baseline', file('cut.json')).code, 2);
+  assert.equal(compare('--baseline', doctor('other.json', (r) => { r.machine.name = 'Abacus'; r.loads[0].threads = 7; scaled(0.01)(r); }), '--force').code, 0);
+  assert.equal(compare('--threshold', 'some').code, 2);
+  assert.equal(compare('--save', '../x').code, 2);
 });
 
 await test('tools: wrong usage is told', () => {

@@ -3,8 +3,13 @@
 
 #include "tests/suite.h"
 
-static const struct bench_lists lists = {.prompt = "512", .generate = "128", .batch = "1", .depth = "0",
-                                         .sampling = "greedy", .threads = "0", .quantization = "auto"};
+static const struct bench_lists lists = {.prompt = "512",
+                                         .generate = "128",
+                                         .batch = "1",
+                                         .depth = "0",
+                                         .sampling = "greedy",
+                                         .threads = "0",
+                                         .quantization = "auto"};
 
 static struct bench_plan plan;
 static struct bench_report report, again;
@@ -49,8 +54,22 @@ END_TEST
 
 START_TEST(bad_lists)
 {
-    static const char *const numbers[] = {"", ",", "1,", ",1", "1,,2", "x", "1x", "-1", "+1", " 1", "1 ", "1.5", "0",
-                                          "1025", "99999999999999999999999", "1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1"};
+    static const char *const numbers[] = {"",
+                                          ",",
+                                          "1,",
+                                          ",1",
+                                          "1,,2",
+                                          "x",
+                                          "1x",
+                                          "-1",
+                                          "+1",
+                                          " 1",
+                                          "1 ",
+                                          "1.5",
+                                          "0",
+                                          "1025",
+                                          "99999999999999999999999",
+                                          "1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1"};
     static const char *const words[] = {"", ",", "greedy,", "Greedy", "greed", "greedyx", "greedy topk", "1"};
     struct error err = {0};
     for (size_t i = 0; i < sizeof numbers / sizeof numbers[0]; i++) {
@@ -58,7 +77,8 @@ START_TEST(bad_lists)
         l.batch = numbers[i];
         ck_assert_msg(bench_plan_tests(&l, &plan, &err) == ERROR_VALIDATION_FAILED, "\"%s\"", numbers[i]);
         ck_assert_str_eq(err.param, "batch");
-        ck_assert_msg(strstr(err.message, "--batch: expected up to 16 numbers from 1 to 1024") != NULL, "%s", err.message);
+        ck_assert_msg(strstr(err.message, "--batch: expected up to 16 numbers from 1 to 1024") != NULL, "%s",
+                      err.message);
     }
     for (size_t i = 0; i < sizeof words / sizeof words[0]; i++) {
         struct bench_lists l = lists;
@@ -96,8 +116,14 @@ END_TEST
 
 static void fill_report(void)
 {
-    report = (struct bench_report){.version = "1", .device = "cpu", .device_name = "a \"CPU\" \\ \xc3\xa4", .n_cpus = 2,
-                                   .model = "m", .architecture = "bitnet", .n_parameters = 1e6, .file_bytes = 12345};
+    report = (struct bench_report){.version = "1",
+                                   .device = "cpu",
+                                   .device_name = "a \"CPU\" \\ \xc3\xa4",
+                                   .n_cpus = 2,
+                                   .model = "m",
+                                   .architecture = "bitnet",
+                                   .n_parameters = 1e6,
+                                   .file_bytes = 12345};
     report.n_loads = 2;
     report.loads[0] = (struct bench_load){1, TERNARY_AUTO, "i2s", "avx2", 0.5, 1e6, 2e6, 3e10, 4e11};
     report.loads[1] = (struct bench_load){2, TERNARY_TL1, "tl1", "avx2", 0.25, 1e6, 0, 0, 0};

@@ -14,16 +14,16 @@ START_TEST(rule)
         enum verdict verdict;
     } cases[] = {
         {{99, 100, 101}, {99, 100, 101}, VERDICT_SAME},
-        {{99, 100, 101}, {94, 95.1, 96}, VERDICT_SAME},    /* within 5 % */
+        {{99, 100, 101}, {94, 95.1, 96}, VERDICT_SAME}, /* within 5 % */
         {{99, 100, 101}, {93, 94.9, 96}, VERDICT_SLOWER},
-        {{90, 100, 101}, {85, 88, 90}, VERDICT_SAME},      /* one run was as fast as the slowest of the baseline */
+        {{90, 100, 101}, {85, 88, 90}, VERDICT_SAME}, /* one run was as fast as the slowest of the baseline */
         {{90, 100, 101}, {85, 88, 89.9}, VERDICT_SLOWER},
-        {{99, 100, 101}, {40, 50, 120}, VERDICT_SAME},     /* noise */
+        {{99, 100, 101}, {40, 50, 120}, VERDICT_SAME}, /* noise */
         {{99, 100, 101}, {103, 104.9, 106}, VERDICT_SAME},
         {{99, 100, 101}, {103, 105.1, 106}, VERDICT_FASTER},
         {{99, 100, 110}, {109, 120, 121}, VERDICT_SAME},
         {{99, 100, 110}, {111, 120, 121}, VERDICT_FASTER},
-        {{100, 100, 100}, {94, 94, 94}, VERDICT_SLOWER},   /* one run each */
+        {{100, 100, 100}, {94, 94, 94}, VERDICT_SLOWER}, /* one run each */
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         struct bench_figure base = {.min = cases[i].base[0], .median = cases[i].base[1], .max = cases[i].base[2]};
@@ -38,8 +38,8 @@ START_TEST(thresholds)
     static const struct {
         const char *text;
         double expected; /* negative: refused */
-    } cases[] = {{"5%", 0.05}, {"5", 0.05}, {"0", 0}, {"0.5%", 0.005}, {"99.9%", 0.999}, {"100%", -1}, {"-1%", -1},
-                 {"", -1},     {"%", -1},   {"5%%", -1}, {"5 %", -1},  {"x", -1},        {"nan", -1},  {"1e9", -1}};
+    } cases[] = {{"5%", 0.05}, {"5", 0.05}, {"0", 0},    {"0.5%", 0.005}, {"99.9%", 0.999}, {"100%", -1}, {"-1%", -1},
+                 {"", -1},     {"%", -1},   {"5%%", -1}, {"5 %", -1},     {"x", -1},        {"nan", -1},  {"1e9", -1}};
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         double found = -1;
         bool ok = compare_threshold(cases[i].text, &found);
@@ -55,11 +55,18 @@ static struct bench_report base, now;
 /* Two loads, of 1 and 2 threads, with the same test. */
 static void fill(struct bench_report *r)
 {
-    *r = (struct bench_report){.version = "1", .device = "cpu", .device_name = "CPU", .n_cpus = 2, .model = "m",
-                               .architecture = "bitnet", .n_parameters = 1e6, .file_bytes = 12345};
+    *r = (struct bench_report){.version = "1",
+                               .device = "cpu",
+                               .device_name = "CPU",
+                               .n_cpus = 2,
+                               .model = "m",
+                               .architecture = "bitnet",
+                               .n_parameters = 1e6,
+                               .file_bytes = 12345};
     for (int t = 1; t <= 2; t++) {
         r->loads[r->n_loads] = (struct bench_load){t, TERNARY_AUTO, "i2s", "avx2", 0.5, 1e6, 2e6, 3e10, 4e11};
-        r->figures[r->n_figures++] = (struct bench_figure){{true, 16, 1, 0, BENCH_GREEDY}, r->n_loads++, 5, 100 * t, 90, 999, 6, 1e9, 0};
+        r->figures[r->n_figures++] =
+            (struct bench_figure){{true, 16, 1, 0, BENCH_GREEDY}, r->n_loads++, 5, 100 * t, 90, 999, 6, 1e9, 0};
     }
 }
 
@@ -105,14 +112,17 @@ START_TEST(setups)
     fill(&now);
     now.file_bytes++;
     strcpy(now.model, "n");
-    ck_assert_str_eq(differences(), "model: m in the baseline, n now; bytes of the file: 12345 in the baseline, 12346 now");
+    ck_assert_str_eq(differences(),
+                     "model: m in the baseline, n now; bytes of the file: 12345 in the baseline, 12346 now");
     fill(&now);
     now.loads[1].threads = 3;
     ck_assert_str_eq(differences(), "threads: 1 in the baseline, 3 now");
     fill(&now);
     now.loads[1].asked = TERNARY_TL2;
     strcpy(now.loads[1].isa, "portable");
-    ck_assert_str_eq(differences(), "quantization: auto in the baseline, tl2 now; instruction set: avx2 in the baseline, portable now");
+    ck_assert_str_eq(
+        differences(),
+        "quantization: auto in the baseline, tl2 now; instruction set: avx2 in the baseline, portable now");
 }
 END_TEST
 
