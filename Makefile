@@ -191,7 +191,7 @@ $(BUILD)/flags: FORCE
 	$(call keep,'$(CC) $(CPPFLAGS_) $(CFLAGS_) $(WARN)')
 $(BUILD)/%.o: %.c $(BUILD)/flags | $(GEN)/version.h
 	$(call say,CC,$<)
-	$(Q)mkdir -p $(@D) && $(CC) $(CPPFLAGS_) $(if $(filter gateway/% tests/%,$<),$(LLHTTP_INC:%=-I%)) $(CFLAGS_) $(call isa,$<) $(WARN) -MMD -MP -c -o $@ $<
+	$(Q)mkdir -p $(@D) && $(CC) $(CPPFLAGS_) $(if $(filter gateway/% tests/%,$<),$(LLHTTP_INC:%=-I%)) $(if $(CROSS),$(if $(filter tests/%,$<),-Itests/cross)) $(CFLAGS_) $(call isa,$<) $(WARN) -MMD -MP -c -o $@ $<
 $(OBJ_proto): %.o: %.c $(BUILD)/flags | $(GEN_H)
 	$(call say,CC,$<)
 	$(Q)$(CC) $(CPPFLAGS_) $(CFLAGS_) -w -MMD -MP -c -o $@ $<
@@ -219,8 +219,8 @@ $(BUILD)/bitnet-load: $(BUILD)/tools/load.o $(call libs,load)
 	$(call link,$(SYS_load))
 $(PROGRAMS:%=$(OUT)/%): $(OUT)/%: $(OUT)/release/%
 	$(Q)ln -sfn release/$(@F) $@
-# Other C files beside a test are its helpers.
-CHECK_LIBS = $(shell pkg-config --libs check)
+# Other C files beside a test are its helpers. In a cross build tests/cross stands in for Check.
+CHECK_LIBS = $(if $(CROSS),,$(shell pkg-config --libs check))
 $(TESTS): $(BUILD)/%: $(BUILD)/%.o $$(patsubst %.c,$(BUILD)/%.o,$$(filter $$(dir $$*)%,$(HELPERS))) $$(call libs,$$(call folder,$$*))
 	$(call say,LINK,$@)
 	$(call link,$(CHECK_LIBS) $(SYS_$(call folder,$*)))

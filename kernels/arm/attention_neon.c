@@ -47,6 +47,11 @@ ALWAYS_INLINE void scores(const struct attention_segment *s, size_t first, const
     }
 }
 
+ALWAYS_INLINE float32x4_t exp_of(float32x4_t score, float max)
+{
+    return exp_neon(vsubq_f32(score, vdupq_n_f32(max)));
+}
+
 /* Scores to exp(score - max), padded with zeros to a multiple of 16; yields max and sum. */
 static void soften(float *p, size_t n, float *max_out, float *sum_out)
 {
@@ -63,12 +68,12 @@ static void soften(float *p, size_t n, float *max_out, float *sum_out)
     vst1q_f32(lane, max4);
     for (int l = 0; l < 4; l++)
         max = lane[l] > max ? lane[l] : max;
-    for (size_t j = 0; j < padded; j += ARITH_LANES)
-        for (size_t i = 0; i < 4; i++) {
-            float32x4_t v = exp_neon(vsubq_f32(vld1q_f32(p + j + 4 * i), vdupq_n_f32(max)));
-            vst1q_f32(p + j + 4 * i, v);
-            sum.v[i] = vaddq_f32(sum.v[i], v);
-        }
+    for (size_t j = 0; j < padded; j += ARITH_LANES) {
+        struct lanes v = lanes_load(p + j);
+        v = (struct lanes){exp_of(v.a, max), exp_of(v.b, max), exp_of(v.c, max), exp_of(v.d, max)};
+        lanes_store(p + j, v);
+        sum = (struct lanes){vaddq_f32(sum.a, v.a), vaddq_f32(sum.b, v.b), vaddq_f32(sum.c, v.c), vaddq_f32(sum.d, v.d)};
+    }
     *max_out = max;
     *sum_out = lanes_sum(sum);
 }

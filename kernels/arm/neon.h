@@ -8,26 +8,28 @@
 
 #define ALWAYS_INLINE static inline __attribute__((always_inline))
 
-/* Lanes 0-3, 4-7, 8-11 and 12-15. */
+/* Lanes 0-3, 4-7, 8-11 and 12-15. Members, not an array: an array that some loop indexes stays in memory. */
 struct lanes {
-    float32x4_t v[4];
+    float32x4_t a, b, c, d;
 };
 
 ALWAYS_INLINE struct lanes lanes_all(float x)
 {
     float32x4_t v = vdupq_n_f32(x);
-    return (struct lanes){{v, v, v, v}};
+    return (struct lanes){v, v, v, v};
 }
 
 ALWAYS_INLINE struct lanes lanes_load(const float *p)
 {
-    return (struct lanes){{vld1q_f32(p), vld1q_f32(p + 4), vld1q_f32(p + 8), vld1q_f32(p + 12)}};
+    return (struct lanes){vld1q_f32(p), vld1q_f32(p + 4), vld1q_f32(p + 8), vld1q_f32(p + 12)};
 }
 
-ALWAYS_INLINE void lanes_store(float *p, struct lanes a)
+ALWAYS_INLINE void lanes_store(float *p, struct lanes l)
 {
-    for (int i = 0; i < 4; i++)
-        vst1q_f32(p + 4 * i, a.v[i]);
+    vst1q_f32(p, l.a);
+    vst1q_f32(p + 4, l.b);
+    vst1q_f32(p + 8, l.c);
+    vst1q_f32(p + 12, l.d);
 }
 
 /* The n < 16 values at p, padded with zeros. */
@@ -48,9 +50,9 @@ ALWAYS_INLINE float32x4_t from_f16(uint16x4_t h)
 ALWAYS_INLINE struct lanes lanes_load_f16(const void *p)
 {
     const uint8_t *bytes = p;
-    uint16x8_t a = vreinterpretq_u16_u8(vld1q_u8(bytes)), b = vreinterpretq_u16_u8(vld1q_u8(bytes + 16));
-    return (struct lanes){{from_f16(vget_low_u16(a)), from_f16(vget_high_u16(a)), from_f16(vget_low_u16(b)),
-                           from_f16(vget_high_u16(b))}};
+    uint16x8_t low = vreinterpretq_u16_u8(vld1q_u8(bytes)), high = vreinterpretq_u16_u8(vld1q_u8(bytes + 16));
+    return (struct lanes){from_f16(vget_low_u16(low)), from_f16(vget_high_u16(low)), from_f16(vget_low_u16(high)),
+                          from_f16(vget_high_u16(high))};
 }
 
 ALWAYS_INLINE struct lanes lanes_tail_f16(const void *p, size_t n)
@@ -60,17 +62,16 @@ ALWAYS_INLINE struct lanes lanes_tail_f16(const void *p, size_t n)
     return lanes_load_f16(t);
 }
 
-ALWAYS_INLINE struct lanes lanes_fma(struct lanes a, struct lanes b, struct lanes sum)
+ALWAYS_INLINE struct lanes lanes_fma(struct lanes x, struct lanes y, struct lanes sum)
 {
-    for (int i = 0; i < 4; i++)
-        sum.v[i] = vfmaq_f32(sum.v[i], a.v[i], b.v[i]);
-    return sum;
+    return (struct lanes){vfmaq_f32(sum.a, x.a, y.a), vfmaq_f32(sum.b, x.b, y.b), vfmaq_f32(sum.c, x.c, y.c),
+                          vfmaq_f32(sum.d, x.d, y.d)};
 }
 
 /* l += l+8, l += l+4. */
-ALWAYS_INLINE float32x4_t lanes_four(struct lanes a)
+ALWAYS_INLINE float32x4_t lanes_four(struct lanes l)
 {
-    return vaddq_f32(vaddq_f32(a.v[0], a.v[2]), vaddq_f32(a.v[1], a.v[3]));
+    return vaddq_f32(vaddq_f32(l.a, l.c), vaddq_f32(l.b, l.d));
 }
 
 /* l += l+2 of two: sums 0 and 1 of a, then of b. */
@@ -80,16 +81,16 @@ ALWAYS_INLINE float32x4_t lanes_two(float32x4_t a, float32x4_t b)
     return vaddq_f32(vreinterpretq_f32_f64(vzip1q_f64(x, y)), vreinterpretq_f32_f64(vzip2q_f64(x, y)));
 }
 
-ALWAYS_INLINE float lanes_sum(struct lanes a)
+ALWAYS_INLINE float lanes_sum(struct lanes l)
 {
-    float32x4_t four = lanes_four(a);
+    float32x4_t four = lanes_four(l);
     return vpadds_f32(vadd_f32(vget_low_f32(four), vget_high_f32(four)));
 }
 
 /* Four sums at once. */
-ALWAYS_INLINE float32x4_t lanes_sum4(const struct lanes *a)
+ALWAYS_INLINE float32x4_t lanes_sum4(const struct lanes l[4])
 {
-    return vpaddq_f32(lanes_two(lanes_four(a[0]), lanes_four(a[1])), lanes_two(lanes_four(a[2]), lanes_four(a[3])));
+    return vpaddq_f32(lanes_two(lanes_four(l[0]), lanes_four(l[1])), lanes_two(lanes_four(l[2]), lanes_four(l[3])));
 }
 
 /* 2^k. */

@@ -35,24 +35,26 @@ ALWAYS_INLINE int32x4_t quantize4(float32x4_t x, float s)
     return vmaxq_s32(vminq_s32(v, vdupq_n_s32(127)), vdupq_n_s32(-128));
 }
 
+ALWAYS_INLINE float32x4_t max16(struct lanes x)
+{
+    float32x4_t low = vmaxq_f32(vabsq_f32(finite4(x.a)), vabsq_f32(finite4(x.b)));
+    return vmaxq_f32(low, vmaxq_f32(vabsq_f32(finite4(x.c)), vabsq_f32(finite4(x.d))));
+}
+
 /* max |x|, at least 1e-5; values that are not there count as 0. */
 static float max_abs(const float *x, size_t n)
 {
     float32x4_t max = vdupq_n_f32(1e-5f);
     size_t i = 0;
     for (; i + ARITH_LANES <= n; i += ARITH_LANES)
-        for (size_t j = 0; j < ARITH_LANES; j += 4)
-            max = vmaxq_f32(max, vabsq_f32(finite4(vld1q_f32(x + i + j))));
-    struct lanes tail = lanes_tail(x + i, n - i);
-    for (int j = 0; j < 4; j++)
-        max = vmaxq_f32(max, vabsq_f32(finite4(tail.v[j])));
-    return vmaxvq_f32(max);
+        max = vmaxq_f32(max, max16(lanes_load(x + i)));
+    return vmaxvq_f32(vmaxq_f32(max, max16(lanes_tail(x + i, n - i))));
 }
 
 /* 16 values to bytes; adds them to the sums. */
 ALWAYS_INLINE int8x16_t quantize16(struct lanes x, float s, int32x4_t *sum)
 {
-    int32x4_t a = quantize4(x.v[0], s), b = quantize4(x.v[1], s), c = quantize4(x.v[2], s), d = quantize4(x.v[3], s);
+    int32x4_t a = quantize4(x.a, s), b = quantize4(x.b, s), c = quantize4(x.c, s), d = quantize4(x.d, s);
     int16x8_t low = vcombine_s16(vmovn_s32(a), vmovn_s32(b)), high = vcombine_s16(vmovn_s32(c), vmovn_s32(d));
     *sum = vpadalq_s16(*sum, vaddq_s16(low, high));
     return vcombine_s8(vmovn_s16(low), vmovn_s16(high));

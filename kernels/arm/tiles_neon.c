@@ -7,12 +7,17 @@
 
 #define INT16_TILES ((size_t)32)
 
-ALWAYS_INLINE int8x16_t broadcast4(const int8_t *q)
-{
-    int32_t four;
-    memcpy(&four, q, sizeof four);
-    return vreinterpretq_s8_s32(vdupq_n_s32(four));
-}
+/* Adds plane p of Q quarters, whose codes are given, times the activations of T tokens. */
+#define ADD_PLANE(p)                                                                                                   \
+    _Pragma("GCC unroll 4") for (int j = 0; j < T; j++)                                                                \
+    {                                                                                                                  \
+        int8x16_t four = vreinterpretq_s8_s32(vdupq_laneq_s32(vreinterpretq_s32_s8(x[j]), p));                         \
+        _Pragma("GCC unroll 4") for (int i = 0; i < Q; i++)                                                            \
+        {                                                                                                              \
+            low[i * T + j] = vmlal_s8(low[i * T + j], vget_low_s8(codes[i][p]), vget_low_s8(four));                    \
+            high[i * T + j] = vmlal_high_s8(high[i * T + j], codes[i][p], four);                                       \
+        }                                                                                                              \
+    }
 
 /* Adds tiles k .. end - 1 of Q quarters times T tokens to sums[Q * T], a pair for each: of the lower and the upper two rows. */
 ALWAYS_INLINE void add_tiles(const uint8_t *tile, const int8_t *q, size_t q_stride, size_t n_tiles, const int Q, const int T,
@@ -23,22 +28,17 @@ ALWAYS_INLINE void add_tiles(const uint8_t *tile, const int8_t *q, size_t q_stri
     for (int i = 0; i < Q * T; i++)
         low[i] = high[i] = vdupq_n_s16(0);
     for (size_t k = 0; k < n_tiles; k++, tile += TILE_BYTES, q += TILE_COLS) {
-        int8x16_t codes[4][4];
+        int8x16_t codes[4][4], x[4];
+#pragma GCC unroll 4
+        for (int j = 0; j < T; j++)
+            x[j] = vld1q_s8(q + (size_t)j * q_stride);
 #pragma GCC unroll 4
         for (int i = 0; i < Q; i++)
             unpack(tile + 16 * i, codes[i]);
-#pragma GCC unroll 4
-        for (int p = 0; p < 4; p++)
-#pragma GCC unroll 4
-            for (int j = 0; j < T; j++) {
-                int8x16_t x = broadcast4(q + (size_t)j * q_stride + 4 * p);
-#pragma GCC unroll 4
-                for (int i = 0; i < Q; i++) {
-                    int a = i * T + j;
-                    low[a] = vmlal_s8(low[a], vget_low_s8(codes[i][p]), vget_low_s8(x));
-                    high[a] = vmlal_high_s8(high[a], codes[i][p], x);
-                }
-            }
+        ADD_PLANE(0)
+        ADD_PLANE(1)
+        ADD_PLANE(2)
+        ADD_PLANE(3)
     }
 #pragma GCC unroll 8
     for (int i = 0; i < Q * T; i++) {
