@@ -311,6 +311,19 @@ void op_quantize(struct backend *be, const float *x, size_t n, size_t dim, struc
         be->ops->quantize(be, x, n, dim, a);
 }
 
+void op_norm_quantize(struct backend *be, const float *x, const float *weight, float eps, size_t n, size_t dim, float *y,
+                      struct activations *a)
+{
+    assert(n <= a->max_rows && dim > 0 && dim <= a->max_cols);
+    if (n && be->ops->norm_quantize) {
+        be->ops->norm_quantize(be, x, weight, eps, n, dim, y, a);
+        return;
+    }
+    if (weight)
+        op_rmsnorm(be, x, weight, eps, n, dim, y);
+    op_quantize(be, weight ? y : x, n, dim, a);
+}
+
 void op_matmul(struct backend *be, const struct ternary *const *w, float *const *y, size_t n_mats,
                const struct activations *a, size_t n)
 {
@@ -332,6 +345,18 @@ void op_ffn_act(struct backend *be, enum ffn_act act, const float *gate, const f
     assert(act == FFN_RELU2 || act == FFN_SILU);
     if (n_values)
         be->ops->ffn_act(be, act, gate, up, n_values, y);
+}
+
+void op_ffn_quantize(struct backend *be, enum ffn_act act, const float *gate, const float *up, const float *weight, float eps,
+                     size_t n, size_t dim, float *y, struct activations *a)
+{
+    assert(n <= a->max_rows && dim > 0 && dim <= a->max_cols && (act == FFN_RELU2 || act == FFN_SILU));
+    if (n && be->ops->ffn_quantize) {
+        be->ops->ffn_quantize(be, act, gate, up, weight, eps, n, dim, y, a);
+        return;
+    }
+    op_ffn_act(be, act, gate, up, n * dim, y);
+    op_norm_quantize(be, y, weight, eps, n, dim, y, a);
 }
 
 void op_rope(struct backend *be, const struct rope *r, float *x, size_t n, size_t n_heads, size_t head_dim,

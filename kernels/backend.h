@@ -60,6 +60,11 @@ struct backend_ops {
                    const struct activations *a, size_t n);
     void (*add)(struct backend *be, float *x, const float *y, size_t n_values);
     void (*ffn_act)(struct backend *be, enum ffn_act act, const float *gate, const float *up, size_t n_values, float *y);
+    /* NULL: the operations that they stand for, one after the other. */
+    void (*norm_quantize)(struct backend *be, const float *x, const float *weight, float eps, size_t n, size_t dim, float *y,
+                          struct activations *a);
+    void (*ffn_quantize)(struct backend *be, enum ffn_act act, const float *gate, const float *up, const float *weight, float eps,
+                         size_t n, size_t dim, float *y, struct activations *a);
     void (*rope)(struct backend *be, const struct rope *r, float *x, size_t n, size_t n_heads, size_t head_dim,
                  const int32_t *positions);
     void (*kv_write)(struct backend *be, const struct kv_cache *kv, size_t layer, const struct batch_view *batch,

@@ -189,6 +189,13 @@ void cpu_dense_close(struct backend *be, struct dense *w);
 void cpu_op_embed(struct backend *be, const struct dense *table, const int32_t *ids, size_t n, float *y);
 void cpu_op_rmsnorm(struct backend *be, const float *x, const float *weight, float eps, size_t n, size_t dim, float *y);
 void cpu_op_quantize(struct backend *be, const float *x, size_t n, size_t dim, struct activations *a);
+void cpu_op_norm_quantize(struct backend *be, const float *x, const float *weight, float eps, size_t n, size_t dim, float *y,
+                          struct activations *a);
+void cpu_op_ffn_quantize(struct backend *be, enum ffn_act act, const float *gate, const float *up, const float *weight, float eps,
+                         size_t n, size_t dim, float *y, struct activations *a);
+/* One row: normalised to y unless weight is NULL, then quantised into row `row` of `a`. */
+void cpu_norm_quantize_row(const struct cpu *cpu, const float *x, const float *weight, float eps, size_t dim, float *y,
+                           const struct activations *a, size_t row);
 void cpu_op_matmul(struct backend *be, const struct ternary *const *w, float *const *y, size_t n_mats,
                    const struct activations *a, size_t n);
 void cpu_op_add(struct backend *be, float *x, const float *y, size_t n_values);

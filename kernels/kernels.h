@@ -155,6 +155,10 @@ void op_rmsnorm(struct backend *be, const float *x, const float *weight, float e
 /* Quantises x [n][dim] into `a`. */
 void op_quantize(struct backend *be, const float *x, size_t n, size_t dim, struct activations *a);
 
+/* op_rmsnorm, then op_quantize of y: a row passes while it is in the cache. Without weight (NULL) x is quantised, y left alone. */
+void op_norm_quantize(struct backend *be, const float *x, const float *weight, float eps, size_t n, size_t dim, float *y,
+                      struct activations *a);
+
 /* y[m][i][r] = (sum_k q[i][k] * t[m][r][k]) / s[i] * scale[m], for n_mats matrices (at most 4) of the same n_cols that read the same
  * activations (q, k, v; gate, up). y[m] is [n][rows of m]. The integer sum is exact. */
 void op_matmul(struct backend *be, const struct ternary *const *w, float *const *y, size_t n_mats,
@@ -166,6 +170,10 @@ void op_add(struct backend *be, float *x, const float *y, size_t n_values);
 /* Gated FFN activation: RELU2: y = relu(gate)^2 * up; SILU: y = gate * sigmoid(gate) * up. y may be gate. */
 enum ffn_act { FFN_RELU2, FFN_SILU };
 void op_ffn_act(struct backend *be, enum ffn_act act, const float *gate, const float *up, size_t n_values, float *y);
+
+/* op_ffn_act of [n][dim] into y, which may be gate, then op_norm_quantize of y in place. */
+void op_ffn_quantize(struct backend *be, enum ffn_act act, const float *gate, const float *up, const float *weight, float eps,
+                     size_t n, size_t dim, float *y, struct activations *a);
 
 /* Rotary position embedding. NEOX rotates (i, i + d/2), NORM rotates (2i, 2i+1). The table of cos and sin is made once, in
  * double precision, for positions 0..n_positions-1; factors ([n_dims/2], divides each frequency) may be NULL. */

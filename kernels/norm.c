@@ -59,16 +59,42 @@ void cpu_op_rmsnorm(struct backend *be, const float *x, const float *weight, flo
     cpu_for((struct cpu *)be, n, dim, norm_items, &call);
 }
 
+static void quantize_row(const struct cpu *cpu, const float *x, size_t dim, const struct activations *a, size_t row)
+{
+    int8_t *q = a->q + row * a->stride;
+    cpu->kernels.quantize(x, dim, q, a->scale + row, a->sum + row);
+    memset(q + dim, 0, a->stride - dim);
+}
+
+void cpu_norm_quantize_row(const struct cpu *cpu, const float *x, const float *weight, float eps, size_t dim, float *y,
+                           const struct activations *a, size_t row)
+{
+    if (weight)
+        cpu->kernels.rmsnorm(x, weight, eps, dim, y);
+    quantize_row(cpu, weight ? y : x, dim, a, row);
+}
+
+static void norm_quantize_items(struct cpu *cpu, const void *call, size_t begin, size_t end, int thread)
+{
+    const struct norm_call *c = call;
+    (void)thread;
+    for (size_t i = begin; i < end; i++)
+        cpu_norm_quantize_row(cpu, c->x + i * c->dim, c->weight, c->eps, c->dim, c->y + i * c->dim, c->a, i);
+}
+
+void cpu_op_norm_quantize(struct backend *be, const float *x, const float *weight, float eps, size_t n, size_t dim, float *y,
+                          struct activations *a)
+{
+    struct norm_call call = {.x = x, .weight = weight, .eps = eps, .dim = dim, .y = y, .a = a};
+    cpu_for((struct cpu *)be, n, 2 * dim, norm_quantize_items, &call);
+}
+
 static void quantize_items(struct cpu *cpu, const void *call, size_t begin, size_t end, int thread)
 {
     const struct norm_call *c = call;
-    const struct activations *a = c->a;
     (void)thread;
-    for (size_t i = begin; i < end; i++) {
-        int8_t *q = a->q + i * a->stride;
-        cpu->kernels.quantize(c->x + i * c->dim, c->dim, q, a->scale + i, a->sum + i);
-        memset(q + c->dim, 0, a->stride - c->dim);
-    }
+    for (size_t i = begin; i < end; i++)
+        quantize_row(cpu, c->x + i * c->dim, c->dim, c->a, i);
 }
 
 void cpu_op_quantize(struct backend *be, const float *x, size_t n, size_t dim, struct activations *a)

@@ -102,8 +102,7 @@ static void project(struct forward *f, const struct kv_cache *kv, size_t layer, 
     const struct model_shape *s = &f->model->shape;
     const struct model_layer *w = &f->model->layers[layer];
     struct backend *be = f->model->backend;
-    op_rmsnorm(be, f->x, w->attn_norm, s->norm_eps, batch->n, s->dim, f->h);
-    op_quantize(be, f->h, batch->n, s->dim, &f->act);
+    op_norm_quantize(be, f->x, w->attn_norm, s->norm_eps, batch->n, s->dim, f->h, &f->act);
     op_matmul(be, (const struct ternary *const[]){w->q, w->k, w->v}, (float *const[]){f->q, f->k, f->v}, 3, &f->act,
               batch->n);
     op_rope(be, f->model->rope, f->q, batch->n, s->n_heads, s->head_dim, batch->positions);
@@ -118,9 +117,7 @@ static void attend(struct forward *f, const struct kv_cache *kv, size_t layer, c
     struct backend *be = f->model->backend;
     size_t width = tensor_size(s, SIZE_Q);
     op_attention(be, kv, layer, batch, f->q, s->n_heads, f->att);
-    if (w->attn_sub_norm)
-        op_rmsnorm(be, f->att, w->attn_sub_norm, s->norm_eps, batch->n, width, f->att);
-    op_quantize(be, f->att, batch->n, width, &f->act);
+    op_norm_quantize(be, f->att, w->attn_sub_norm, s->norm_eps, batch->n, width, f->att, &f->act);
     op_matmul(be, (const struct ternary *const[]){w->o}, &f->h, 1, &f->act, batch->n);
     op_add(be, f->x, f->h, batch->n * s->dim);
 }
@@ -130,13 +127,9 @@ static void feed_forward(struct forward *f, size_t layer, size_t n)
     const struct model_shape *s = &f->model->shape;
     const struct model_layer *w = &f->model->layers[layer];
     struct backend *be = f->model->backend;
-    op_rmsnorm(be, f->x, w->ffn_norm, s->norm_eps, n, s->dim, f->h);
-    op_quantize(be, f->h, n, s->dim, &f->act);
+    op_norm_quantize(be, f->x, w->ffn_norm, s->norm_eps, n, s->dim, f->h, &f->act);
     op_matmul(be, (const struct ternary *const[]){w->gate, w->up}, (float *const[]){f->gate, f->up}, 2, &f->act, n);
-    op_ffn_act(be, s->ffn_act, f->gate, f->up, n * s->ffn_dim, f->gate);
-    if (w->ffn_sub_norm)
-        op_rmsnorm(be, f->gate, w->ffn_sub_norm, s->norm_eps, n, s->ffn_dim, f->gate);
-    op_quantize(be, f->gate, n, s->ffn_dim, &f->act);
+    op_ffn_quantize(be, s->ffn_act, f->gate, f->up, w->ffn_sub_norm, s->norm_eps, n, s->ffn_dim, f->gate, &f->act);
     op_matmul(be, (const struct ternary *const[]){w->down}, &f->h, 1, &f->act, n);
     op_add(be, f->x, f->h, n * s->dim);
 }

@@ -130,5 +130,44 @@ START_TEST(rows_are_padded_with_zeros)
 }
 END_TEST
 
+/* The operations that stand for several, against these one by one. */
+START_TEST(joined_operations_give_what_single_ones_give)
+{
+    enum { N = 5, DIM = 1111 };
+    struct backend *be = open_backend(NULL, 2);
+    struct activations single, joined;
+    float *gate = backend_alloc(be, N * DIM * 4), *up = backend_alloc(be, N * DIM * 4), *weight = backend_alloc(be, DIM * 4);
+    float *y = backend_alloc(be, N * DIM * 4), *z = backend_alloc(be, N * DIM * 4);
+    ck_assert(activations_open(be, N, DIM, &single) && activations_open(be, N, DIM, &joined));
+    for (int kind = 0; kind < 8; kind++) {
+        enum ffn_act act = kind & 1 ? FFN_SILU : FFN_RELU2;
+        const float *w = kind & 2 ? weight : NULL;
+        random_floats(gate, N * DIM, 3.0f);
+        random_floats(up, N * DIM, 3.0f);
+        random_floats(weight, DIM, 1.0f);
+        memset(joined.q, 77, N * joined.stride);
+        if (kind & 4) {
+            op_ffn_act(be, act, gate, up, N * DIM, y);
+            op_ffn_quantize(be, act, gate, up, w, 1e-5f, N, DIM, z, &joined);
+        } else {
+            memcpy(y, gate, N * DIM * sizeof *y);
+            op_norm_quantize(be, gate, w, 1e-5f, N, DIM, z, &joined);
+        }
+        if (w)
+            op_rmsnorm(be, y, w, 1e-5f, N, DIM, y);
+        op_quantize(be, y, N, DIM, &single);
+        expect_same("q", single.q, joined.q, N * joined.stride, 1);
+        expect_same("scale", single.scale, joined.scale, N, 4);
+        expect_same("sum", single.sum, joined.sum, N, 4);
+    }
+    activations_close(be, &single);
+    activations_close(be, &joined);
+    for (size_t i = 0; i < 5; i++)
+        backend_free(be, ((float *[]){gate, up, weight, y, z})[i]);
+    backend_close(be);
+}
+END_TEST
+
 RUN_SUITE("kernels/norm", rmsnorm_variants_agree, rmsnorm_is_what_it_says, quantize_variants_agree,
-          quantize_follows_its_definition, values_that_are_not_finite_count_as_zero, rows_are_padded_with_zeros)
+          quantize_follows_its_definition, values_that_are_not_finite_count_as_zero, rows_are_padded_with_zeros,
+          joined_operations_give_what_single_ones_give)
