@@ -5,6 +5,7 @@
 
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 struct config {
     struct model_flags flags;
@@ -65,7 +66,9 @@ static enum error_code print_load(void *user, const struct bench_report *r, stru
     if (r->n_loads == 1)
         printf("%s (%s, %.2f M weights) on %s, %s, %d CPUs, %s\n", r->model, r->architecture, r->n_parameters / 1e6,
                r->device, r->device_name, r->n_cpus, l->isa);
-    printf("\n%d threads, %s: loaded in %.2f s, weights %.1f MB", l->threads, l->format, l->load_seconds,
+    const char *asked = bench_format_names[l->asked];
+    printf("\n%d threads, %s%s%s: loaded in %.2f s, weights %.1f MB", l->threads, l->format,
+           strcmp(asked, l->format) == 0 ? "" : " for ", strcmp(asked, l->format) == 0 ? "" : asked, l->load_seconds,
            l->weight_bytes / 1e6);
     if (l->read_bytes_per_s > 0)
         printf("; limits: %.1f GB/s read, %.1f G int8 multiply-adds/s", l->read_bytes_per_s / 1e9, l->int8_per_s / 1e9);

@@ -92,10 +92,13 @@ END_TEST
 
 static const char *differences(void)
 {
-    static struct buffer out;
-    buffer_init(&out, 4096);
+    static char text[4096];
+    struct buffer out;
+    buffer_init(&out, sizeof text);
     ck_assert_int_eq(compare_setup(&base, &now, &out), out.n_bytes == 0);
-    return out.data ? out.data : "";
+    snprintf(text, sizeof text, "%s", out.data ? out.data : "");
+    buffer_fini(&out);
+    return text;
 }
 
 START_TEST(setups)
