@@ -72,7 +72,8 @@ static void soften(float *p, size_t n, float *max_out, float *sum_out)
         struct lanes v = lanes_load(p + j);
         v = (struct lanes){exp_of(v.a, max), exp_of(v.b, max), exp_of(v.c, max), exp_of(v.d, max)};
         lanes_store(p + j, v);
-        sum = (struct lanes){vaddq_f32(sum.a, v.a), vaddq_f32(sum.b, v.b), vaddq_f32(sum.c, v.c), vaddq_f32(sum.d, v.d)};
+        sum =
+            (struct lanes){vaddq_f32(sum.a, v.a), vaddq_f32(sum.b, v.b), vaddq_f32(sum.c, v.c), vaddq_f32(sum.d, v.d)};
     }
     *max_out = max;
     *sum_out = lanes_sum(sum);

@@ -101,7 +101,8 @@ ALWAYS_INLINE float32x4_t dots(const float *row, const float *x, size_t x_stride
     return lanes_sum4(sum);
 }
 
-void dots_f32_neon(const float *row, const float *x, size_t x_stride, size_t n_x, size_t n, float *out, size_t out_stride)
+void dots_f32_neon(const float *row, const float *x, size_t x_stride, size_t n_x, size_t n, float *out,
+                   size_t out_stride)
 {
     size_t j = 0;
     for (; j + 4 <= n_x; j += 4) {

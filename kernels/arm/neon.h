@@ -115,8 +115,7 @@ static inline float32x4_t exp_neon(float32x4_t x)
     int32x4_t k = vcvtq_s32_f32(n), half = vshrq_n_s32(k, 1);
     float32x4_t y = vmulq_f32(vmulq_f32(p, power_of_2(half)), power_of_2(vsubq_s32(k, half)));
     y = vbslq_f32(vcltq_f32(x, vdupq_n_f32(ARITH_EXP_LO)), vdupq_n_f32(0.0f), y);
-    y = vbslq_f32(vcgtq_f32(x, vdupq_n_f32(ARITH_EXP_HI)), vdupq_n_f32(INFINITY), y);
-    return vbslq_f32(vceqq_f32(x, x), y, x);
+    return vbslq_f32(vcgtq_f32(x, vdupq_n_f32(ARITH_EXP_HI)), vdupq_n_f32(INFINITY), y); /* a NaN went through all */
 }
 
 #endif

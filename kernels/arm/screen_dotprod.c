@@ -2,7 +2,8 @@
 #include "kernels/arm/neon.h"
 #include "kernels/cpu.h"
 
-void screen_i8_dotprod(const int8_t *rows, size_t stride, size_t n_rows, const struct screen_x *x, int32_t *high, int32_t *low)
+void screen_i8_dotprod(const int8_t *rows, size_t stride, size_t n_rows, const struct screen_x *x, int32_t *high,
+                       int32_t *low)
 {
     for (size_t r = 0; r < n_rows; r++, rows += stride) {
         int32x4_t h[2], l[2]; /* so that sums do not wait for each other */

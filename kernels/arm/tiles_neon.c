@@ -20,8 +20,8 @@
     }
 
 /* Adds tiles k .. end - 1 of Q quarters times T tokens to sums[Q * T], a pair for each: of the lower and the upper two rows. */
-ALWAYS_INLINE void add_tiles(const uint8_t *tile, const int8_t *q, size_t q_stride, size_t n_tiles, const int Q, const int T,
-                             int32x4x2_t *sums)
+ALWAYS_INLINE void add_tiles(const uint8_t *tile, const int8_t *q, size_t q_stride, size_t n_tiles, const int Q,
+                             const int T, int32x4x2_t *sums)
 {
     int16x8_t low[8], high[8];
 #pragma GCC unroll 8

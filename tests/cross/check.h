@@ -121,25 +121,37 @@ static inline void srunner_run_all(SRunner *runner, enum print_output output)
 
 #define CHECK_COMPARE(type, format, x, op, y)                                                                          \
     do {                                                                                                               \
-        type check_x = (x), check_y = (y);                                                                       \
-        ck_assert_msg(check_x op check_y, "expected %s " #op " %s, found " format " and " format, #x, #y, check_x, check_y); \
+        type check_x = (x), check_y = (y);                                                                             \
+        ck_assert_msg(check_x op check_y, "expected %s " #op " %s, found " format " and " format, #x, #y, check_x,     \
+                      check_y);                                                                                        \
     } while (0)
 #define ck_assert_int_eq(x, y) CHECK_COMPARE(intmax_t, "%jd", x, ==, y)
+#define ck_assert_int_ne(x, y) CHECK_COMPARE(intmax_t, "%jd", x, !=, y)
+#define ck_assert_int_lt(x, y) CHECK_COMPARE(intmax_t, "%jd", x, <, y)
+#define ck_assert_int_le(x, y) CHECK_COMPARE(intmax_t, "%jd", x, <=, y)
+#define ck_assert_int_gt(x, y) CHECK_COMPARE(intmax_t, "%jd", x, >, y)
 #define ck_assert_int_ge(x, y) CHECK_COMPARE(intmax_t, "%jd", x, >=, y)
 #define ck_assert_uint_eq(x, y) CHECK_COMPARE(uintmax_t, "%ju", x, ==, y)
 #define ck_assert_uint_ne(x, y) CHECK_COMPARE(uintmax_t, "%ju", x, !=, y)
 #define ck_assert_uint_lt(x, y) CHECK_COMPARE(uintmax_t, "%ju", x, <, y)
 #define ck_assert_uint_le(x, y) CHECK_COMPARE(uintmax_t, "%ju", x, <=, y)
 #define ck_assert_uint_gt(x, y) CHECK_COMPARE(uintmax_t, "%ju", x, >, y)
+#define ck_assert_uint_ge(x, y) CHECK_COMPARE(uintmax_t, "%ju", x, >=, y)
 #define ck_assert_float_eq(x, y) CHECK_COMPARE(double, "%.9g", x, ==, y)
 #define ck_assert_double_eq(x, y) CHECK_COMPARE(double, "%.17g", x, ==, y)
-#define ck_assert_double_eq_tol(x, y, tolerance) CHECK_COMPARE(double, "%.17g", fabs((double)(x) - (double)(y)), <=, tolerance)
+#define ck_assert_double_eq_tol(x, y, tolerance)                                                                       \
+    CHECK_COMPARE(double, "%.17g", fabs((double)(x) - (double)(y)), <=, tolerance)
+#define ck_assert_ptr_eq(x, y) ck_assert_msg((x) == (y), "expected %s == %s", #x, #y)
+#define ck_assert_ptr_ne(x, y) ck_assert_msg((x) != (y), "expected %s != %s", #x, #y)
+#define ck_assert_mem_eq(x, y, n)                                                                                      \
+    ck_assert_msg(memcmp(x, y, n) == 0, "expected the bytes of %s to be those of %s", #x, #y)
 #define ck_assert_ptr_null(x) ck_assert_msg((x) == NULL, "expected %s to be NULL", #x)
 #define ck_assert_ptr_nonnull(x) ck_assert_msg((x) != NULL, "expected %s not to be NULL", #x)
 #define ck_assert_str_eq(x, y)                                                                                         \
     do {                                                                                                               \
         const char *check_s = (x), *check_t = (y);                                                                     \
-        ck_assert_msg(strcmp(check_s, check_t) == 0, "expected %s == %s, found \"%s\" and \"%s\"", #x, #y, check_s, check_t); \
+        ck_assert_msg(strcmp(check_s, check_t) == 0, "expected %s == %s, found \"%s\" and \"%s\"", #x, #y, check_s,    \
+                      check_t);                                                                                        \
     } while (0)
 
 #endif

@@ -1,6 +1,8 @@
 /* Screened logits: whatever may be read is bit for bit what the full head gives, over many random states; what is left out is -infinity. */
 #include "tests/kernels/support.h"
 
+#include "kernels/memory.h"
+
 #include <math.h>
 #include <stdlib.h>
 
@@ -94,6 +96,35 @@ static size_t compare(struct head *h, const struct logits_need needs[3])
     return n_kept;
 }
 
+/* Sums of every instruction set, with random values and the ends of their range. */
+START_TEST(screen_sums_are_exact)
+{
+    enum { MAX_STRIDE = 640, ROWS = 5 };
+    int8_t *rows = memory_alloc(ROWS * MAX_STRIDE), *high = memory_alloc(MAX_STRIDE), *low = memory_alloc(MAX_STRIDE);
+    for (size_t stride = 64; stride <= MAX_STRIDE; stride += 64)
+        for (int kind = 0; kind < 4; kind++) {
+            struct screen_x x = {.high = high, .low = low};
+            for (size_t i = 0; i < ROWS * stride; i++)
+                rows[i] = (int8_t)(kind & 1 ? 127 : (int)(random_next() >> 33) % 255 - 127);
+            for (size_t i = 0; i < stride; i++) {
+                high[i] = (int8_t)(kind & 2 ? -127 : (int)(random_next() >> 33) % 255 - 127);
+                low[i] = (int8_t)(kind & 2 ? 127 : (int)(random_next() >> 33) % 255 - 127);
+                x.high_sum += high[i];
+                x.low_sum += low[i];
+            }
+            for (const struct cpu_level *l = cpu_levels; l->name; l++) {
+                struct cpu_kernels k;
+                int32_t expected[2][ROWS], found[2][ROWS];
+                ck_assert_ptr_nonnull(cpu_kernels_init(&k, l->name));
+                variants()->portable.screen_i8(rows, stride, ROWS, &x, expected[0], expected[1]);
+                k.screen_i8(rows, stride, ROWS, &x, found[0], found[1]);
+                expect_same(l->name, expected, found, sizeof found / sizeof found[0][0], sizeof found[0][0]);
+            }
+        }
+    memory_free(rows), memory_free(high), memory_free(low);
+}
+END_TEST
+
 START_TEST(what_is_needed_is_exact)
 {
     static const size_t cols[] = {32, 100, 256, 640};
@@ -181,5 +212,5 @@ START_TEST(a_table_that_is_not_finite_has_no_screen)
 }
 END_TEST
 
-RUN_SUITE("kernels/logits", what_is_needed_is_exact, most_rows_are_left_out, all_logits_and_what_a_screen_cannot_hold_are_full,
+RUN_SUITE("kernels/logits", screen_sums_are_exact, what_is_needed_is_exact, most_rows_are_left_out, all_logits_and_what_a_screen_cannot_hold_are_full,
           what_is_read_is_the_screen_or_all, a_table_that_is_not_finite_has_no_screen)

@@ -68,6 +68,20 @@ START_TEST(activations_are_what_they_say)
 }
 END_TEST
 
+START_TEST(a_nan_is_no_positive_gate)
+{
+    float gate[17], up[17], y[17];
+    for (int i = 0; i < 17; i++)
+        gate[i] = NAN, up[i] = 1.0f;
+    variants()->best.relu2(gate, up, 17, y);
+    for (int i = 0; i < 17; i++)
+        ck_assert_float_eq(y[i], 0.0f);
+    variants()->best.silu(gate, up, 17, y);
+    for (int i = 0; i < 17; i++)
+        ck_assert(y[i] != y[i]);
+}
+END_TEST
+
 START_TEST(addition_agrees)
 {
     for (size_t s = 0; s < N_SIZES; s++) {
@@ -208,5 +222,6 @@ START_TEST(threads_give_the_same_bits)
 }
 END_TEST
 
-RUN_SUITE("kernels/values", activations_agree, silu_runs_through_all_of_exp, activations_are_what_they_say, addition_agrees,
+RUN_SUITE("kernels/values", activations_agree, silu_runs_through_all_of_exp, activations_are_what_they_say, a_nan_is_no_positive_gate,
+          addition_agrees,
           rope_agrees, rope_is_what_it_says, conversions_agree, block_formats_agree, threads_give_the_same_bits)
