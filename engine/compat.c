@@ -68,7 +68,7 @@ static void examine(struct report *r)
 
 static size_t kv_position_bytes(const struct model_shape *s)
 {
-    return kv_cache_block_bytes(s->n_layers, s->n_kv_heads, s->head_dim) / KV_BLOCK_SIZE;
+    return kv_cache_block_bytes(KV_F16, s->n_layers, s->n_kv_heads, s->head_dim) / KV_BLOCK_SIZE;
 }
 
 static const char *type_name(uint32_t type)

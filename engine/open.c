@@ -57,7 +57,7 @@ static enum error_code open_model(struct engine *e, const struct engine_options 
 static size_t choose_blocks(const struct engine *e, const struct engine_options *o, size_t context_length)
 {
     const struct model_shape *s = &e->model->shape;
-    size_t block_bytes = kv_cache_block_bytes(s->n_layers, s->n_kv_heads, s->head_dim);
+    size_t block_bytes = kv_cache_block_bytes(o->kv_type, s->n_layers, s->n_kv_heads, s->head_dim);
     size_t full = kvcache_blocks_for(context_length), n_sequences = e->loop.max_sequences;
     if (o->kv_cache_bytes) {
         size_t n = o->kv_cache_bytes / block_bytes;
@@ -74,7 +74,7 @@ static enum error_code open_kv(struct engine *e, const struct engine_options *o,
 {
     const struct model_shape *s = &e->model->shape;
     struct engine_model *m = &e->description.model;
-    size_t block_bytes = kv_cache_block_bytes(s->n_layers, s->n_kv_heads, s->head_dim);
+    size_t block_bytes = kv_cache_block_bytes(o->kv_type, s->n_layers, s->n_kv_heads, s->head_dim);
     uint32_t context_length = model_context_length(e->model, o);
     size_t n_blocks = choose_blocks(e, o, context_length);
     if (n_blocks == 0 || n_blocks > INT32_MAX)
@@ -86,11 +86,13 @@ static enum error_code open_kv(struct engine *e, const struct engine_options *o,
                  LOG_INT("context_length", context_length), LOG_INT("positions", n_blocks * KV_BLOCK_SIZE));
         context_length = (uint32_t)n_blocks * KV_BLOCK_SIZE;
     }
-    if (!kv_cache_open(e->backend, s->n_layers, n_blocks, s->n_kv_heads, s->head_dim, &e->kv) ||
-        !kvcache_open(&e->loop.kvcache, (uint32_t)n_blocks, (uint32_t)e->loop.max_sequences,
+    enum error_code code =
+        kv_cache_open(e->backend, o->kv_type, s->n_layers, n_blocks, s->n_kv_heads, s->head_dim, &e->kv, err);
+    if (code)
+        return code;
+    if (!kvcache_open(&e->loop.kvcache, (uint32_t)n_blocks, (uint32_t)e->loop.max_sequences,
                       kvcache_blocks_for(context_length)))
-        return error_set(err, ERROR_MEMORY_EXHAUSTED, "no memory for a KV cache of %zu blocks of %zu bytes", n_blocks,
-                         block_bytes);
+        return error_set(err, ERROR_MEMORY_EXHAUSTED, "no memory for the tables of %zu KV blocks", n_blocks);
     m->kv_bytes = (uint64_t)n_blocks * block_bytes;
     m->n_kv_blocks = (uint32_t)n_blocks;
     m->kv_block_size = KV_BLOCK_SIZE;

@@ -81,7 +81,7 @@ static size_t choose_blocks(const struct session *s, const struct engine_options
 static enum error_code open_memory(struct session *s, const struct engine_options *options, struct error *err)
 {
     const struct model_shape *shape = &s->model->shape;
-    size_t block_bytes = kv_cache_block_bytes(shape->n_layers, shape->n_kv_heads, shape->head_dim);
+    size_t block_bytes = kv_cache_block_bytes(options->kv_type, shape->n_layers, shape->n_kv_heads, shape->head_dim);
     s->n_sequences = options->max_sequences ? options->max_sequences : 1;
     s->max_rows = options->max_batch_tokens ? options->max_batch_tokens : 512;
     s->context_length = model_context_length(s->model, options);
@@ -94,11 +94,13 @@ static enum error_code open_memory(struct session *s, const struct engine_option
     enum error_code code = forward_open(s->model, s->max_rows, &s->forward, err);
     if (code)
         return code;
-    if (!open_arrays(s, n_blocks) ||
-        !kv_cache_open(s->backend, shape->n_layers, n_blocks, shape->n_kv_heads, shape->head_dim, &s->kv))
-        return error_set(err, ERROR_MEMORY_EXHAUSTED,
-                         "no memory for a KV cache of %zu blocks of %zu bytes for %zu sequences of up to %u positions",
-                         n_blocks, block_bytes, s->n_sequences, s->context_length);
+    if (!open_arrays(s, n_blocks))
+        return error_set(err, ERROR_MEMORY_EXHAUSTED, "no memory for the tables of %zu sequences of %u positions",
+                         s->n_sequences, s->context_length);
+    code = kv_cache_open(s->backend, options->kv_type, shape->n_layers, n_blocks, shape->n_kv_heads, shape->head_dim,
+                         &s->kv, err);
+    if (code)
+        return code;
     s->description.model.kv_bytes = n_blocks * block_bytes;
     s->description.model.n_kv_blocks = (uint32_t)n_blocks;
     s->description.model.scratch_bytes = forward_memory_bytes(s->forward);

@@ -19,6 +19,10 @@
  *                     Segments are merged in order: M = max(m_a, m_b); a = exp(m_a - M), b = exp(m_b - M);
  *                     sum = sum_a * a + sum_b * b; out[d] = out_a[d] * a + out_b[d] * b (products and additions rounded one by one).
  *                     At the end y[d] = out[d] / sum. One segment alone is not scaled.
+ *  attention, int8    a position's K or V of one head is quantised as activations are; its scale is u = 1 / s. q is quantised to 16 bits:
+ *                     t = 32767 / max(|q|, 1e-5); q' = rint(q * t), not finite counting as 0.
+ *                     score_j = (float)(sum of q' * k_j, exact in int32) * ((1/sqrt(d)) / t) * u_j, from left to right.
+ *                     sum is that of p_j; out[d] = fma(p_j * u_j, (float)v_j[d], out[d]). All else as above.
  *  FFN                RELU2: r = max(g, 0); y = (r * r) * up. SILU: y = (g / (1 + exp(-g))) * up.
  *  LM head            the row converted to f32 exactly (F16, BF16) or by its format's definition, then a dot product with x in f32.
  *  exp, log           arith_exp, arith_log below; the same operations in the same order in every variant.
@@ -38,6 +42,8 @@
 
 #define ARITH_LANES 16
 #define ARITH_SEGMENT 256 /* positions of an attention segment */
+#define ARITH_QUANTIZE_MIN 1e-5f /* what is smaller than it in a whole row becomes 0 */
+#define ARITH_QUERY_MAX 32767.0f /* of q in attention over int8: 256 products with 127 stay within int32 */
 
 static inline float arith_fma(float a, float b, float c) { return fmaf(a, b, c); }
 

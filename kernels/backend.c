@@ -196,35 +196,54 @@ void activations_close(struct backend *be, struct activations *a)
     *a = (struct activations){0};
 }
 
-size_t kv_cache_block_bytes(size_t n_layers, size_t n_kv_heads, size_t head_dim)
+static size_t kv_value_bytes(enum kv_type type) { return type == KV_F16 ? sizeof(uint16_t) : sizeof(int8_t); }
+
+size_t kv_cache_block_bytes(enum kv_type type, size_t n_layers, size_t n_kv_heads, size_t head_dim)
 {
-    size_t n = 2 * sizeof(uint16_t) * KV_BLOCK_SIZE;
-    if (__builtin_mul_overflow(n, n_layers, &n) || __builtin_mul_overflow(n, n_kv_heads, &n) ||
-        __builtin_mul_overflow(n, head_dim, &n))
+    size_t n;
+    if (__builtin_mul_overflow(head_dim, kv_value_bytes(type), &n) ||
+        __builtin_add_overflow(n, type == KV_INT8 ? sizeof(float) : 0, &n) ||
+        __builtin_mul_overflow(n, 2 * KV_BLOCK_SIZE, &n) || __builtin_mul_overflow(n, n_layers, &n) ||
+        __builtin_mul_overflow(n, n_kv_heads, &n))
         return 0;
     return n;
 }
 
-bool kv_cache_open(struct backend *be, size_t n_layers, size_t n_blocks, size_t n_kv_heads, size_t head_dim,
-                   struct kv_cache *out)
+enum error_code kv_cache_open(struct backend *be, enum kv_type type, size_t n_layers, size_t n_blocks, size_t n_kv_heads,
+                              size_t head_dim, struct kv_cache *out, struct error *err)
 {
-    size_t bytes = kv_cache_block_bytes(n_layers, n_kv_heads, head_dim);
-    *out = (struct kv_cache){.n_layers = n_layers, .n_blocks = n_blocks, .n_kv_heads = n_kv_heads, .head_dim = head_dim};
-    if (!bytes || head_dim > KERNELS_MAX_HEAD_DIM || __builtin_mul_overflow(bytes / 2, n_blocks, &bytes))
-        return false;
-    out->k = backend_alloc(be, bytes);
-    out->v = backend_alloc(be, bytes);
-    if (out->k && out->v)
-        return true;
+    size_t block_bytes = kv_cache_block_bytes(type, n_layers, n_kv_heads, head_dim), bytes;
+    *out = (struct kv_cache){
+        .type = type, .n_layers = n_layers, .n_blocks = n_blocks, .n_kv_heads = n_kv_heads, .head_dim = head_dim};
+    if (type == KV_INT8 && !be->ops->has_kv_int8)
+        return error_set_param(err, ERROR_VALIDATION_FAILED, "kv_type", "expected a KV cache of type f16 on device %s, found int8",
+                               be->info.device);
+    if (head_dim == 0 || head_dim > KERNELS_MAX_HEAD_DIM)
+        return error_set(err, ERROR_VALIDATION_FAILED, "expected heads of 1 to %d values, found %zu", KERNELS_MAX_HEAD_DIM, head_dim);
+    bool fits = block_bytes && !__builtin_mul_overflow(block_bytes, n_blocks, &bytes) && bytes <= SIZE_MAX / 2;
+    if (fits) {
+        size_t n_scales = n_layers * n_blocks * n_kv_heads * KV_BLOCK_SIZE, n_bytes = n_scales * head_dim * kv_value_bytes(type);
+        out->k = backend_alloc(be, n_bytes + KV_SLACK_BYTES);
+        out->v = backend_alloc(be, n_bytes + KV_SLACK_BYTES);
+        if (type == KV_INT8) {
+            out->k_scale = backend_alloc(be, n_scales * sizeof *out->k_scale);
+            out->v_scale = backend_alloc(be, n_scales * sizeof *out->v_scale);
+        }
+        fits = out->k && out->v && (type == KV_F16 || (out->k_scale && out->v_scale));
+    }
+    if (fits)
+        return ERROR_NONE;
     kv_cache_close(be, out);
-    return false;
+    return error_set(err, ERROR_MEMORY_EXHAUSTED, "no memory for a KV cache of %zu blocks of %zu bytes", n_blocks, block_bytes);
 }
 
 void kv_cache_close(struct backend *be, struct kv_cache *kv)
 {
     backend_free(be, kv->k);
     backend_free(be, kv->v);
-    kv->k = kv->v = NULL;
+    backend_free(be, kv->k_scale);
+    backend_free(be, kv->v_scale);
+    kv->k = kv->v = kv->k_scale = kv->v_scale = NULL;
 }
 
 /* ---- rope */

@@ -11,6 +11,7 @@
 #include "kernels/tensor.h"
 
 #define KERNELS_MAX_HEAD_DIM 256
+#define KV_SLACK_BYTES 64 /* behind K and V: a kernel may read past the last position */
 
 struct backend {
     const struct backend_ops *ops;
@@ -79,6 +80,7 @@ struct backend_ops {
                           const struct logits_need *needs, float *logits);
     size_t (*dense_read_bytes)(const struct dense *w, const struct logits_need *need); /* NULL: always the whole table */
     double (*measure)(struct backend *be, enum backend_limit limit);                   /* NULL: has no measurement */
+    bool has_kv_int8; /* attention reads KV_INT8 */
 };
 
 /* The CPU: always there. */

@@ -10,7 +10,7 @@
 #include <string.h>
 
 #define SERIAL_COST 16384 /* values; below it waking threads costs more than the work */
-#define MIN_PARTIALS 64
+#define PARTIAL_FLOATS ((size_t)8 << 20) /* address space; 128K positions of the 2B model fill a sixth of it */
 
 void cpu_fill_portable(struct cpu_kernels *k)
 {
@@ -135,7 +135,8 @@ static void cpu_close(struct backend *be)
 {
     struct cpu *cpu = (struct cpu *)be;
     free(cpu->scratch);
-    free(cpu->partials);
+    memory_free(cpu->pieces.partials);
+    free(cpu->pieces.n_done);
     free(cpu);
 }
 
@@ -166,6 +167,7 @@ static const struct backend_ops ops = {
     .logits_needed = cpu_op_logits_needed,
     .dense_read_bytes = cpu_dense_read_bytes,
     .measure = cpu_measure,
+    .has_kv_int8 = true,
 };
 
 enum error_code cpu_open(const struct backend_options *options, struct backend **out, struct error *err)
@@ -182,10 +184,11 @@ enum error_code cpu_open(const struct backend_options *options, struct backend *
         return unknown_isa(options->isa, err);
     }
     cpu->map_weights = options->map_weights;
-    cpu->n_partials = (size_t)n_threads * 4 > MIN_PARTIALS ? (size_t)n_threads * 4 : MIN_PARTIALS;
-    cpu->partials = malloc(2 * cpu->n_partials * sizeof *cpu->partials);
+    cpu->pieces.n_floats = PARTIAL_FLOATS;
+    cpu->pieces.partials = memory_alloc(PARTIAL_FLOATS * sizeof *cpu->pieces.partials);
+    cpu->pieces.n_done = calloc((size_t)n_threads * CPU_UNITS_A_THREAD, sizeof *cpu->pieces.n_done);
     cpu->base.pool = pool_open(n_threads);
-    if (!cpu->partials || !cpu->base.pool) {
+    if (!cpu->pieces.partials || !cpu->pieces.n_done || !cpu->base.pool) {
         pool_close(cpu->base.pool);
         cpu_close(&cpu->base);
         return error_set(err, ERROR_MEMORY_EXHAUSTED, "no memory for %d compute threads", n_threads);

@@ -29,20 +29,26 @@ struct matmul_tile {
     size_t y_stride;
 };
 
-/* Scores and weighted sum over one segment for the query heads that share a KV head. */
+/* Scores and weighted sum over one segment, for rows of one sequence and the query heads that share a KV head. Row r attends to
+ * n_positions + r positions, ARITH_SEGMENT at most: rows follow each other in the sequence. */
 struct attention_segment {
-    const uint16_t *k, *v;   /* F16: of one layer and KV head, in block 0 */
+    enum kv_type type;
+    const void *k, *v;       /* of one layer and KV head, in block 0 */
+    const float *k_scale, *v_scale; /* likewise; KV_INT8 only */
     const int32_t *blocks;   /* block ids of the segment */
-    size_t block_stride;     /* values from block to block */
-    size_t n_positions;      /* 1..ARITH_SEGMENT */
+    size_t block_stride;     /* values from block to block; scales: block_stride / head_dim */
+    size_t n_positions;      /* 1..ARITH_SEGMENT: of row 0 */
     size_t head_dim;
     float scale;             /* 1 / sqrt(head_dim) */
-    size_t n_heads;          /* 1..CPU_MAX_HEADS */
-    const float *q;          /* [n_heads][head_dim], rounded to F16 */
-    float *out;              /* [n_heads][head_dim] */
-    float *max, *sum;        /* [n_heads] */
+    size_t n_rows, n_heads;  /* their product is 1..CPU_MAX_QUERIES */
+    const float *q;          /* [n_rows][q_stride]: n_heads heads each */
+    size_t q_stride;
+    float *out;              /* [n_rows * n_heads][CPU_HEAD_STRIDE(head_dim)]; what is behind head_dim is not defined */
+    float *max, *sum;        /* [n_rows * n_heads] */
 };
-#define CPU_MAX_HEADS 8 /* query heads that are worked on together */
+#define CPU_MAX_QUERIES 32 /* rows times query heads that are worked on together */
+#define CPU_HEAD_STRIDE(head_dim) (((head_dim) + 15) / 16 * 16)
+#define KV_TYPE_BYTES(type) ((type) == KV_F16 ? sizeof(uint16_t) : sizeof(int8_t))
 
 #define CPU_KERNELS(X)                                                                                                 \
     X(void, matmul_i2s_i8, (const struct matmul_tile *tile))                                                           \
@@ -93,6 +99,7 @@ CPU_KERNELS(CPU_DECLARE)
 matmul_tiles_i8_fn matmul_tiles_i8_avx512, matmul_tiles_i8_amx;
 matmul_triples_i8_fn matmul_triples_i8_vbmi, matmul_triples_i8_amx;
 screen_i8_fn screen_i8_avx512;
+attention_segment_fn attention_segment_avx512;
 read_bytes_fn read_bytes_avx512;
 peak_i8_fn peak_i8_avx512, peak_i8_amx;
 
@@ -117,18 +124,19 @@ struct cpu_kernels {
 };
 #undef CPU_ENTRY
 
-/* Partial results of attention over segments; allocated when the backend is opened. */
-struct cpu_partial {
-    float out[CPU_MAX_HEADS * KERNELS_MAX_HEAD_DIM];
-    float max[CPU_MAX_HEADS], sum[CPU_MAX_HEADS];
+/* Attention of a long context is cut into (unit, segment) pieces; the thread that ends a unit's last one joins them. */
+struct cpu_pieces {
+    float *partials;         /* [n_floats]: results of pieces; pages that no context needs stay untouched */
+    size_t n_floats;
+    atomic_uint *n_done;     /* [CPU_UNITS_A_THREAD * n_threads]: pieces of a unit that have ended; 0 between operations */
 };
+#define CPU_UNITS_A_THREAD 16 /* a unit that is more than a share of this size is cut */
 
 struct cpu {
     struct backend base;
     struct cpu_kernels kernels;
     char name[64];
-    size_t n_partials;
-    struct cpu_partial *partials; /* [2 * n_partials]: of segments, then running ones */
+    struct cpu_pieces pieces;
     atomic_size_t next_item;
     bool map_weights;
     uint8_t *scratch;             /* [n_threads][scratch_bytes]: of op_matmul */

@@ -187,19 +187,24 @@ void op_rope(struct backend *be, const struct rope *r, float *x, size_t n, size_
              const int32_t *positions);
 
 /*
- * Paged KV cache of one model: for each layer, n_blocks blocks of `block_size` positions. F16.
- *   k, v: [n_layers][n_blocks][n_kv_heads][block_size][head_dim]
+ * Paged KV cache of one model: for each layer, n_blocks blocks of `block_size` positions.
+ *   k, v: [n_layers][n_blocks][n_kv_heads][block_size][head_dim], F16 or int8
+ *   k_scale, v_scale: [n_layers][n_blocks][n_kv_heads][block_size], what the int8 values of a position and head are multiplied with
  */
+enum kv_type { KV_F16, KV_INT8 };
 #define KV_BLOCK_SIZE 32 /* positions; divides the attention segment of 256 */
 struct kv_cache {
-    uint16_t *k, *v; /* dev */
+    void *k, *v;             /* dev */
+    float *k_scale, *v_scale; /* dev; NULL for F16 */
+    enum kv_type type;
     size_t n_layers, n_blocks, n_kv_heads, head_dim;
 };
-/* Room for the cache; false when memory is out or head_dim is above 256. */
-bool kv_cache_open(struct backend *be, size_t n_layers, size_t n_blocks, size_t n_kv_heads, size_t head_dim,
-                   struct kv_cache *out);
+/* Room for the cache. ERROR_MEMORY_EXHAUSTED; ERROR_VALIDATION_FAILED when head_dim is above 256 or the device has no such type. */
+enum error_code kv_cache_open(struct backend *be, enum kv_type type, size_t n_layers, size_t n_blocks, size_t n_kv_heads,
+                              size_t head_dim, struct kv_cache *out, struct error *err);
 void kv_cache_close(struct backend *be, struct kv_cache *kv);
-size_t kv_cache_block_bytes(size_t n_layers, size_t n_kv_heads, size_t head_dim); /* K and V of one block */
+/* K and V of one block, scales included; 0 when that overflows. */
+size_t kv_cache_block_bytes(enum kv_type type, size_t n_layers, size_t n_kv_heads, size_t head_dim);
 
 /* Where the rows of a batch live. Host arrays, borrowed for the call. */
 struct batch_view {
@@ -210,12 +215,12 @@ struct batch_view {
     size_t n_sequences, max_blocks;
 };
 
-/* Stores k, v [n][n_kv_heads][head_dim], rounded to F16, at each row's position of `layer`. */
+/* Stores k, v [n][n_kv_heads][head_dim], rounded to F16 or quantised (arith.h), at each row's position of `layer`. */
 void op_kv_write(struct backend *be, const struct kv_cache *kv, size_t layer, const struct batch_view *batch,
                  const float *k, const float *v);
 
 /* Causal attention: row i attends to positions 0..positions[i] of its sequence as they lie in the cache (write first).
- * q is rounded to F16; scores are scaled by 1/sqrt(head_dim). q, y [n][n_heads][head_dim]; head h reads KV head
+ * q is rounded to F16 (int8: to 16 bits); scores are scaled by 1/sqrt(head_dim). q, y [n][n_heads][head_dim]; head h reads KV head
  * h / (n_heads / n_kv_heads). */
 void op_attention(struct backend *be, const struct kv_cache *kv, size_t layer, const struct batch_view *batch,
                   const float *q, size_t n_heads, float *y);

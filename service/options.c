@@ -44,6 +44,7 @@ static const struct option_def defs[] = {
     CHOICE("quantization", quantization, "auto", "auto|i2s|tl1|tl2", "layout that the ternary kernels read"),
     CHOICE("i2s-order", i2s_order, "auto", "auto|128|64", "packing of I2_S tensors in the file"),
     INT("context", context, "0", 0, 1048576, "tokens", "positions a sequence may have; 0 = the model's"),
+    CHOICE("kv-type", kv_type, "f16", "f16|int8", "values of the KV cache; int8 takes half of f16's memory, on the CPU only"),
     SIZE("kv-cache-size", kv_cache_size, "0", 0, 1e15, "memory of the KV cache; 0 = automatic"),
     INT("max-sequences", max_sequences, "64", 1, 4096, NULL, "sequences in the batch at once"),
     INT("max-batch-tokens", max_batch_tokens, "512", 1, 65536, "tokens", "rows of a step"),
@@ -127,6 +128,7 @@ struct engine_options options_engine(const struct service_config *c)
                                             : strcmp(c->i2s_order, "64") == 0 ? I2S_ORDER_64
                                                                               : -1,
                                .context_length = (size_t)c->context,
+                               .kv_type = strcmp(c->kv_type, "int8") == 0 ? KV_INT8 : KV_F16,
                                .kv_cache_bytes = (size_t)c->kv_cache_size,
                                .max_sequences = (size_t)c->max_sequences,
                                .max_batch_tokens = (size_t)c->max_batch_tokens,

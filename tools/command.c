@@ -55,6 +55,7 @@ void command_engine_options(const struct model_flags *flags, struct engine_optio
     out->isa = flags->isa;
     out->n_threads = (int)flags->threads;
     out->format = format_from_name(flags->quantization);
+    out->kv_type = flags->kv_type && strcmp(flags->kv_type, "int8") == 0 ? KV_INT8 : KV_F16;
     out->i2s_order = -1;
     if (flags->i2s_order && strcmp(flags->i2s_order, "auto") != 0)
         out->i2s_order = strcmp(flags->i2s_order, "64") == 0 ? I2S_ORDER_64 : I2S_ORDER_128;

@@ -23,7 +23,7 @@ int command_benchmark_compare(int argc, char **argv); /* exit 1 = slower, 2 = al
 
 /* The options of every command that loads a model; the first member of its configuration struct. */
 struct model_flags {
-    const char *model, *device, *isa, *quantization, *i2s_order;
+    const char *model, *device, *isa, *quantization, *i2s_order, *kv_type;
     int64_t threads;
 };
 
@@ -35,7 +35,9 @@ struct model_flags {
      .help = "highest instruction set to use (x86-64: portable, avx2, avx512, amx; aarch64: portable, neon, dotprod); "        \
              "the best there is by default"},                                                                          \
     {.name = "i2s-order", .type = OPTION_CHOICE, .offset = offsetof(struct model_flags, i2s_order),                    \
-     .default_value = "auto", .choices = "auto|128|64", .help = "packing of I2_S tensors in the file"}
+     .default_value = "auto", .choices = "auto|128|64", .help = "packing of I2_S tensors in the file"},                \
+    {.name = "kv-type", .type = OPTION_CHOICE, .offset = offsetof(struct model_flags, kv_type), .default_value = "f16", \
+     .choices = "f16|int8", .help = "values of the KV cache"}
 /* And those that a benchmark has lists for. */
 #define MODEL_FLAGS                                                                                                    \
     MODEL_FLAGS_FIXED,                                                                                                 \

@@ -1,134 +1,165 @@
 /*
- * Attention over one segment. Heads that share K and V go together, 4, 2 or 1 at a time, so that a value of the cache is
- * converted once for them. Scores of a head stay in a row of 256; V is walked down a column of 16 dimensions, whose sums stay in
- * registers.
+ * Attention over one segment, NEON: the 16 lanes are four registers. A tile of dot products is 4 sums, of 4 queries and one position,
+ * 2 and 2 or 1 and 4, whose trees are added together.
  */
 #include "kernels/arm/neon.h"
 #include "kernels/cpu.h"
 
-#define HEADS 4
+#define TILE 4
+#define COLUMN(H) ((H) == 4 ? 1 : 2)
 
-ALWAYS_INLINE size_t offset_of(const struct attention_segment *s, size_t position)
+/* Into the second cache, which has more places for lines on their way than the first. */
+ALWAYS_INLINE void prefetch(const uint8_t *p) { __builtin_prefetch(p, 0, 2); }
+
+ALWAYS_INLINE struct lanes lanes_zero(void) { return lanes_all(0.0f); }
+
+#define EACH(name, op)                                                                                                 \
+    ALWAYS_INLINE struct lanes name(struct lanes x, struct lanes y)                                                    \
+    {                                                                                                                  \
+        return (struct lanes){op(x.a, y.a), op(x.b, y.b), op(x.c, y.c), op(x.d, y.d)};                                 \
+    }
+EACH(lanes_add, vaddq_f32)
+EACH(lanes_sub, vsubq_f32)
+EACH(lanes_mul, vmulq_f32)
+/* Passes over a NaN in the first. */
+ALWAYS_INLINE float32x4_t larger(float32x4_t x, float32x4_t y) { return vbslq_f32(vcgtq_f32(x, y), x, y); }
+EACH(lanes_max, larger)
+#undef EACH
+
+/* The largest; no lane is NaN. */
+ALWAYS_INLINE float lanes_most(struct lanes l) { return vmaxvq_f32(vmaxq_f32(vmaxq_f32(l.a, l.b), vmaxq_f32(l.c, l.d))); }
+
+ALWAYS_INLINE struct lanes lanes_exp(struct lanes l)
 {
-    return (size_t)s->blocks[position / KV_BLOCK_SIZE] * s->block_stride + position % KV_BLOCK_SIZE * s->head_dim;
+    return (struct lanes){exp_neon(l.a), exp_neon(l.b), exp_neon(l.c), exp_neon(l.d)};
 }
 
-/* p[h][j] = dot(q[h], k[j]) * scale. */
-ALWAYS_INLINE void scores(const struct attention_segment *s, size_t first, const int H, float (*p)[ARITH_SEGMENT])
+ALWAYS_INLINE struct lanes lanes_of(const uint8_t *p, const enum kv_type T)
 {
-    size_t whole = s->head_dim & ~(size_t)(ARITH_LANES - 1), rest = s->head_dim - whole;
-    const float *q = s->q + first * s->head_dim;
-    struct lanes tail[HEADS];
-    for (int h = 0; h < H; h++)
-        tail[h] = lanes_tail(q + (size_t)h * s->head_dim + whole, rest);
-    for (size_t j = 0; j < s->n_positions; j++) {
-        const uint16_t *k = s->k + offset_of(s, j);
-        struct lanes sum[HEADS];
-#pragma GCC unroll 4
-        for (int h = 0; h < HEADS; h++)
-            sum[h] = lanes_all(0.0f);
-        for (size_t i = 0; i < whole; i += ARITH_LANES) {
-            struct lanes kk = lanes_load_f16(k + i);
-#pragma GCC unroll 4
-            for (int h = 0; h < H; h++)
-                sum[h] = lanes_fma(lanes_load(q + (size_t)h * s->head_dim + i), kk, sum[h]);
+    if (T == KV_F16)
+        return lanes_load_f16(p);
+    int8x16_t q = vreinterpretq_s8_u8(vld1q_u8(p));
+    int16x8_t low = vmovl_s8(vget_low_s8(q)), high = vmovl_s8(vget_high_s8(q));
+    return (struct lanes){vcvtq_f32_s32(vmovl_s16(vget_low_s16(low))), vcvtq_f32_s32(vmovl_s16(vget_high_s16(low))),
+                          vcvtq_f32_s32(vmovl_s16(vget_low_s16(high))), vcvtq_f32_s32(vmovl_s16(vget_high_s16(high)))};
+}
+
+ALWAYS_INLINE struct lanes lanes_first(const float *p, size_t n) { return n < ARITH_LANES ? lanes_tail(p, n) : lanes_load(p); }
+
+ALWAYS_INLINE float32x4_t round_f16(float32x4_t x) { return vcvt_f32_f16(vcvt_f16_f32(x)); }
+
+/* Values that are not finite count as 0. */
+ALWAYS_INLINE float32x4_t finite_values(float32x4_t x)
+{
+    return vreinterpretq_f32_u32(vandq_u32(vreinterpretq_u32_f32(x), vcltq_f32(vabsq_f32(x), vdupq_n_f32(INFINITY))));
+}
+
+ALWAYS_INLINE struct lanes lanes_finite(struct lanes l)
+{
+    return (struct lanes){finite_values(l.a), finite_values(l.b), finite_values(l.c), finite_values(l.d)};
+}
+
+ALWAYS_INLINE struct lanes lanes_abs(struct lanes l)
+{
+    return (struct lanes){vabsq_f32(l.a), vabsq_f32(l.b), vabsq_f32(l.c), vabsq_f32(l.d)};
+}
+
+ALWAYS_INLINE int16x4_t to_i16(float32x4_t x) { return vqmovn_s32(vcvtnq_s32_f32(x)); }
+
+/* Rounded to F16, or to 16 bits and a multiple of 16 of them. */
+static float load_query(const float *q, size_t dim, enum kv_type type, float scale, float *out)
+{
+    if (type == KV_F16) {
+        for (size_t i = 0; i < dim; i += ARITH_LANES) {
+            struct lanes v = lanes_first(q + i, dim - i);
+            lanes_store(out + i, (struct lanes){round_f16(v.a), round_f16(v.b), round_f16(v.c), round_f16(v.d)});
         }
-        if (rest) {
-            struct lanes kk = lanes_tail_f16(k + whole, rest);
+        return scale;
+    }
+    struct lanes max = lanes_all(ARITH_QUANTIZE_MIN);
+    for (size_t i = 0; i < dim; i += ARITH_LANES)
+        max = lanes_max(lanes_abs(lanes_finite(lanes_first(q + i, dim - i))), max);
+    float t = ARITH_QUERY_MAX / lanes_most(max);
+    int16_t *to = (int16_t *)out;
+    for (size_t i = 0; i < dim; i += ARITH_LANES) {
+        struct lanes v = lanes_mul(lanes_finite(lanes_first(q + i, dim - i)), lanes_all(t));
+        vst1q_s16(to + i, vcombine_s16(to_i16(v.a), to_i16(v.b)));
+        vst1q_s16(to + i + 8, vcombine_s16(to_i16(v.c), to_i16(v.d)));
+    }
+    return scale / t;
+}
+
+/* 16 products more in each sum of a tile; the first `n` where K ends. */
+ALWAYS_INLINE void step_f16(const float *q, const int H, const uint8_t *k, size_t row_bytes, size_t n, struct lanes *sum)
+{
 #pragma GCC unroll 4
-            for (int h = 0; h < H; h++)
-                sum[h] = lanes_fma(tail[h], kk, sum[h]);
-        }
-        float y[4];
-        vst1q_f32(y, vmulq_n_f32(lanes_sum4(sum), s->scale));
+    for (int j = 0; j < TILE / H; j++) {
+        const uint8_t *at = k + (size_t)j * row_bytes;
+        struct lanes kk = n < ARITH_LANES ? lanes_tail_f16(at, n) : lanes_load_f16(at);
 #pragma GCC unroll 4
         for (int h = 0; h < H; h++)
-            p[h][j] = y[h];
+            sum[h * (TILE / H) + j] = lanes_fma(lanes_load(q + h * KERNELS_MAX_HEAD_DIM), kk, sum[h * (TILE / H) + j]);
     }
 }
 
-ALWAYS_INLINE float32x4_t exp_of(float32x4_t score, float max)
+ALWAYS_INLINE float32x4_t dots_f16(const float *q, const int H, const uint8_t *k, size_t dim)
 {
-    return exp_neon(vsubq_f32(score, vdupq_n_f32(max)));
-}
-
-/* Scores to exp(score - max), padded with zeros to a multiple of 16; yields max and sum. */
-static void soften(float *p, size_t n, float *max_out, float *sum_out)
-{
-    size_t padded = (n + ARITH_LANES - 1) & ~(size_t)(ARITH_LANES - 1);
-    struct lanes sum = lanes_all(0.0f);
-    float32x4_t max4 = vdupq_n_f32(-INFINITY);
-    float lane[4], max = -INFINITY;
-    for (size_t j = n; j < padded; j++)
-        p[j] = -INFINITY;
-    for (size_t j = 0; j < padded; j += 4) {
-        float32x4_t v = vld1q_f32(p + j);
-        max4 = vbslq_f32(vcgtq_f32(v, max4), v, max4); /* passes over a NaN */
-    }
-    vst1q_f32(lane, max4);
-    for (int l = 0; l < 4; l++)
-        max = lane[l] > max ? lane[l] : max;
-    for (size_t j = 0; j < padded; j += ARITH_LANES) {
-        struct lanes v = lanes_load(p + j);
-        v = (struct lanes){exp_of(v.a, max), exp_of(v.b, max), exp_of(v.c, max), exp_of(v.d, max)};
-        lanes_store(p + j, v);
-        sum =
-            (struct lanes){vaddq_f32(sum.a, v.a), vaddq_f32(sum.b, v.b), vaddq_f32(sum.c, v.c), vaddq_f32(sum.d, v.d)};
-    }
-    *max_out = max;
-    *sum_out = lanes_sum(sum);
-}
-
-/* out[h][d] = sum over j of p[h][j] * v[j][d]. */
-ALWAYS_INLINE void weigh(const struct attention_segment *s, size_t first, const int H, float (*p)[ARITH_SEGMENT])
-{
-    float *out = s->out + first * s->head_dim;
-    size_t d = 0;
-    for (; d + ARITH_LANES <= s->head_dim; d += ARITH_LANES) {
-        struct lanes sum[HEADS];
+    struct lanes sum[TILE];
+    size_t i = 0;
 #pragma GCC unroll 4
-        for (int h = 0; h < H; h++)
-            sum[h] = lanes_all(0.0f);
-        for (size_t j = 0; j < s->n_positions; j++) {
-            struct lanes v = lanes_load_f16(s->v + offset_of(s, j) + d);
+    for (int a = 0; a < TILE; a++)
+        sum[a] = lanes_zero();
+    for (; i + ARITH_LANES <= dim; i += ARITH_LANES)
+        step_f16(q + i, H, k + 2 * i, 2 * dim, ARITH_LANES, sum);
+    if (i < dim)
+        step_f16(q + i, H, k + 2 * i, 2 * dim, dim - i, sum);
+    return lanes_sum4(sum);
+}
+
+/* Integers, so of any order. */
+ALWAYS_INLINE float32x4_t dots_i8(const float *q, const int H, const uint8_t *k, size_t dim)
+{
+    int32x4_t sum[TILE];
 #pragma GCC unroll 4
-            for (int h = 0; h < H; h++)
-                sum[h] = lanes_fma(lanes_all(p[h][j]), v, sum[h]);
+    for (int a = 0; a < TILE; a++)
+        sum[a] = vdupq_n_s32(0);
+    for (size_t i = 0; i < dim; i += 16)
+#pragma GCC unroll 4
+        for (int j = 0; j < TILE / H; j++) {
+            int8x16_t bytes = vreinterpretq_s8_u8(vld1q_u8(k + (size_t)j * dim + i));
+            int16x8_t low = vmovl_s8(vget_low_s8(bytes)), high = vmovl_s8(vget_high_s8(bytes));
+#pragma GCC unroll 4
+            for (int h = 0; h < H; h++) {
+                const int16_t *qq = (const int16_t *)(q + h * KERNELS_MAX_HEAD_DIM) + i;
+                int16x8_t first = vld1q_s16(qq), second = vld1q_s16(qq + 8);
+                int32x4_t s = sum[h * (TILE / H) + j];
+                s = vmlal_high_s16(vmlal_s16(s, vget_low_s16(first), vget_low_s16(low)), first, low);
+                s = vmlal_high_s16(vmlal_s16(s, vget_low_s16(second), vget_low_s16(high)), second, high);
+                sum[h * (TILE / H) + j] = s;
+            }
         }
-#pragma GCC unroll 4
-        for (int h = 0; h < H; h++)
-            lanes_store(out + (size_t)h * s->head_dim + d, sum[h]);
-    }
-    for (; d < s->head_dim; d++)
-        for (int h = 0; h < H; h++) {
-            float sum = 0.0f;
-            for (size_t j = 0; j < s->n_positions; j++)
-                sum = arith_fma(p[h][j], arith_from_f16(s->v[offset_of(s, j) + d]), sum);
-            out[(size_t)h * s->head_dim + d] = sum;
-        }
+    return vcvtq_f32_s32(vpaddq_s32(vpaddq_s32(sum[0], sum[1]), vpaddq_s32(sum[2], sum[3])));
 }
 
-ALWAYS_INLINE void heads(const struct attention_segment *s, size_t first, const int H)
+ALWAYS_INLINE void dots(const float *q, const int H, const enum kv_type T, const uint8_t *k, size_t dim, float *p)
 {
-    float p[HEADS][ARITH_SEGMENT];
-    scores(s, first, H, p);
-    for (int h = 0; h < H; h++)
-        soften(p[h], s->n_positions, s->max + first + h, s->sum + first + h);
-    weigh(s, first, H, p);
+    float32x4_t y = T == KV_F16 ? dots_f16(q, H, k, dim) : dots_i8(q, H, k, dim);
+    if (H == 1) {
+        vst1q_f32(p, y);
+    } else if (H == 2) {
+        vst1_f32(p, vget_low_f32(y));
+        vst1_f32(p + ARITH_SEGMENT, vget_high_f32(y));
+    } else {
+        float one[TILE];
+        vst1q_f32(one, y);
+        for (int h = 0; h < TILE; h++)
+            p[h * ARITH_SEGMENT] = one[h];
+    }
 }
 
-void attention_segment_neon(const struct attention_segment *s)
-{
-    size_t h = 0;
-    for (; h + 4 <= s->n_heads; h += 4)
-        heads(s, h, 4);
-    if (h + 2 <= s->n_heads) {
-        heads(s, h, 2);
-        h += 2;
-    }
-    if (h < s->n_heads)
-        heads(s, h, 1);
-}
+#include "kernels/attention_lanes.h"
+
+void attention_segment_neon(const struct attention_segment *s) { attend_segment(s); }
 
 void attention_merge_neon(float *out_a, float *max_a, float *sum_a, const float *out_b, float max_b, float sum_b,
                           size_t head_dim)

@@ -1,138 +1,179 @@
 /*
- * Attention over one segment. Heads that share K and V go together, 4, 2 or 1 at a time, so that a value of the cache is
- * converted once for them. Scores of a head stay in a row of 256; V is walked down a column of 16 dimensions, whose sums stay in
- * registers.
+ * Attention over one segment, AVX2: the 16 lanes are two registers. A tile of dot products is 4 sums, of 4 queries and one position,
+ * 2 and 2 or 1 and 4, whose trees are added together.
  */
 #include "kernels/cpu.h"
 #include "kernels/x86/avx2.h"
 
-#define HEADS 4
 #define ALWAYS_INLINE static inline __attribute__((always_inline))
+#define TILE 4
+#define COLUMN(H) (4 / (H))
 
-static inline size_t offset_of(const struct attention_segment *s, size_t position)
+/* Into the second cache, which has more places for lines on their way than the first. */
+ALWAYS_INLINE void prefetch(const uint8_t *p) { _mm_prefetch((const char *)p, _MM_HINT_T1); }
+
+static inline void lanes_store(float *p, struct lanes a)
 {
-    return (size_t)s->blocks[position / KV_BLOCK_SIZE] * s->block_stride + position % KV_BLOCK_SIZE * s->head_dim;
+    _mm256_storeu_ps(p, a.low);
+    _mm256_storeu_ps(p + 8, a.high);
 }
 
-/* p[h][j] = dot(q[h], k[j]) * scale. */
-ALWAYS_INLINE void scores(const struct attention_segment *s, size_t first, const int H, float (*p)[ARITH_SEGMENT])
+static inline struct lanes lanes_all(float x) { return (struct lanes){_mm256_set1_ps(x), _mm256_set1_ps(x)}; }
+
+static inline struct lanes lanes_add(struct lanes a, struct lanes b)
 {
-    size_t whole = s->head_dim & ~(size_t)(ARITH_LANES - 1), rest = s->head_dim - whole;
-    const float *q = s->q + first * s->head_dim;
-    struct lanes tail[HEADS];
-    for (int h = 0; h < H; h++)
-        tail[h] = lanes_tail(q + (size_t)h * s->head_dim + whole, rest);
-    for (size_t j = 0; j < s->n_positions; j++) {
-        const uint16_t *k = s->k + offset_of(s, j);
-        struct lanes sum[HEADS];
-#pragma GCC unroll 4
-        for (int h = 0; h < HEADS; h++)
-            sum[h] = lanes_zero();
-        for (size_t i = 0; i < whole; i += ARITH_LANES) {
-            struct lanes kk = lanes_load_f16((const uint8_t *)(k + i));
-#pragma GCC unroll 4
-            for (int h = 0; h < H; h++)
-                sum[h] = lanes_fma(lanes_load(q + (size_t)h * s->head_dim + i), kk, sum[h]);
-        }
-        if (rest) {
-            struct lanes kk = lanes_tail_f16(k + whole, rest);
-#pragma GCC unroll 4
-            for (int h = 0; h < H; h++)
-                sum[h] = lanes_fma(tail[h], kk, sum[h]);
-        }
-        float y[4];
-        _mm_storeu_ps(y, _mm_mul_ps(lanes_sum4(sum[0], sum[1], sum[2], sum[3]), _mm_set1_ps(s->scale)));
-#pragma GCC unroll 4
-        for (int h = 0; h < H; h++)
-            p[h][j] = y[h];
-    }
+    return (struct lanes){_mm256_add_ps(a.low, b.low), _mm256_add_ps(a.high, b.high)};
 }
 
-/* Scores to exp(score - max), padded with zeros to a multiple of 16; yields max and sum. */
-static void soften(float *p, size_t n, float *max_out, float *sum_out)
+static inline struct lanes lanes_sub(struct lanes a, struct lanes b)
 {
-    size_t padded = (n + ARITH_LANES - 1) & ~(size_t)(ARITH_LANES - 1);
-    __m256 max8 = _mm256_set1_ps(-INFINITY);
-    struct lanes sum = lanes_zero();
+    return (struct lanes){_mm256_sub_ps(a.low, b.low), _mm256_sub_ps(a.high, b.high)};
+}
+
+static inline struct lanes lanes_mul(struct lanes a, struct lanes b)
+{
+    return (struct lanes){_mm256_mul_ps(a.low, b.low), _mm256_mul_ps(a.high, b.high)};
+}
+
+static inline struct lanes lanes_max(struct lanes a, struct lanes b)
+{
+    return (struct lanes){_mm256_max_ps(a.low, b.low), _mm256_max_ps(a.high, b.high)};
+}
+
+/* The largest; no lane is NaN. */
+static inline float lanes_most(struct lanes a)
+{
     float lane[8], max = -INFINITY;
-    for (size_t j = n; j < padded; j++)
-        p[j] = -INFINITY;
-    for (size_t j = 0; j < padded; j += 8)
-        max8 = _mm256_max_ps(_mm256_loadu_ps(p + j), max8);
-    _mm256_storeu_ps(lane, max8);
+    _mm256_storeu_ps(lane, _mm256_max_ps(a.low, a.high));
     for (int l = 0; l < 8; l++)
         max = lane[l] > max ? lane[l] : max;
-    __m256 m = _mm256_set1_ps(max);
-    for (size_t j = 0; j < padded; j += ARITH_LANES) {
-        __m256 a = exp_avx2(_mm256_sub_ps(_mm256_loadu_ps(p + j), m));
-        __m256 b = exp_avx2(_mm256_sub_ps(_mm256_loadu_ps(p + j + 8), m));
-        _mm256_storeu_ps(p + j, a);
-        _mm256_storeu_ps(p + j + 8, b);
-        sum.low = _mm256_add_ps(sum.low, a);
-        sum.high = _mm256_add_ps(sum.high, b);
-    }
-    *max_out = max;
-    *sum_out = lanes_sum(sum);
+    return max;
 }
 
-/* out[h][d] = sum over j of p[h][j] * v[j][d]. */
-ALWAYS_INLINE void weigh(const struct attention_segment *s, size_t first, const int H, float (*p)[ARITH_SEGMENT])
+static inline struct lanes lanes_exp(struct lanes a) { return (struct lanes){exp_avx2(a.low), exp_avx2(a.high)}; }
+
+static inline __m256 load_i8(const uint8_t *p)
 {
-    float *out = s->out + first * s->head_dim;
-    size_t d = 0;
-    for (; d + ARITH_LANES <= s->head_dim; d += ARITH_LANES) {
-        struct lanes sum[HEADS];
+    return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)p)));
+}
+
+ALWAYS_INLINE struct lanes lanes_of(const uint8_t *p, const enum kv_type T)
+{
+    return T == KV_F16 ? lanes_load_f16(p) : (struct lanes){load_i8(p), load_i8(p + 8)};
+}
+
+/* The first n < 16 lanes, zeros behind them. */
+static inline struct lanes lanes_keep(struct lanes a, size_t n)
+{
+    const __m256i index = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+    __m256i low = _mm256_cmpgt_epi32(_mm256_set1_epi32((int)n), index), high = _mm256_cmpgt_epi32(_mm256_set1_epi32((int)n - 8), index);
+    return (struct lanes){_mm256_and_ps(a.low, _mm256_castsi256_ps(low)), _mm256_and_ps(a.high, _mm256_castsi256_ps(high))};
+}
+
+static inline struct lanes lanes_first(const float *p, size_t n) { return n < ARITH_LANES ? lanes_tail(p, n) : lanes_load(p); }
+
+static inline __m256 magnitude(__m256 x) { return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), x); }
+
+/* Values that are not finite count as 0. */
+static inline __m256 finite_values(__m256 x)
+{
+    return _mm256_and_ps(x, _mm256_cmp_ps(magnitude(x), _mm256_set1_ps(INFINITY), _CMP_LT_OQ));
+}
+
+/* Rounded to F16, or to 16 bits and a multiple of 16 of them. */
+static float load_query(const float *q, size_t dim, enum kv_type type, float scale, float *out)
+{
+    const int nearest = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
+    if (type == KV_F16) {
+        for (size_t i = 0; i < dim; i += ARITH_LANES) {
+            struct lanes v = lanes_first(q + i, dim - i);
+            _mm256_storeu_ps(out + i, _mm256_cvtph_ps(_mm256_cvtps_ph(v.low, nearest)));
+            _mm256_storeu_ps(out + i + 8, _mm256_cvtph_ps(_mm256_cvtps_ph(v.high, nearest)));
+        }
+        return scale;
+    }
+    struct lanes max = lanes_all(ARITH_QUANTIZE_MIN);
+    for (size_t i = 0; i < dim; i += ARITH_LANES) {
+        struct lanes v = lanes_first(q + i, dim - i);
+        max = lanes_max((struct lanes){magnitude(finite_values(v.low)), magnitude(finite_values(v.high))}, max);
+    }
+    float t = ARITH_QUERY_MAX / lanes_most(max);
+    for (size_t i = 0; i < dim; i += ARITH_LANES) {
+        struct lanes v = lanes_first(q + i, dim - i);
+        v = lanes_mul((struct lanes){finite_values(v.low), finite_values(v.high)}, lanes_all(t));
+        __m256i words = _mm256_packs_epi32(_mm256_cvtps_epi32(v.low), _mm256_cvtps_epi32(v.high));
+        _mm256_storeu_si256((__m256i *)((int16_t *)out + i), _mm256_permute4x64_epi64(words, 0xd8));
+    }
+    return scale / t;
+}
+
+ALWAYS_INLINE void step_f16(const float *q, const int H, const uint8_t *k, size_t row_bytes, size_t keep, struct lanes *sum)
+{
+#pragma GCC unroll 4
+    for (int j = 0; j < TILE / H; j++) {
+        struct lanes kk = lanes_load_f16(k + (size_t)j * row_bytes);
+        if (keep)
+            kk = lanes_keep(kk, keep);
 #pragma GCC unroll 4
         for (int h = 0; h < H; h++)
-            sum[h] = lanes_zero();
-        for (size_t j = 0; j < s->n_positions; j++) {
-            struct lanes v = lanes_load_f16((const uint8_t *)(s->v + offset_of(s, j) + d));
+            sum[h * (TILE / H) + j] = lanes_fma(lanes_load(q + h * KERNELS_MAX_HEAD_DIM), kk, sum[h * (TILE / H) + j]);
+    }
+}
+
+ALWAYS_INLINE __m128 dots_f16(const float *q, const int H, const uint8_t *k, size_t dim)
+{
+    struct lanes sum[TILE];
+    size_t i = 0;
+#pragma GCC unroll 4
+    for (int a = 0; a < TILE; a++)
+        sum[a] = lanes_zero();
+    for (; i + ARITH_LANES <= dim; i += ARITH_LANES)
+        step_f16(q + i, H, k + 2 * i, 2 * dim, 0, sum);
+    if (i < dim)
+        step_f16(q + i, H, k + 2 * i, 2 * dim, dim - i, sum);
+    return lanes_sum4(sum[0], sum[1], sum[2], sum[3]);
+}
+
+/* Integers, so of any order. */
+ALWAYS_INLINE __m128 dots_i8(const float *q, const int H, const uint8_t *k, size_t dim)
+{
+    __m256i sum[TILE];
+#pragma GCC unroll 4
+    for (int a = 0; a < TILE; a++)
+        sum[a] = _mm256_setzero_si256();
+    for (size_t i = 0; i < dim; i += 16)
+#pragma GCC unroll 4
+        for (int j = 0; j < TILE / H; j++) {
+            __m256i kk = _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)(k + (size_t)j * dim + i)));
 #pragma GCC unroll 4
             for (int h = 0; h < H; h++) {
-                __m256 w = _mm256_broadcast_ss(&p[h][j]);
-                sum[h] = lanes_fma((struct lanes){w, w}, v, sum[h]);
+                __m256i qq = _mm256_loadu_si256((const __m256i *)((const int16_t *)(q + h * KERNELS_MAX_HEAD_DIM) + i));
+                sum[h * (TILE / H) + j] = _mm256_add_epi32(sum[h * (TILE / H) + j], _mm256_madd_epi16(qq, kk));
             }
         }
-#pragma GCC unroll 4
-        for (int h = 0; h < H; h++) {
-            _mm256_storeu_ps(out + (size_t)h * s->head_dim + d, sum[h].low);
-            _mm256_storeu_ps(out + (size_t)h * s->head_dim + d + 8, sum[h].high);
-        }
-    }
-    for (; d < s->head_dim; d++)
-        for (int h = 0; h < H; h++) {
-            float sum = 0.0f;
-            for (size_t j = 0; j < s->n_positions; j++)
-                sum = arith_fma(p[h][j], arith_from_f16(s->v[offset_of(s, j) + d]), sum);
-            out[(size_t)h * s->head_dim + d] = sum;
-        }
+    __m256i both = _mm256_hadd_epi32(_mm256_hadd_epi32(sum[0], sum[1]), _mm256_hadd_epi32(sum[2], sum[3]));
+    return _mm_cvtepi32_ps(_mm_add_epi32(_mm256_castsi256_si128(both), _mm256_extracti128_si256(both, 1)));
 }
 
-ALWAYS_INLINE void heads(const struct attention_segment *s, size_t first, const int H)
+ALWAYS_INLINE void dots(const float *q, const int H, const enum kv_type T, const uint8_t *k, size_t dim, float *p)
 {
-    float p[HEADS][ARITH_SEGMENT];
-    scores(s, first, H, p);
-    for (int h = 0; h < H; h++)
-        soften(p[h], s->n_positions, s->max + first + h, s->sum + first + h);
-    weigh(s, first, H, p);
-}
-
-static void heads4(const struct attention_segment *s, size_t first) { heads(s, first, 4); }
-static void heads2(const struct attention_segment *s, size_t first) { heads(s, first, 2); }
-static void heads1(const struct attention_segment *s, size_t first) { heads(s, first, 1); }
-
-void attention_segment_avx2(const struct attention_segment *s)
-{
-    size_t h = 0;
-    for (; h + 4 <= s->n_heads; h += 4)
-        heads4(s, h);
-    if (h + 2 <= s->n_heads) {
-        heads2(s, h);
-        h += 2;
+    __m128 y = T == KV_F16 ? dots_f16(q, H, k, dim) : dots_i8(q, H, k, dim);
+    if (H == 1) {
+        _mm_storeu_ps(p, y);
+    } else if (H == 2) {
+        _mm_storel_pi((__m64 *)p, y);
+        _mm_storeh_pi((__m64 *)(p + ARITH_SEGMENT), y);
+    } else {
+        float one[TILE];
+        _mm_storeu_ps(one, y);
+        for (int h = 0; h < TILE; h++)
+            p[h * ARITH_SEGMENT] = one[h];
     }
-    if (h < s->n_heads)
-        heads1(s, h);
 }
+
+#include "kernels/attention_lanes.h"
+
+void attention_segment_avx2(const struct attention_segment *s) { attend_segment(s); }
 
 void attention_merge_avx2(float *out_a, float *max_a, float *sum_a, const float *out_b, float max_b, float sum_b,
                           size_t head_dim)

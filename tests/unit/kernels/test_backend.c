@@ -96,11 +96,14 @@ START_TEST(memory_is_zeroed_and_aligned)
     struct activations a;
     ck_assert(!activations_open(be, SIZE_MAX / 4, 4096, &a));
     struct kv_cache kv;
-    ck_assert(!kv_cache_open(be, SIZE_MAX / 8, 8, 8, 128, &kv));
-    ck_assert(!kv_cache_open(be, 1, 1, 1, 512, &kv));
-    ck_assert_uint_eq(kv_cache_block_bytes(30, 5, 128), (size_t)30 * 5 * 128 * KV_BLOCK_SIZE * 4);
-    ck_assert_uint_eq(kv_cache_block_bytes(SIZE_MAX, 5, 128), 0);
     struct error err = {0};
+    ck_assert_int_eq(kv_cache_open(be, KV_F16, SIZE_MAX / 8, 8, 8, 128, &kv, &err), ERROR_MEMORY_EXHAUSTED);
+    ck_assert_int_eq(kv_cache_open(be, KV_INT8, 1, SIZE_MAX / 9000, 1, 128, &kv, &err), ERROR_MEMORY_EXHAUSTED);
+    ck_assert_int_eq(kv_cache_open(be, KV_F16, 1, 1, 1, 512, &kv, &err), ERROR_VALIDATION_FAILED);
+    ck_assert_uint_eq(kv_cache_block_bytes(KV_F16, 30, 5, 128), (size_t)30 * 5 * 128 * KV_BLOCK_SIZE * 4);
+    ck_assert_uint_eq(kv_cache_block_bytes(KV_INT8, 30, 5, 128), (size_t)30 * 5 * (128 + 4) * KV_BLOCK_SIZE * 2);
+    ck_assert_uint_eq(kv_cache_block_bytes(KV_F16, SIZE_MAX, 5, 128), 0);
+    ck_assert_uint_eq(kv_cache_block_bytes(KV_INT8, 1, 1, SIZE_MAX), 0);
     ck_assert_int_eq(backend_sync(be, &err), ERROR_NONE);
     backend_close(be);
 }
