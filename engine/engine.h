@@ -42,6 +42,7 @@ struct engine_options {
     size_t max_batch_tokens;     /* rows of a step: decodes first, then prefill chunks; 0 = 512 */
     size_t queue_limit;          /* requests that wait; 0 = 256 */
     int64_t default_timeout_ns;  /* for requests without their own; 0 = none */
+    bool no_prefix_cache;        /* every prompt is computed whole, nothing is kept of one request for another */
     /* Of session_open only: */
     bool sampling;               /* prepares what session_sample needs, as engine_open does */
     size_t kv_positions;         /* of all sequences together; 0 = the whole context for each */
@@ -74,7 +75,9 @@ const struct engine_model *engine_model(const struct engine *e);
 struct engine_stats {
     uint64_t n_requests, n_finished_stop, n_finished_length, n_cancelled, n_deadline, n_failed, n_rejected;
     uint64_t n_prompt_tokens, n_generated_tokens, n_steps, n_step_rows;
+    uint64_t n_prefix_queries, n_prefix_hits; /* tokens of prompts that began, of each choice; of these, found in the KV cache */
     uint32_t n_waiting, n_running, n_kv_blocks_used, n_kv_blocks, batch_size;
+    uint32_t n_kv_blocks_kept;   /* held by nobody, kept for prompts that begin alike; may be taken at any time */
     int64_t last_turn_ns;        /* clock_now_ns of the loop's last turn; an idle loop turns every second */
     double busy_seconds;         /* time spent in steps */
 };

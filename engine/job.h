@@ -20,6 +20,7 @@ struct sequence {
     uint32_t slot; /* row of the block tables, while running */
     bool running;
     uint32_t n_fed; /* tokens whose K and V are in the cache, or will be after this step */
+    uint32_t n_cached; /* of these, what was there already */
     uint32_t n_generated;
     uint32_t *generated; /* [max_tokens], in the job's pool */
     struct detokenizer detokenizer;

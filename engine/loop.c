@@ -87,11 +87,12 @@ static void note_start(struct engine *e, struct job *j, int64_t now_ns)
     l->jobs = j;
     pthread_mutex_lock(&e->stats_lock);
     e->stats.n_prompt_tokens += j->n_prompt;
+    e->stats.n_prefix_queries += (uint64_t)j->n_prompt * j->n_choices;
     e->stats.n_running++;
     pthread_mutex_unlock(&e->stats_lock);
 }
 
-/* Starts the next choice of a job. */
+/* Starts the next choice of a job, whose blocks are reserved for the slot on top of the stack. */
 static void start_sequence(struct engine *e, struct job *j, int64_t now_ns)
 {
     struct loop *l = &e->loop;
@@ -100,33 +101,54 @@ static void start_sequence(struct engine *e, struct job *j, int64_t now_ns)
         note_start(e, j, now_ns);
     q->slot = l->free_slots[--l->n_free_slots];
     q->running = true;
-    kvcache_reserve(&l->kvcache, q->slot, job_n_positions(j)); /* there is room: scheduler_may_admit said so */
     l->running[l->n_running++] = q;
     if (j->n_started == j->n_choices)
         queue_remove(&e->queue, &j->item, true, now_ns);
 }
 
-/* A request with several choices starts them one by one and stays at its place in the queue until all have. */
+/* A request with several choices starts them one by one and stays at its place in the queue until all have. Those behind the first
+ * wait until it fits. */
 static void admit(struct engine *e, int64_t now_ns)
 {
     struct loop *l = &e->loop;
     struct queue_item *item;
     while ((item = queue_first(&e->queue, now_ns))) {
         struct job *j = job_of(item);
-        uint32_t n_blocks = kvcache_blocks_for(job_n_positions(j));
-        if (!scheduler_may_admit(l->n_free_slots, l->kvcache.n_free, n_blocks))
+        if (!l->n_free_slots || !kvcache_reserve(&l->kvcache, l->free_slots[l->n_free_slots - 1], j->prompt, j->n_prompt,
+                                                 job_n_positions(j)))
             return;
         start_sequence(e, j, now_ns);
     }
 }
 
+/* Goes past the blocks of a prompt that are filled by now. */
+static void skip_cached(struct loop *l, struct sequence *q)
+{
+    while (q->n_fed % KV_BLOCK_SIZE == 0 && q->n_fed + KV_BLOCK_SIZE < q->job->n_prompt &&
+           kvcache_is_filled(&l->kvcache, q->slot, q->n_fed / KV_BLOCK_SIZE)) {
+        q->n_fed += KV_BLOCK_SIZE;
+        q->n_cached += KV_BLOCK_SIZE;
+        l->n_prefix_hits += KV_BLOCK_SIZE;
+    }
+}
+
+/* Tokens that a sequence may compute now; 0 while another one fills the block it has come to. */
+static uint32_t n_computable(struct loop *l, struct sequence *q)
+{
+    skip_cached(l, q);
+    uint32_t n_left = sequence_n_left(q), first = q->n_fed / KV_BLOCK_SIZE;
+    uint32_t n = kvcache_claim(&l->kvcache, q->slot, first, kvcache_blocks_for(q->n_fed + n_left));
+    uint32_t n_claimed = n ? (first + n) * KV_BLOCK_SIZE - q->n_fed : 0;
+    return n_left < n_claimed ? n_left : n_claimed;
+}
+
 static size_t plan(struct loop *l)
 {
     for (size_t i = 0; i < l->n_running; i++) {
-        const struct sequence *q = l->running[i];
-        l->items[i] = (struct scheduler_item){.n_left = sequence_n_left(q),
-                                              .decode = q->n_generated > 0,
-                                              .paused = !stream_has_room(q->job->stream, q->choice)};
+        struct sequence *q = l->running[i];
+        uint32_t n = n_computable(l, q);
+        l->items[i] = (struct scheduler_item){
+            .n_left = n, .decode = q->n_generated > 0, .paused = n == 0 || !stream_has_room(q->job->stream, q->choice)};
     }
     return scheduler_plan(&l->scheduler, l->items, l->n_running);
 }
@@ -140,7 +162,9 @@ static void note_turn(struct engine *e, int64_t now_ns, bool idle)
     pthread_mutex_lock(&e->stats_lock);
     e->stats.last_turn_ns = now_ns;
     e->stats.n_waiting = (uint32_t)n_waiting;
-    e->stats.n_kv_blocks_used = kv->n_blocks - kv->n_free;
+    e->stats.n_kv_blocks_used = kvcache_n_used(kv);
+    e->stats.n_kv_blocks_kept = kv->n_kept;
+    e->stats.n_prefix_hits = e->loop.n_prefix_hits;
     if (idle)
         e->stats.batch_size = 0;
     if (atomic_load_explicit(&e->draining, memory_order_relaxed))

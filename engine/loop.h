@@ -27,6 +27,7 @@ struct loop {
     size_t max_sequences;
     struct sequence **running; /* [max_sequences] in order of admission */
     size_t n_running;
+    uint64_t n_prefix_hits; /* prompt tokens that were found in the cache */
     uint32_t *free_slots; /* [max_sequences] stack */
     size_t n_free_slots;
     /* The step: */

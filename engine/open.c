@@ -91,7 +91,7 @@ static enum error_code open_kv(struct engine *e, const struct engine_options *o,
     if (code)
         return code;
     if (!kvcache_open(&e->loop.kvcache, (uint32_t)n_blocks, (uint32_t)e->loop.max_sequences,
-                      kvcache_blocks_for(context_length)))
+                      kvcache_blocks_for(context_length), !o->no_prefix_cache))
         return error_set(err, ERROR_MEMORY_EXHAUSTED, "no memory for the tables of %zu KV blocks", n_blocks);
     m->kv_bytes = (uint64_t)n_blocks * block_bytes;
     m->n_kv_blocks = (uint32_t)n_blocks;

@@ -53,7 +53,7 @@ static void count_end(struct engine *e, const struct job *j, enum finish_reason 
     ++*counters[finish];
     if (j->n_started)
         st->n_running--;
-    st->n_kv_blocks_used = e->loop.kvcache.n_blocks - e->loop.kvcache.n_free;
+    st->n_kv_blocks_used = kvcache_n_used(&e->loop.kvcache);
     pthread_mutex_unlock(&e->stats_lock);
 }
 
@@ -76,7 +76,8 @@ static void observe_end(struct engine *e, const struct job *j, enum finish_reaso
 
 static struct stream_summary summarise(const struct job *j, int64_t now_ns)
 {
-    struct stream_summary s = {.n_prompt_tokens = j->n_prompt, .n_generated_tokens = j->n_generated};
+    struct stream_summary s = {
+        .n_prompt_tokens = j->n_prompt, .n_generated_tokens = j->n_generated, .n_cached_tokens = j->sequences[0].n_cached};
     double running_s = seconds_between(j->admitted_ns, now_ns);
     s.queue_ms = 1e3 * seconds_between(j->item.arrival_ns, j->admitted_ns ? j->admitted_ns : now_ns);
     s.total_ms = 1e3 * seconds_between(j->item.arrival_ns, now_ns);

@@ -53,8 +53,3 @@ void scheduler_learn(struct scheduler *s, size_t n_rows, int64_t step_ns)
     if (s->row_ns < 1)
         s->row_ns = 1;
 }
-
-bool scheduler_may_admit(size_t n_free_slots, uint32_t n_free_blocks, uint32_t n_blocks_needed)
-{
-    return n_free_slots > 0 && n_blocks_needed <= n_free_blocks;
-}

@@ -30,9 +30,9 @@ struct scheduler {
 
 /* One admitted sequence, in the order of admission. */
 struct scheduler_item {
-    uint32_t n_left; /* known tokens that are not in the KV cache yet; at least 1 */
+    uint32_t n_left; /* known tokens that are not in the KV cache yet and that it may compute now; at least 1 unless paused */
     bool decode;     /* n_left is 1 and it is a generated token */
-    bool paused;     /* its reader is behind */
+    bool paused;     /* its reader is behind, or another sequence computes what it waits for */
     uint32_t n_rows; /* out: rows in the step; 0 = not in it */
 };
 
@@ -41,8 +41,5 @@ size_t scheduler_plan(struct scheduler *s, struct scheduler_item *items, size_t 
 
 /* Learns from a step that was made. */
 void scheduler_learn(struct scheduler *s, size_t n_rows, int64_t step_ns);
-
-/* True when the sequence at the head of the queue may be admitted. Those behind it wait until it may. */
-bool scheduler_may_admit(size_t n_free_slots, uint32_t n_free_blocks, uint32_t n_blocks_needed);
 
 #endif

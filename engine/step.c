@@ -143,6 +143,20 @@ static void fail_batch(struct engine *e, const struct error *cause)
     }
 }
 
+/* Blocks that the step has made whole. */
+static void fill_blocks(struct loop *l)
+{
+    for (size_t i = 0; i < l->n_running; i++) {
+        const struct sequence *q = l->running[i];
+        uint32_t tokens[KV_BLOCK_SIZE];
+        for (uint32_t b = (q->n_fed - l->items[i].n_rows) / KV_BLOCK_SIZE; b < q->n_fed / KV_BLOCK_SIZE; b++) {
+            for (uint32_t k = 0; k < KV_BLOCK_SIZE; k++)
+                tokens[k] = sequence_token(q, b * KV_BLOCK_SIZE + k);
+            kvcache_fill(&l->kvcache, q->slot, b, tokens);
+        }
+    }
+}
+
 static void count_step(struct engine *e, size_t n_rows, size_t n_sequences)
 {
     pthread_mutex_lock(&e->stats_lock);
@@ -171,8 +185,10 @@ void loop_step(struct engine *e, size_t n_planned)
                                .max_blocks = l->kvcache.max_blocks};
     if (forward_run(l->forward, &e->kv, &batch, l->ids, l->out_rows, l->n_out, l->needs, false, l->logits, &err))
         fail_batch(e, &err);
-    else
+    else {
         scheduler_learn(&l->scheduler, n_rows, clock_now_ns() - start_ns);
+        fill_blocks(l);
+    }
     sample_all(e);
     double seconds = (double)(clock_now_ns() - start_ns) / (double)CLOCK_NS_PER_S;
     pthread_mutex_lock(&e->stats_lock);

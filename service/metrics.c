@@ -42,7 +42,7 @@ struct service_metrics {
     struct metrics_series *inference, *first_token, *gap, *queue, *batch, *rows;
     struct metrics_series *finished[N_FINISHES], *errors[ERROR_N_CODES];
     struct metrics_series *running, *waiting, *active, *depth, *queue_full, *draining, *prompt_tokens,
-        *generated_tokens, *kv_usage, *kv_used, *kv_free, *cancelled, *deadline;
+        *generated_tokens, *kv_usage, *kv_used, *kv_kept, *kv_free, *prefix_queries, *prefix_hits, *cancelled, *deadline;
     pthread_mutex_t lock; /* guards the window */
     struct second seconds[WINDOW_SECONDS];
 };
@@ -100,10 +100,13 @@ static void on_collect(void *user)
     metrics_set(m->depth, s.n_waiting);
     metrics_set(m->active, s.n_running + s.n_waiting);
     metrics_set(m->kv_used, s.n_kv_blocks_used);
-    metrics_set(m->kv_free, s.n_kv_blocks - s.n_kv_blocks_used);
+    metrics_set(m->kv_kept, s.n_kv_blocks_kept);
+    metrics_set(m->kv_free, s.n_kv_blocks - s.n_kv_blocks_used - s.n_kv_blocks_kept);
     metrics_set(m->kv_usage, s.n_kv_blocks ? (double)s.n_kv_blocks_used / s.n_kv_blocks : 0);
     follow(m->prompt_tokens, s.n_prompt_tokens);
     follow(m->generated_tokens, s.n_generated_tokens);
+    follow(m->prefix_queries, s.n_prefix_queries);
+    follow(m->prefix_hits, s.n_prefix_hits);
     follow(m->cancelled, s.n_cancelled);
     follow(m->deadline, s.n_deadline);
 }
@@ -156,6 +159,12 @@ static void add_counters(struct service_metrics *m, const struct engine_model *m
     m->prompt_tokens = metrics_get(
         family(m, METRICS_COUNTER, "bitnet_prompt_tokens_total", "Prompt tokens.", "model,device,quantization"),
         model->id, model->device, model->quantization);
+    m->prefix_queries = metrics_get(family(m, METRICS_COUNTER, "bitnet_prefix_cache_queries_total",
+                                           "Tokens of prompts that were looked up in the KV cache.", "model"),
+                                    model->id);
+    m->prefix_hits = metrics_get(family(m, METRICS_COUNTER, "bitnet_prefix_cache_hits_total",
+                                        "Tokens of prompts that were found in it.", "model"),
+                                 model->id);
     m->generated_tokens = metrics_get(
         family(m, METRICS_COUNTER, "bitnet_tokens_generated_total", "Generated tokens.", "model,device,quantization"),
         model->id, model->device, model->quantization);
@@ -172,6 +181,7 @@ static void add_gauges(struct service_metrics *m, const struct engine_model *mod
 #undef GAUGE
     struct metrics_family *f = family(m, METRICS_GAUGE, "bitnet_kv_cache_blocks", "KV blocks.", "model,state");
     m->kv_used = metrics_get(f, model->id, "used");
+    m->kv_kept = metrics_get(f, model->id, "kept");
     m->kv_free = metrics_get(f, model->id, "free");
     char size[16], count[16];
     snprintf(size, sizeof size, "%u", model->kv_block_size);

@@ -300,5 +300,86 @@ START_TEST(test_text_prompt_and_chat)
 }
 END_TEST
 
+/* Requests that begin alike: one after the other, all at once, and when the one that computes their beginning is cancelled. */
+static void expect_answers(struct engine *e, struct harness_answer *const *expected, const struct request *requests, size_t n,
+                           bool cancel_first)
+{
+    struct stream *streams[8];
+    for (size_t i = 0; i < n; i++)
+        streams[i] = harness_submit(e, &requests[i]);
+    if (cancel_first)
+        stream_cancel(streams[0]);
+    for (size_t i = 0; i < n; i++) {
+        struct harness_answer *a = harness_finish(streams[i]);
+        if (!cancel_first || i > 0)
+            harness_expect_same(expected[i], a, requests[i].n ? requests[i].n : 1);
+        free(a);
+    }
+}
+
+START_TEST(test_prompts_that_begin_alike)
+{
+    enum { N = 6, PROMPT = 300, STEM = 7 * KV_BLOCK_SIZE };
+    static uint32_t ids[N][PROMPT];
+    struct request requests[N];
+    struct harness_answer *expected[N];
+    struct engine_stats after;
+    for (uint32_t i = 0; i < N; i++) {
+        requests[i] = harness_request(40 + i, ids[i], PROMPT, 20);
+        memcpy(ids[i], ids[0], STEM * sizeof ids[0][0]);
+        requests[i].n = i == 3 ? 3 : 1;
+    }
+    struct engine *e = harness_open((struct engine_options){.no_prefix_cache = true, .n_threads = 1});
+    for (size_t i = 0; i < N; i++)
+        expected[i] = harness_finish(harness_submit(e, &requests[i]));
+    engine_stats(e, &after);
+    ck_assert_uint_eq(after.n_prefix_hits, 0);
+    engine_close(e);
+    for (int together = 0; together < 2; together++) {
+        e = harness_open((struct engine_options){.n_threads = 2, .max_batch_tokens = 70});
+        for (size_t i = 0; i < N && !together; i++)
+            expect_answers(e, expected + i, requests + i, 1, false);
+        if (together)
+            expect_answers(e, expected, requests, N, false);
+        engine_stats(e, &after);
+        /* The stem is computed once, the choices of request 3 compute its prompt once but for its last block. */
+        ck_assert_uint_eq(after.n_prefix_hits, (N - 1) * STEM + 2 * (PROMPT - 1) / KV_BLOCK_SIZE * KV_BLOCK_SIZE);
+        ck_assert_uint_eq(after.n_prefix_queries, (N + 2) * PROMPT);
+        ck_assert_uint_eq(after.n_kv_blocks_used, 0);
+        ck_assert_uint_gt(after.n_kv_blocks_kept, 0);
+        engine_close(e);
+    }
+    e = harness_open((struct engine_options){.n_threads = 2, .max_batch_tokens = 16});
+    expect_answers(e, expected, requests, N, true);
+    engine_stats(e, &after);
+    ck_assert_uint_eq(after.n_kv_blocks_used, 0);
+    engine_close(e);
+    for (size_t i = 0; i < N; i++)
+        free(expected[i]);
+}
+END_TEST
+
+/* A conversation's next turn finds its earlier turns, with the answers. */
+START_TEST(test_the_next_turn_finds_the_last)
+{
+    uint32_t ids[HARNESS_CONTEXT];
+    struct engine *e = harness_open((struct engine_options){.n_threads = 1});
+    struct request r = harness_request(9, ids, 100, 120);
+    r.ignore_eos = true;
+    struct harness_answer *first = harness_finish(harness_submit(e, &r));
+    ck_assert_uint_eq(first->choices[0].n_tokens, 120);
+    memcpy(ids + 100, first->choices[0].ids, 120 * sizeof *ids);
+    r.n_tokens = 220;
+    r.max_tokens = 5;
+    struct harness_answer *second = harness_finish(harness_submit(e, &r));
+    ck_assert_uint_eq(first->summary.n_cached_tokens, 0);
+    ck_assert_uint_eq(second->summary.n_cached_tokens, 219 / KV_BLOCK_SIZE * KV_BLOCK_SIZE);
+    free(first);
+    free(second);
+    engine_close(e);
+}
+END_TEST
+
 SUITE("engine", test_alone_and_together, test_text_is_that_of_the_tokens, test_stop_strings, test_end_of_generation,
-      test_context_ends_the_answer, test_slow_reader, test_eight_threads, test_text_prompt_and_chat)
+      test_context_ends_the_answer, test_slow_reader, test_eight_threads, test_text_prompt_and_chat, test_prompts_that_begin_alike,
+      test_the_next_turn_finds_the_last)

@@ -65,14 +65,6 @@ START_TEST(test_prefill_is_cut_to_bound_a_step)
 }
 END_TEST
 
-START_TEST(test_admission)
-{
-    ck_assert(scheduler_may_admit(1, 5, 5));
-    ck_assert(!scheduler_may_admit(0, 5, 5));
-    ck_assert(!scheduler_may_admit(1, 4, 5));
-}
-END_TEST
-
 struct simulated {
     uint32_t n_prompt, n_max, n_fed, n_generated;
     int born, first_token;
@@ -135,4 +127,4 @@ START_TEST(test_simulation)
 END_TEST
 
 SUITE("scheduler", test_decodes_first_then_prompts_in_order, test_paused_are_left_out, test_decodes_take_turns,
-      test_prefill_is_cut_to_bound_a_step, test_admission, test_simulation)
+      test_prefill_is_cut_to_bound_a_step, test_simulation)
