@@ -1,5 +1,5 @@
 /* Opening of devices and weights through the public border: what is accepted, what is refused, and with which words. */
-#include "kernels/kernels.h"
+#include "kernels/backend.h"
 
 #include <check.h>
 #include <stdlib.h>
@@ -109,6 +109,18 @@ START_TEST(memory_is_zeroed_and_aligned)
 }
 END_TEST
 
+START_TEST(int8_cache_needs_a_device_that_reads_it)
+{
+    const struct backend_ops ops = {0};
+    struct backend be = {.ops = &ops, .info = {.device = "cuda:7"}};
+    struct kv_cache kv;
+    struct error err = {0};
+    ck_assert_int_eq(kv_cache_open(&be, KV_INT8, 1, 1, 1, 64, &kv, &err), ERROR_VALIDATION_FAILED);
+    ck_assert_str_eq(err.param, "kv_type");
+    ck_assert_ptr_nonnull(strstr(err.message, "cuda:7"));
+}
+END_TEST
+
 START_TEST(tables_are_checked)
 {
     static const struct {
@@ -206,6 +218,7 @@ int main(void)
     tcase_add_test(tcase, cpu_describes_itself);
     tcase_add_test(tcase, unknown_devices_are_refused);
     tcase_add_test(tcase, memory_is_zeroed_and_aligned);
+    tcase_add_test(tcase, int8_cache_needs_a_device_that_reads_it);
     tcase_add_test(tcase, tables_are_checked);
     tcase_add_test(tcase, vectors_become_f32);
     tcase_add_test(tcase, ternary_weights_are_used_in_place_or_repacked);
