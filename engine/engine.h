@@ -40,6 +40,8 @@ struct engine_options {
     size_t kv_cache_bytes;       /* 0 = automatic: room for max_sequences of average length, at most a quarter of memory */
     size_t max_sequences;        /* in the batch at once; 0 = 64 */
     size_t max_batch_tokens;     /* rows of a step: decodes first, then prefill chunks; 0 = 512 */
+    int64_t target_step_ns;      /* of a step with decodes, which prompts fill up to it: the time between two tokens; 0 = less than twice
+                                  * what it is without prompts */
     size_t queue_limit;          /* requests that wait; 0 = 256 */
     int64_t default_timeout_ns;  /* for requests without their own; 0 = none */
     bool no_prefix_cache;        /* every prompt is computed whole, nothing is kept of one request for another */

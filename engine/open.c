@@ -137,6 +137,7 @@ static enum error_code open_memory(struct engine *e, const struct engine_options
     size_t vocab_size = e->limits.vocab_size = e->model->shape.vocab_size;
     l->max_sequences = or_default(o->max_sequences, DEFAULT_SEQUENCES);
     l->scheduler.max_rows = or_default(o->max_batch_tokens, DEFAULT_BATCH_TOKENS);
+    l->scheduler.target_ns = o->target_step_ns;
     measure_tokens(e);
     enum error_code code = forward_open(e->model, l->scheduler.max_rows, &l->forward, err);
     if (!code)

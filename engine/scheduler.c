@@ -15,13 +15,33 @@ static size_t plan_decodes(struct scheduler *s, struct scheduler_item *items, si
     return n_rows;
 }
 
+/* What n decodes alone take: each more or fewer than were timed is a row. */
+static int64_t decode_ns(const struct scheduler *s, size_t n)
+{
+    if (!s->decode_ns || n == 0)
+        return 0;
+    int64_t ns = s->decode_ns + ((int64_t)n - (int64_t)s->n_decodes) * s->row_ns;
+    return ns > s->decode_ns / 4 ? ns : s->decode_ns / 4;
+}
+
+/* What a step with n decodes may take. */
+static int64_t step_limit_ns(const struct scheduler *s, size_t n)
+{
+    if (n == 0)
+        return SCHEDULER_ALONE_NS;
+    if (s->target_ns)
+        return s->target_ns;
+    int64_t ns = s->decode_ns ? decode_ns(s, n) * 8 / 5 : SCHEDULER_UNKNOWN_NS;
+    return ns > SCHEDULER_LEAST_NS ? ns : SCHEDULER_LEAST_NS;
+}
+
 /* Rows that prompts may have beside n_decodes decodes. */
 static size_t prefill_room(const struct scheduler *s, size_t n_decodes)
 {
     size_t room = s->max_rows - n_decodes, affordable = SCHEDULER_FIRST_PREFILL;
     if (s->row_ns) {
-        affordable = (size_t)((n_decodes ? SCHEDULER_STEP_NS : SCHEDULER_ALONE_NS) / s->row_ns);
-        affordable = affordable > n_decodes ? affordable - n_decodes : 0;
+        int64_t left_ns = step_limit_ns(s, n_decodes) - decode_ns(s, n_decodes);
+        affordable = left_ns > 0 ? (size_t)(left_ns / s->row_ns) : 0;
     }
     if (affordable < SCHEDULER_MIN_PREFILL)
         affordable = SCHEDULER_MIN_PREFILL;
@@ -43,13 +63,23 @@ size_t scheduler_plan(struct scheduler *s, struct scheduler_item *items, size_t 
     return n_rows;
 }
 
-void scheduler_learn(struct scheduler *s, size_t n_rows, int64_t step_ns)
+/* A moving average; the first sample is taken as it is. */
+static int64_t towards(int64_t mean, int64_t sample)
 {
-    /* Small steps read all weights for few rows; their time by row says nothing about a prompt's. */
-    if (n_rows < SCHEDULER_MIN_PREFILL)
+    mean = mean ? mean + (sample - mean) / 4 : sample;
+    return mean > 0 ? mean : 1;
+}
+
+void scheduler_learn(struct scheduler *s, size_t n_decodes, size_t n_prefill, int64_t step_ns)
+{
+    if (n_prefill == 0) {
+        s->decode_ns = towards(decode_ns(s, n_decodes), step_ns);
+        s->n_decodes = n_decodes;
         return;
-    int64_t row_ns = step_ns / (int64_t)n_rows;
-    s->row_ns = s->row_ns ? s->row_ns + (row_ns - s->row_ns) / 4 : row_ns;
-    if (s->row_ns < 1)
-        s->row_ns = 1;
+    }
+    /* Few rows read all weights for themselves; their time says nothing about a row's. Beside decodes it does. */
+    if (n_prefill >= SCHEDULER_FIRST_PREFILL / 4 || (s->decode_ns && n_decodes && n_prefill >= SCHEDULER_MIN_PREFILL)) {
+        int64_t sample = (step_ns - decode_ns(s, n_decodes)) / (int64_t)n_prefill;
+        s->row_ns = towards(s->row_ns, sample > 0 ? sample : 1);
+    }
 }

@@ -36,10 +36,10 @@ static size_t add_rows(struct loop *l, struct sequence *q, uint32_t n, size_t at
     return at;
 }
 
-static size_t build_batch(struct loop *l, size_t *n_rows)
+static size_t build_batch(struct loop *l, size_t *n_rows, size_t *n_decodes)
 {
     size_t n_sequences = 0;
-    *n_rows = 0;
+    *n_rows = *n_decodes = 0;
     l->n_out = 0;
     for (struct job *j = l->jobs; j; j = j->next)
         j->in_step = false;
@@ -47,6 +47,7 @@ static size_t build_batch(struct loop *l, size_t *n_rows)
         if (!l->items[i].n_rows)
             continue;
         *n_rows = add_rows(l, l->running[i], l->items[i].n_rows, *n_rows);
+        *n_decodes += l->items[i].decode;
         l->running[i]->job->in_step = true;
         n_sequences++;
     }
@@ -170,9 +171,9 @@ void loop_step(struct engine *e, size_t n_planned)
 {
     struct loop *l = &e->loop;
     struct error err = {0};
-    size_t n_rows;
+    size_t n_rows, n_decodes;
     int64_t start_ns = clock_now_ns();
-    size_t n_sequences = build_batch(l, &n_rows);
+    size_t n_sequences = build_batch(l, &n_rows, &n_decodes);
     assert(n_rows == n_planned && "step: the plan is what is run");
     (void)n_planned;
     note_batch(l, n_sequences);
@@ -186,7 +187,7 @@ void loop_step(struct engine *e, size_t n_planned)
     if (forward_run(l->forward, &e->kv, &batch, l->ids, l->out_rows, l->n_out, l->needs, false, l->logits, &err))
         fail_batch(e, &err);
     else {
-        scheduler_learn(&l->scheduler, n_rows, clock_now_ns() - start_ns);
+        scheduler_learn(&l->scheduler, n_decodes, n_rows - n_decodes, clock_now_ns() - start_ns);
         fill_blocks(l);
     }
     sample_all(e);

@@ -49,6 +49,8 @@ static const struct option_def defs[] = {
     SIZE("kv-cache-size", kv_cache_size, "0", 0, 1e15, "memory of the KV cache; 0 = automatic"),
     INT("max-sequences", max_sequences, "64", 1, 4096, NULL, "sequences in the batch at once"),
     INT("max-batch-tokens", max_batch_tokens, "512", 1, 65536, "tokens", "rows of a step"),
+    INT("target-itl-ms", target_itl_ms, "0", 0, 60000, "ms",
+        "time between two tokens up to which prompts fill a step; 0 = less than twice what it is without prompts"),
     INT("queue-limit", queue_limit, "256", 1, 1000000, NULL, "requests that may wait"),
     INT("default-timeout-ms", default_timeout_ms, "0", 0, 86400000, "ms", "for requests without their own; 0 = none"),
     INT("drain-timeout-ms", drain_timeout_ms, "45000", 0, 3600000, "ms",
@@ -135,6 +137,7 @@ struct engine_options options_engine(const struct service_config *c)
                                .max_batch_tokens = (size_t)c->max_batch_tokens,
                                .queue_limit = (size_t)c->queue_limit,
                                .default_timeout_ns = c->default_timeout_ms * CLOCK_NS_PER_MS,
+                               .target_step_ns = c->target_itl_ms * CLOCK_NS_PER_MS,
                                .no_prefix_cache = strcmp(c->prefix_cache, "off") == 0};
     for (int i = 0; i < 4; i++)
         if (strcmp(c->quantization, formats[i]) == 0)

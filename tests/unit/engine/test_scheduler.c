@@ -49,19 +49,57 @@ START_TEST(test_decodes_take_turns)
 }
 END_TEST
 
-/* At 10 ms a row, a step beside decodes has about 20 rows, of prompts alone 100. */
+#define MS INT64_C(1000000)
+
+/* At 5 ms a row and 80 ms for 8 decodes alone a step may take 128 ms: 9 rows of prompts; 200 without decodes. */
 START_TEST(test_prefill_is_cut_to_bound_a_step)
 {
     struct scheduler s = {.max_rows = 512};
-    struct scheduler_item items[] = {{.n_left = 1, .decode = true}, {.n_left = 400}};
-    ck_assert_uint_eq(scheduler_plan(&s, items + 1, 1), SCHEDULER_FIRST_PREFILL); /* not known yet */
+    struct scheduler_item items[9], *prompt = &items[8];
+    for (int i = 0; i < 8; i++)
+        items[i] = (struct scheduler_item){.n_left = 1, .decode = true};
+    *prompt = (struct scheduler_item){.n_left = 400};
+    ck_assert_uint_eq(scheduler_plan(&s, prompt, 1), SCHEDULER_FIRST_PREFILL); /* not known yet */
     for (int i = 0; i < 50; i++)
-        scheduler_learn(&s, 100, INT64_C(1000000000));
-    ck_assert_uint_eq(scheduler_plan(&s, items, 2), 20);
-    ck_assert_uint_eq(scheduler_plan(&s, items + 1, 1), 100);
+        scheduler_learn(&s, 0, 100, 500 * MS);
+    ck_assert_uint_eq(scheduler_plan(&s, items, 9), 8 + 20); /* nothing is known of decodes: 100 ms */
     for (int i = 0; i < 50; i++)
-        scheduler_learn(&s, 100, INT64_C(100000000000)); /* a second a row: still some progress */
-    ck_assert_uint_eq(scheduler_plan(&s, items, 2), 1 + SCHEDULER_MIN_PREFILL);
+        scheduler_learn(&s, 8, 0, 80 * MS);
+    ck_assert_uint_eq(scheduler_plan(&s, items, 9), 8 + 9);
+    ck_assert_uint_eq(scheduler_plan(&s, prompt, 1), 200);
+    ck_assert_uint_eq(scheduler_plan(&s, items + 4, 5), 4 + 7); /* 60 ms for 4 decodes, 96 for the step */
+    for (int i = 0; i < 50; i++)
+        scheduler_learn(&s, 8, 9, 125 * MS);
+    ck_assert_uint_eq(scheduler_plan(&s, items, 9), 8 + 9); /* mixed steps confirm it */
+    s.target_ns = 100 * MS;
+    ck_assert_uint_eq(scheduler_plan(&s, items, 9), 8 + 4);
+    s.target_ns = 0;
+    for (int i = 0; i < 50; i++)
+        scheduler_learn(&s, 0, 100, INT64_C(100000) * MS); /* a second a row: still some progress */
+    ck_assert_uint_eq(scheduler_plan(&s, items, 9), 8 + SCHEDULER_MIN_PREFILL);
+}
+END_TEST
+
+/* A machine with a time of its own for each kind of row: the limit is met after few steps, whatever the machine. */
+START_TEST(test_the_time_between_tokens_stays_bounded)
+{
+    srand(5);
+    for (int machine = 0; machine < 200; machine++) {
+        int64_t row = 1000 + rand() % (10 * MS), base = rand() % (100 * MS);
+        struct scheduler s = {.max_rows = 512};
+        struct scheduler_item items[33];
+        size_t n_decodes = 1 + (size_t)rand() % 32;
+        int64_t alone = base + (int64_t)n_decodes * row, limit = alone * 2 > SCHEDULER_LEAST_NS * 2 ? alone * 2 : SCHEDULER_LEAST_NS * 2;
+        for (int step = 0; step < 60; step++) {
+            for (size_t i = 0; i < n_decodes; i++)
+                items[i] = (struct scheduler_item){.n_left = 1, .decode = true};
+            items[n_decodes] = (struct scheduler_item){.n_left = 100000, .paused = step < 5};
+            size_t n_prefill = scheduler_plan(&s, items, n_decodes + 1) - n_decodes;
+            int64_t noise = 95 + rand() % 11, ns = (alone + (int64_t)n_prefill * row) * noise / 100;
+            ck_assert(step < 20 || n_prefill == SCHEDULER_MIN_PREFILL || ns <= limit);
+            scheduler_learn(&s, n_decodes, n_prefill, ns);
+        }
+    }
 }
 END_TEST
 
@@ -127,4 +165,4 @@ START_TEST(test_simulation)
 END_TEST
 
 SUITE("scheduler", test_decodes_first_then_prompts_in_order, test_paused_are_left_out, test_decodes_take_turns,
-      test_prefill_is_cut_to_bound_a_step, test_simulation)
+      test_prefill_is_cut_to_bound_a_step, test_the_time_between_tokens_stays_bounded, test_simulation)
