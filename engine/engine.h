@@ -44,6 +44,7 @@ struct engine_options {
                                   * what it is without prompts */
     size_t queue_limit;          /* requests that wait; 0 = 256 */
     int64_t default_timeout_ns;  /* for requests without their own; 0 = none */
+    bool no_speculation;         /* one token of a sequence a step; see engine/draft.h. The tokens are the same */
     bool no_prefix_cache;        /* every prompt is computed whole, nothing is kept of one request for another */
     /* Of session_open only: */
     bool sampling;               /* prepares what session_sample needs, as engine_open does */
@@ -77,6 +78,7 @@ const struct engine_model *engine_model(const struct engine *e);
 struct engine_stats {
     uint64_t n_requests, n_finished_stop, n_finished_length, n_cancelled, n_deadline, n_failed, n_rejected;
     uint64_t n_prompt_tokens, n_generated_tokens, n_steps, n_step_rows;
+    uint64_t n_drafted, n_draft_accepted; /* tokens that were tried ahead, and that stood */
     uint64_t n_prefix_queries, n_prefix_hits; /* tokens of prompts that began, of each choice; of these, found in the KV cache */
     uint32_t n_waiting, n_running, n_kv_blocks_used, n_kv_blocks, batch_size;
     uint32_t n_kv_blocks_kept;   /* held by nobody, kept for prompts that begin alike; may be taken at any time */

@@ -7,6 +7,7 @@
 #ifndef ENGINE_JOB_H
 #define ENGINE_JOB_H
 
+#include "engine/draft.h"
 #include "engine/queue.h"
 #include "engine/stopper.h"
 #include "engine/stream.h"
@@ -21,6 +22,9 @@ struct sequence {
     bool running;
     uint32_t n_fed; /* tokens whose K and V are in the cache, or will be after this step */
     uint32_t n_cached; /* of these, what was there already */
+    uint32_t n_filled; /* KV blocks that are known to be whole */
+    uint32_t n_draft, n_accepted; /* tokens behind the generated ones in `generated` that this step tries; of these, drawn */
+    struct draft_state draft;
     uint32_t n_generated;
     uint32_t *generated; /* [max_tokens], in the job's pool */
     struct detokenizer detokenizer;
@@ -69,7 +73,7 @@ static inline uint32_t sequence_token(const struct sequence *q, uint32_t i)
     return i < q->job->n_prompt ? q->job->prompt[i] : q->generated[i - q->job->n_prompt];
 }
 
-/* Known tokens that are not in the KV cache. */
+/* Known tokens that are not in the KV cache, drafted ones left out. */
 static inline uint32_t sequence_n_left(const struct sequence *q)
 {
     return q->job->n_prompt + q->n_generated - q->n_fed;

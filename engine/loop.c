@@ -129,6 +129,7 @@ static void skip_cached(struct loop *l, struct sequence *q)
         q->n_fed += KV_BLOCK_SIZE;
         q->n_cached += KV_BLOCK_SIZE;
         l->n_prefix_hits += KV_BLOCK_SIZE;
+        q->n_filled++;
     }
 }
 
@@ -136,14 +137,40 @@ static void skip_cached(struct loop *l, struct sequence *q)
 static uint32_t n_computable(struct loop *l, struct sequence *q)
 {
     skip_cached(l, q);
-    uint32_t n_left = sequence_n_left(q), first = q->n_fed / KV_BLOCK_SIZE;
+    uint32_t n_left = sequence_n_left(q) + q->n_draft, first = q->n_fed / KV_BLOCK_SIZE;
     uint32_t n = kvcache_claim(&l->kvcache, q->slot, first, kvcache_blocks_for(q->n_fed + n_left));
     uint32_t n_claimed = n ? (first + n) * KV_BLOCK_SIZE - q->n_fed : 0;
     return n_left < n_claimed ? n_left : n_claimed;
 }
 
+/* Drafts the next tokens of a sequence that decodes, where they go when they are drawn; never the last that it may have. */
+static void draft(struct loop *l, struct sequence *q)
+{
+    const struct job *j = q->job;
+    uint32_t room = j->max_tokens - q->n_generated - 1, n = 0;
+    if (room > 0) {
+        double cost = l->draft_row_ns && l->scheduler.decode_ns ? (double)l->draft_row_ns / (double)l->scheduler.decode_ns : 0.1;
+        n = draft_length(&q->draft, cost);
+        n = draft_find(j->prompt, j->n_prompt, q->generated, q->n_generated, q->generated + q->n_generated, n < room ? n : room);
+    }
+    q->n_draft = n;
+}
+
+static void draft_all(struct loop *l)
+{
+    size_t n = 0;
+    for (size_t i = 0; i < l->n_running; i++) {
+        l->running[i]->n_draft = 0;
+        n += l->running[i]->n_generated > 0;
+    }
+    for (size_t i = 0; i < l->n_running && l->speculate && n <= DRAFT_MAX_SEQUENCES; i++)
+        if (l->running[i]->n_generated > 0)
+            draft(l, l->running[i]);
+}
+
 static size_t plan(struct loop *l)
 {
+    draft_all(l);
     for (size_t i = 0; i < l->n_running; i++) {
         struct sequence *q = l->running[i];
         uint32_t n = n_computable(l, q);
@@ -165,6 +192,8 @@ static void note_turn(struct engine *e, int64_t now_ns, bool idle)
     e->stats.n_kv_blocks_used = kvcache_n_used(kv);
     e->stats.n_kv_blocks_kept = kv->n_kept;
     e->stats.n_prefix_hits = e->loop.n_prefix_hits;
+    e->stats.n_drafted = e->loop.n_drafted;
+    e->stats.n_draft_accepted = e->loop.n_accepted;
     if (idle)
         e->stats.batch_size = 0;
     if (atomic_load_explicit(&e->draining, memory_order_relaxed))

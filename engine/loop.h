@@ -28,16 +28,20 @@ struct loop {
     struct sequence **running; /* [max_sequences] in order of admission */
     size_t n_running;
     uint64_t n_prefix_hits; /* prompt tokens that were found in the cache */
+    bool speculate;
+    size_t max_out;
+    int64_t draft_row_ns; /* what a drafted row adds to a step; 0 = not known */
+    uint64_t n_drafted, n_accepted;
     uint32_t *free_slots; /* [max_sequences] stack */
     size_t n_free_slots;
     /* The step: */
     struct scheduler_item *items;     /* [max_sequences] of running[] */
     int32_t *ids, *positions, *slots; /* [max_batch_tokens] */
-    int32_t *out_rows;                /* [max_sequences] rows that get logits */
-    struct logits_need *needs;        /* [max_sequences] what will be read of their logits */
-    struct sequence **out_sequences;  /* [max_sequences] whose they are; NULL when it ended meanwhile */
+    int32_t *out_rows;                /* [max_out] rows that get logits; max_out is max_sequences and the rows of drafts */
+    struct logits_need *needs;        /* [max_out] what will be read of their logits */
+    struct sequence **out_sequences;  /* [max_out] whose they are; NULL when it ended meanwhile */
     size_t n_out;
-    float *logits; /* [max_sequences][vocab_size] */
+    float *logits; /* [max_out][vocab_size] */
 };
 
 struct engine {
@@ -72,6 +76,9 @@ void *loop_main(void *arg);
 
 /* Runs the planned items; n_rows > 0. */
 void loop_step(struct engine *e, size_t n_rows);
+
+/* Tells the cache of the blocks that a sequence's tokens have made whole. */
+void loop_fill_blocks(struct loop *l, struct sequence *q);
 
 /* Ends one running choice: its text, its slot, and with the last choice the job, which is freed. */
 void loop_end_sequence(struct engine *e, struct sequence *q, enum finish_reason finish, bool stop_found);

@@ -116,17 +116,17 @@ static void measure_tokens(struct engine *e)
 
 static bool alloc_arrays(struct loop *l, size_t vocab_size)
 {
-    size_t n = l->max_sequences, rows = l->scheduler.max_rows;
+    size_t n = l->max_sequences, rows = l->scheduler.max_rows, n_out = l->max_out;
     l->running = calloc(n, sizeof *l->running);
     l->free_slots = calloc(n, sizeof *l->free_slots);
     l->items = calloc(n, sizeof *l->items);
     l->ids = calloc(rows, sizeof *l->ids);
     l->positions = calloc(rows, sizeof *l->positions);
     l->slots = calloc(rows, sizeof *l->slots);
-    l->out_rows = calloc(n, sizeof *l->out_rows);
-    l->out_sequences = calloc(n, sizeof *l->out_sequences);
-    l->needs = calloc(n, sizeof *l->needs);
-    l->logits = calloc(n, vocab_size * sizeof *l->logits);
+    l->out_rows = calloc(n_out, sizeof *l->out_rows);
+    l->out_sequences = calloc(n_out, sizeof *l->out_sequences);
+    l->needs = calloc(n_out, sizeof *l->needs);
+    l->logits = calloc(n_out, vocab_size * sizeof *l->logits);
     return l->running && l->free_slots && l->items && l->ids && l->positions && l->slots && l->out_rows &&
            l->out_sequences && l->needs && l->logits;
 }
@@ -138,6 +138,8 @@ static enum error_code open_memory(struct engine *e, const struct engine_options
     l->max_sequences = or_default(o->max_sequences, DEFAULT_SEQUENCES);
     l->scheduler.max_rows = or_default(o->max_batch_tokens, DEFAULT_BATCH_TOKENS);
     l->scheduler.target_ns = o->target_step_ns;
+    l->speculate = !o->no_speculation;
+    l->max_out = l->max_sequences + (l->speculate ? DRAFT_MAX * DRAFT_MAX_SEQUENCES : 0);
     measure_tokens(e);
     enum error_code code = forward_open(e->model, l->scheduler.max_rows, &l->forward, err);
     if (!code)
@@ -153,7 +155,7 @@ static enum error_code open_memory(struct engine *e, const struct engine_options
     for (size_t i = 0; i < l->max_sequences; i++)
         l->free_slots[l->n_free_slots++] = (uint32_t)(l->max_sequences - 1 - i);
     e->description.model.scratch_bytes = forward_memory_bytes(l->forward) + sampler_memory_bytes(l->sampler) +
-                                         l->max_sequences * vocab_size * sizeof *l->logits;
+                                         l->max_out * vocab_size * sizeof *l->logits;
     e->stats.n_kv_blocks = l->kvcache.n_blocks;
     return ERROR_NONE;
 }

@@ -119,6 +119,7 @@ void loop_end_sequence(struct engine *e, struct sequence *q, enum finish_reason 
     struct job *j = q->job;
     if (q->choice == 0)
         j->finish = finish;
+    loop_fill_blocks(&e->loop, q);
     free_slot(&e->loop, q);
     end_choice(e, q, finish, stop_found);
     if (++j->n_ended == j->n_choices)

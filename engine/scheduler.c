@@ -12,11 +12,16 @@ static size_t plan_decodes(struct scheduler *s, struct scheduler_item *items, si
         i = i + 1 < n ? i + 1 : 0;
     }
     s->next_decode = n_rows == s->max_rows ? i : 0;
+    for (i = 0; i < n && n_rows < s->max_rows; i++) /* drafts where there is room: all or nothing */
+        if (items[i].n_rows && items[i].n_left - 1 <= s->max_rows - n_rows) {
+            n_rows += items[i].n_left - 1;
+            items[i].n_rows = items[i].n_left;
+        }
     return n_rows;
 }
 
 /* What n decodes alone take: each more or fewer than were timed is a row. */
-static int64_t decode_ns(const struct scheduler *s, size_t n)
+int64_t scheduler_decode_ns(const struct scheduler *s, size_t n)
 {
     if (!s->decode_ns || n == 0)
         return 0;
@@ -31,7 +36,7 @@ static int64_t step_limit_ns(const struct scheduler *s, size_t n)
         return SCHEDULER_ALONE_NS;
     if (s->target_ns)
         return s->target_ns;
-    int64_t ns = s->decode_ns ? decode_ns(s, n) * 8 / 5 : SCHEDULER_UNKNOWN_NS;
+    int64_t ns = s->decode_ns ? scheduler_decode_ns(s, n) * 8 / 5 : SCHEDULER_UNKNOWN_NS;
     return ns > SCHEDULER_LEAST_NS ? ns : SCHEDULER_LEAST_NS;
 }
 
@@ -40,7 +45,7 @@ static size_t prefill_room(const struct scheduler *s, size_t n_decodes)
 {
     size_t room = s->max_rows - n_decodes, affordable = SCHEDULER_FIRST_PREFILL;
     if (s->row_ns) {
-        int64_t left_ns = step_limit_ns(s, n_decodes) - decode_ns(s, n_decodes);
+        int64_t left_ns = step_limit_ns(s, n_decodes) - scheduler_decode_ns(s, n_decodes);
         affordable = left_ns > 0 ? (size_t)(left_ns / s->row_ns) : 0;
     }
     if (affordable < SCHEDULER_MIN_PREFILL)
@@ -73,13 +78,13 @@ static int64_t towards(int64_t mean, int64_t sample)
 void scheduler_learn(struct scheduler *s, size_t n_decodes, size_t n_prefill, int64_t step_ns)
 {
     if (n_prefill == 0) {
-        s->decode_ns = towards(decode_ns(s, n_decodes), step_ns);
+        s->decode_ns = towards(scheduler_decode_ns(s, n_decodes), step_ns);
         s->n_decodes = n_decodes;
         return;
     }
     /* Few rows read all weights for themselves; their time says nothing about a row's. Beside decodes it does. */
     if (n_prefill >= SCHEDULER_FIRST_PREFILL / 4 || (s->decode_ns && n_decodes && n_prefill >= SCHEDULER_MIN_PREFILL)) {
-        int64_t sample = (step_ns - decode_ns(s, n_decodes)) / (int64_t)n_prefill;
+        int64_t sample = (step_ns - scheduler_decode_ns(s, n_decodes)) / (int64_t)n_prefill;
         s->row_ns = towards(s->row_ns, sample > 0 ? sample : 1);
     }
 }

@@ -36,13 +36,16 @@ struct scheduler {
 /* One admitted sequence, in the order of admission. */
 struct scheduler_item {
     uint32_t n_left; /* known tokens that are not in the KV cache yet and that it may compute now; at least 1 unless paused */
-    bool decode;     /* n_left is 1 and it is a generated token */
+    bool decode;     /* n_left is a generated token and what was drafted behind it */
     bool paused;     /* its reader is behind, or another sequence computes what it waits for */
     uint32_t n_rows; /* out: rows in the step; 0 = not in it */
 };
 
 /* Fills n_rows of each item; returns the rows of the step. */
 size_t scheduler_plan(struct scheduler *s, struct scheduler_item *items, size_t n);
+
+/* What a step of n decodes alone takes, as far as it is known; 0 = not. */
+int64_t scheduler_decode_ns(const struct scheduler *s, size_t n);
 
 /* Learns from a step that was made, of so many decodes and rows of prompts. */
 void scheduler_learn(struct scheduler *s, size_t n_decodes, size_t n_prefill, int64_t step_ns);

@@ -6,52 +6,62 @@
 
 #include <assert.h>
 
-/* What the next token of a sequence depends on, beside logits: its tokens, its choice, its position. */
-static struct sample_input input_of(const struct sequence *q)
+/* What the next token of a sequence, behind n_ahead drafted ones, depends on beside logits: its tokens, its choice, its position. */
+static struct sample_input input_of(const struct sequence *q, uint32_t n_ahead)
 {
     const struct job *j = q->job;
     return (struct sample_input){.prompt = j->prompt,
                                  .n_prompt = j->n_prompt,
                                  .generated = q->generated,
-                                 .n_generated = q->n_generated,
+                                 .n_generated = q->n_generated + n_ahead,
                                  .choice = q->choice,
                                  .logprobs = j->logprobs,
                                  .n_top = j->n_top};
 }
 
-/* Appends the next n rows of a sequence; the row of its last known token gets logits. */
+/* Appends the next n rows of a sequence; those of its last known token and of the drafted ones get logits. */
 static size_t add_rows(struct loop *l, struct sequence *q, uint32_t n, size_t at)
 {
+    uint32_t n_draft = n > sequence_n_left(q) ? n - sequence_n_left(q) : 0, n_known = q->job->n_prompt + q->n_generated;
+    q->n_draft = n_draft;
+    q->n_accepted = 0;
     for (uint32_t i = 0; i < n; i++, at++) {
-        l->ids[at] = (int32_t)sequence_token(q, q->n_fed);
-        l->positions[at] = (int32_t)q->n_fed++;
+        uint32_t position = q->n_fed + i;
+        l->ids[at] = (int32_t)sequence_token(q, position);
+        l->positions[at] = (int32_t)position;
         l->slots[at] = (int32_t)q->slot;
-    }
-    if (sequence_n_left(q) == 0) {
-        l->out_rows[l->n_out] = (int32_t)at - 1;
-        struct sample_input in = input_of(q);
+        if (position + 1 < n_known)
+            continue;
+        struct sample_input in = input_of(q, position + 1 - n_known);
+        l->out_rows[l->n_out] = (int32_t)at;
         l->needs[l->n_out] = sampler_need(&q->job->sampling, &in);
         l->out_sequences[l->n_out++] = q;
     }
+    q->n_fed += n - n_draft;
+    l->n_drafted += n_draft;
     return at;
 }
 
-static size_t build_batch(struct loop *l, size_t *n_rows, size_t *n_decodes)
+/* What a step is made of. */
+struct step_rows {
+    size_t n_rows, n_sequences, n_decodes, n_drafts; /* the rest are rows of prompts */
+};
+
+static void build_batch(struct loop *l, struct step_rows *rows)
 {
-    size_t n_sequences = 0;
-    *n_rows = *n_decodes = 0;
+    *rows = (struct step_rows){0};
     l->n_out = 0;
     for (struct job *j = l->jobs; j; j = j->next)
         j->in_step = false;
     for (size_t i = 0; i < l->n_running; i++) {
         if (!l->items[i].n_rows)
             continue;
-        *n_rows = add_rows(l, l->running[i], l->items[i].n_rows, *n_rows);
-        *n_decodes += l->items[i].decode;
+        rows->n_rows = add_rows(l, l->running[i], l->items[i].n_rows, rows->n_rows);
+        rows->n_decodes += l->items[i].decode;
+        rows->n_drafts += l->running[i]->n_draft;
         l->running[i]->job->in_step = true;
-        n_sequences++;
+        rows->n_sequences++;
     }
-    return n_sequences;
 }
 
 /* Notes for each request how full the steps were that it took part in. */
@@ -103,6 +113,24 @@ static void accept(struct engine *e, struct sequence *q, const struct sample *dr
         loop_end_sequence(e, q, FINISH_LENGTH, false);
 }
 
+/* The token that was drawn before row k of the step's output has been taken into q, which may have ended. If row k is that of a drafted
+ * token of q, it stands when this is the one that was drawn; else all that was drafted behind it falls. */
+static void judge_draft(struct loop *l, struct sequence *q, size_t k, uint32_t drafted, uint32_t drawn)
+{
+    bool stands = drafted == drawn;
+    if (k >= l->n_out || l->out_sequences[k] != q)
+        return;
+    if (stands) {
+        q->n_accepted++;
+        q->n_fed++;
+        l->n_accepted++;
+    }
+    if (!stands || q->n_accepted == q->n_draft)
+        draft_learn(&q->draft, q->n_draft, q->n_accepted);
+    for (; (!stands || !stream_has_room(q->job->stream, q->choice)) && k < l->n_out && l->out_sequences[k] == q; k++)
+        l->out_sequences[k] = NULL;
+}
+
 static void sample_all(struct engine *e)
 {
     struct loop *l = &e->loop;
@@ -112,13 +140,15 @@ static void sample_all(struct engine *e)
         struct error err = {0};
         if (!q) /* its request ended with another choice's failure */
             continue;
-        struct sample_input in = input_of(q);
+        struct sample_input in = input_of(q, 0);
         if (sampler_draw(l->sampler, &q->job->sampling, &in, l->logits + i * e->limits.vocab_size, &drawn, &err)) {
             log_error("engine", "sampling failed", LOG_STR("request_id", q->job->id), LOG_STR("error", err.message));
             loop_abort_job(e, q->job, FINISH_ERROR, &err);
             continue;
         }
+        uint32_t drafted = q->generated[q->n_generated];
         accept(e, q, &drawn);
+        judge_draft(l, q, i + 1, drafted, drawn.id);
     }
     l->n_out = 0;
 }
@@ -144,17 +174,25 @@ static void fail_batch(struct engine *e, const struct error *cause)
     }
 }
 
-/* Blocks that the step has made whole. */
-static void fill_blocks(struct loop *l)
+void loop_fill_blocks(struct loop *l, struct sequence *q)
 {
-    for (size_t i = 0; i < l->n_running; i++) {
-        const struct sequence *q = l->running[i];
-        uint32_t tokens[KV_BLOCK_SIZE];
-        for (uint32_t b = (q->n_fed - l->items[i].n_rows) / KV_BLOCK_SIZE; b < q->n_fed / KV_BLOCK_SIZE; b++) {
-            for (uint32_t k = 0; k < KV_BLOCK_SIZE; k++)
-                tokens[k] = sequence_token(q, b * KV_BLOCK_SIZE + k);
-            kvcache_fill(&l->kvcache, q->slot, b, tokens);
-        }
+    uint32_t tokens[KV_BLOCK_SIZE];
+    for (; q->n_filled < q->n_fed / KV_BLOCK_SIZE; q->n_filled++) {
+        for (uint32_t k = 0; k < KV_BLOCK_SIZE; k++)
+            tokens[k] = sequence_token(q, q->n_filled * KV_BLOCK_SIZE + k);
+        kvcache_fill(&l->kvcache, q->slot, q->n_filled, tokens);
+    }
+}
+
+/* What a step's time says of the next ones'. */
+static void learn(struct loop *l, const struct step_rows *rows, int64_t step_ns)
+{
+    size_t n_prefill = rows->n_rows - rows->n_decodes - rows->n_drafts;
+    if (!rows->n_drafts) {
+        scheduler_learn(&l->scheduler, rows->n_decodes, n_prefill, step_ns);
+    } else if (!n_prefill && l->scheduler.decode_ns) {
+        int64_t row_ns = (step_ns - scheduler_decode_ns(&l->scheduler, rows->n_decodes)) / (int64_t)rows->n_drafts;
+        l->draft_row_ns += ((row_ns > 1 ? row_ns : 1) - l->draft_row_ns) / (l->draft_row_ns ? 8 : 1);
     }
 }
 
@@ -171,14 +209,14 @@ void loop_step(struct engine *e, size_t n_planned)
 {
     struct loop *l = &e->loop;
     struct error err = {0};
-    size_t n_rows, n_decodes;
+    struct step_rows rows;
     int64_t start_ns = clock_now_ns();
-    size_t n_sequences = build_batch(l, &n_rows, &n_decodes);
-    assert(n_rows == n_planned && "step: the plan is what is run");
+    build_batch(l, &rows);
+    assert(rows.n_rows == n_planned && "step: the plan is what is run");
     (void)n_planned;
-    note_batch(l, n_sequences);
-    count_step(e, n_rows, n_sequences);
-    struct batch_view batch = {.n = n_rows,
+    note_batch(l, rows.n_sequences);
+    count_step(e, rows.n_rows, rows.n_sequences);
+    struct batch_view batch = {.n = rows.n_rows,
                                .positions = l->positions,
                                .sequences = l->slots,
                                .block_tables = l->kvcache.tables,
@@ -187,8 +225,9 @@ void loop_step(struct engine *e, size_t n_planned)
     if (forward_run(l->forward, &e->kv, &batch, l->ids, l->out_rows, l->n_out, l->needs, false, l->logits, &err))
         fail_batch(e, &err);
     else {
-        scheduler_learn(&l->scheduler, n_decodes, n_rows - n_decodes, clock_now_ns() - start_ns);
-        fill_blocks(l);
+        learn(l, &rows, clock_now_ns() - start_ns);
+        for (size_t i = 0; i < l->n_running; i++)
+            loop_fill_blocks(l, l->running[i]);
     }
     sample_all(e);
     double seconds = (double)(clock_now_ns() - start_ns) / (double)CLOCK_NS_PER_S;
@@ -196,5 +235,5 @@ void loop_step(struct engine *e, size_t n_planned)
     e->stats.busy_seconds += seconds;
     pthread_mutex_unlock(&e->stats_lock);
     if (e->observer.on_step)
-        e->observer.on_step(e->observer.user, n_rows, n_sequences, seconds);
+        e->observer.on_step(e->observer.user, rows.n_rows, rows.n_sequences, seconds);
 }

@@ -42,7 +42,7 @@ struct service_metrics {
     struct metrics_series *inference, *first_token, *gap, *queue, *batch, *rows;
     struct metrics_series *finished[N_FINISHES], *errors[ERROR_N_CODES];
     struct metrics_series *running, *waiting, *active, *depth, *queue_full, *draining, *prompt_tokens,
-        *generated_tokens, *kv_usage, *kv_used, *kv_kept, *kv_free, *prefix_queries, *prefix_hits, *cancelled, *deadline;
+        *generated_tokens, *kv_usage, *kv_used, *kv_kept, *kv_free, *prefix_queries, *prefix_hits, *drafted, *draft_accepted, *cancelled, *deadline;
     pthread_mutex_t lock; /* guards the window */
     struct second seconds[WINDOW_SECONDS];
 };
@@ -107,6 +107,8 @@ static void on_collect(void *user)
     follow(m->generated_tokens, s.n_generated_tokens);
     follow(m->prefix_queries, s.n_prefix_queries);
     follow(m->prefix_hits, s.n_prefix_hits);
+    follow(m->drafted, s.n_drafted);
+    follow(m->draft_accepted, s.n_draft_accepted);
     follow(m->cancelled, s.n_cancelled);
     follow(m->deadline, s.n_deadline);
 }
@@ -165,6 +167,11 @@ static void add_counters(struct service_metrics *m, const struct engine_model *m
     m->prefix_hits = metrics_get(family(m, METRICS_COUNTER, "bitnet_prefix_cache_hits_total",
                                         "Tokens of prompts that were found in it.", "model"),
                                  model->id);
+    m->drafted = metrics_get(family(m, METRICS_COUNTER, "bitnet_draft_tokens_total", "Tokens that were tried ahead.", "model"),
+                             model->id);
+    m->draft_accepted = metrics_get(family(m, METRICS_COUNTER, "bitnet_draft_tokens_accepted_total",
+                                           "Tokens tried ahead that were the drawn ones.", "model"),
+                                    model->id);
     m->generated_tokens = metrics_get(
         family(m, METRICS_COUNTER, "bitnet_tokens_generated_total", "Generated tokens.", "model,device,quantization"),
         model->id, model->device, model->quantization);

@@ -45,6 +45,7 @@ static const struct option_def defs[] = {
     CHOICE("i2s-order", i2s_order, "auto", "auto|128|64", "packing of I2_S tensors in the file"),
     INT("context", context, "0", 0, 1048576, "tokens", "positions a sequence may have; 0 = the model's"),
     CHOICE("kv-type", kv_type, "f16", "f16|int8", "values of the KV cache; int8 takes half of f16's memory, on the CPU only"),
+    CHOICE("speculation", speculation, "on", "on|off", "try tokens ahead that the text has had before; the tokens are the same"),
     CHOICE("prefix-cache", prefix_cache, "on", "on|off", "keep what was computed for prompts that begin alike"),
     SIZE("kv-cache-size", kv_cache_size, "0", 0, 1e15, "memory of the KV cache; 0 = automatic"),
     INT("max-sequences", max_sequences, "64", 1, 4096, NULL, "sequences in the batch at once"),
@@ -138,6 +139,7 @@ struct engine_options options_engine(const struct service_config *c)
                                .queue_limit = (size_t)c->queue_limit,
                                .default_timeout_ns = c->default_timeout_ms * CLOCK_NS_PER_MS,
                                .target_step_ns = c->target_itl_ms * CLOCK_NS_PER_MS,
+                               .no_speculation = strcmp(c->speculation, "off") == 0,
                                .no_prefix_cache = strcmp(c->prefix_cache, "off") == 0};
     for (int i = 0; i < 4; i++)
         if (strcmp(c->quantization, formats[i]) == 0)

@@ -380,6 +380,55 @@ START_TEST(test_the_next_turn_finds_the_last)
 }
 END_TEST
 
+/* A greedy answer of a model without sense soon repeats itself; drafted or not, its tokens are the same, as are those at temperature 1, with
+ * stop strings, several choices, log-probabilities and penalties. */
+START_TEST(test_drafted_tokens_change_nothing)
+{
+    enum { N = 6 };
+    static uint32_t ids[N][60];
+    struct request requests[N];
+    struct harness_answer *expected[N];
+    struct engine_stats stats;
+    struct logit_bias few[6];
+    const char *const stop[] = {"z"};
+    for (uint32_t i = 0; i < N; i++) {
+        requests[i] = harness_request(70 + i, ids[i], 60, 200);
+        memcpy(ids[i] + 30, ids[i], 30 * sizeof ids[0][0]);
+        requests[i].ignore_eos = true;
+        requests[i].sampling.temperature = i % 2 ? 1 : 0;
+    }
+    requests[2].n = 3;
+    requests[2].logprobs = true;
+    requests[3].sampling.presence_penalty = 0.5f;
+    requests[3].sampling.frequency_penalty = 0.1f;
+    requests[4].stop = stop;
+    requests[4].n_stop = 1;
+    for (uint32_t k = 0; k < 6; k++)
+        few[k] = (struct logit_bias){300 + k, 60};
+    requests[5].sampling.bias = few; /* these alone are drawn: what followed two of them once seldom does again */
+    requests[5].sampling.n_bias = 6;
+    struct engine *e = harness_open((struct engine_options){.no_speculation = true, .n_threads = 1});
+    for (size_t i = 0; i < N; i++)
+        expected[i] = harness_finish(harness_submit(e, &requests[i]));
+    engine_stats(e, &stats);
+    ck_assert_uint_eq(stats.n_drafted, 0);
+    engine_close(e);
+    for (size_t rows = 4; rows <= 64; rows += 20) {
+        e = harness_open((struct engine_options){.n_threads = 1, .max_batch_tokens = rows});
+        for (size_t i = 0; i < N; i++)
+            expect_answers(e, expected + i, requests + i, 1, false);
+        expect_answers(e, expected, requests, N, false);
+        engine_stats(e, &stats);
+        ck_assert_uint_gt(stats.n_draft_accepted, 100);
+        ck_assert_uint_gt(stats.n_drafted, stats.n_draft_accepted);
+        ck_assert_uint_eq(stats.n_kv_blocks_used, 0);
+        engine_close(e);
+    }
+    for (size_t i = 0; i < N; i++)
+        free(expected[i]);
+}
+END_TEST
+
 SUITE("engine", test_alone_and_together, test_text_is_that_of_the_tokens, test_stop_strings, test_end_of_generation,
       test_context_ends_the_answer, test_slow_reader, test_eight_threads, test_text_prompt_and_chat, test_prompts_that_begin_alike,
-      test_the_next_turn_finds_the_last)
+      test_the_next_turn_finds_the_last, test_drafted_tokens_change_nothing)

@@ -49,6 +49,19 @@ START_TEST(test_decodes_take_turns)
 }
 END_TEST
 
+/* What was drafted fits beside all decodes, or is left out; prompts come after it. */
+START_TEST(test_drafts_where_there_is_room)
+{
+    struct scheduler s = {.max_rows = 8, .row_ns = 1};
+    struct scheduler_item items[] = {{.n_left = 4, .decode = true}, {.n_left = 3, .decode = true}, {.n_left = 1, .decode = true}, {.n_left = 9}};
+    ck_assert_uint_eq(scheduler_plan(&s, items, 4), 8);
+    ck_assert(items[0].n_rows == 4 && items[1].n_rows == 3 && items[2].n_rows == 1 && items[3].n_rows == 0);
+    s.max_rows = 7;
+    ck_assert_uint_eq(scheduler_plan(&s, items, 4), 7);
+    ck_assert(items[0].n_rows == 4 && items[1].n_rows == 1 && items[2].n_rows == 1 && items[3].n_rows == 1);
+}
+END_TEST
+
 #define MS INT64_C(1000000)
 
 /* At 5 ms a row and 80 ms for 8 decodes alone a step may take 128 ms: 9 rows of prompts; 200 without decodes. */
@@ -148,11 +161,9 @@ START_TEST(test_simulation)
         for (size_t i = 0; i < n; i++) {
             struct simulated q = live[i];
             q.n_fed += items[i].n_rows;
-            if (items[i].n_rows && q.n_fed == q.n_prompt + q.n_generated && !q.n_generated++) {
+            if (items[i].n_rows && q.n_fed == q.n_prompt + q.n_generated && q.n_generated++ == 0) {
                 ck_assert_int_gt(q.born, last_started); /* first tokens come in order of admission */
                 last_started = q.born;
-            } else if (items[i].n_rows && items[i].decode) {
-                q.n_generated++;
             }
             if (q.n_generated == q.n_max)
                 n_done++;
@@ -164,5 +175,5 @@ START_TEST(test_simulation)
 }
 END_TEST
 
-SUITE("scheduler", test_decodes_first_then_prompts_in_order, test_paused_are_left_out, test_decodes_take_turns,
+SUITE("scheduler", test_drafts_where_there_is_room, test_decodes_first_then_prompts_in_order, test_paused_are_left_out, test_decodes_take_turns,
       test_prefill_is_cut_to_bound_a_step, test_the_time_between_tokens_stays_bounded, test_simulation)
