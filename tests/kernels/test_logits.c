@@ -62,8 +62,8 @@ static void new_state(struct head *h, int kind)
 static void check(const float *full, const float *found, const struct logits_need *need, size_t *n_kept)
 {
     bool wanted[N_ROWS] = {false};
-    for (size_t i = 0; i < need->n_ids; i++)
-        wanted[need->ids[i]] = true;
+    for (size_t i = 0; i < need->lists[0].n; i++)
+        wanted[need->lists[0].ids[i]] = true;
     for (size_t k = 0; k < need->top; k++) {
         size_t best = N_ROWS;
         for (size_t r = 0; r < N_ROWS; r++)
@@ -136,8 +136,8 @@ START_TEST(what_is_needed_is_exact)
             for (uint32_t state = 0; state < 12; state++) {
                 new_state(&h, (int)state % 4);
                 struct logits_need needs[3] = {
-                    {.top = 1, .ids = ids, .n_ids = state % 5},
-                    {.top = 1 + state * 5, .ids = ids, .n_ids = state % 3},
+                    {.top = 1, .lists = {{ids, state % 5, 1}}},
+                    {.top = 1 + state * 5, .lists = {{ids, state % 3, 1}}},
                     {.top = 64},
                 };
                 compare(&h, needs);
