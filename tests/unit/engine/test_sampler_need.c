@@ -59,7 +59,7 @@ static void head_close(struct head *h)
 }
 
 static const uint32_t prompt[] = {5, 17, 17, 2999, 64, 1024}, generated[] = {8, 9, 5, 5, 1500};
-static struct logit_bias bias[] = {{3, 4.0f}, {17, -100}, {2048, 100}, {3, 0.5f}, {2999, -0.25f}};
+static struct logit_bias bias[] = {{3, 4.0f}, {17, -100}, {2048, 3}, {3, 0.5f}, {2999, 9}};
 
 struct row {
     const char *name;
@@ -163,6 +163,21 @@ START_TEST(test_needs_are_enough_avx2)
 }
 END_TEST
 
+/* What is beyond the reach of min-p has a smaller weight. */
+START_TEST(test_reach_of_min_p)
+{
+    static const float min_p[] = {1, 0.9999f, 0.5f, 0.05f, 1e-6f, 1e-30f, 1e-40f}, temperature[] = {2, 1, 0.3f, 1e-3f};
+    struct sample_input in = {0};
+    for (size_t i = 0; i < sizeof min_p / sizeof *min_p; i++)
+        for (size_t k = 0; k < sizeof temperature / sizeof *temperature; k++) {
+            struct sampling p = {.top_p = 1, .min_p = min_p[i], .temperature = temperature[k]};
+            float within = sampler_need(&p, &in).within;
+            ck_assert_float_gt(within, 0);
+            ck_assert_float_lt(kernel_exp(-within / p.temperature), min_p[i]);
+        }
+}
+END_TEST
+
 /* A sum over all tokens has no smaller need. */
 START_TEST(test_sums_need_all)
 {
@@ -174,4 +189,4 @@ START_TEST(test_sums_need_all)
 }
 END_TEST
 
-SUITE("sampler needs", test_needs_are_enough, test_needs_are_enough_avx2, test_sums_need_all)
+SUITE("sampler needs", test_needs_are_enough, test_needs_are_enough_avx2, test_reach_of_min_p, test_sums_need_all)
