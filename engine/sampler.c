@@ -7,7 +7,7 @@
 #include <string.h>
 
 /* No value of kernel_gumbel is above -log(2^-32) = 22.19; used to skip tokens that cannot win. */
-#define GUMBEL_BOUND 22.5f
+#define MAX_NOISE 22.5
 /* Penalised logits stay where differences of two are finite. */
 #define LOGIT_BOUND 1e37f
 #define PENALISED 0x80000000u
@@ -218,6 +218,11 @@ struct draw {
     float max; /* the best logit */
 };
 
+static uint32_t position_of(const struct sample_input *in)
+{
+    return (uint32_t)(in->n_prompt + in->n_generated);
+}
+
 static float scaled(const struct draw *d, float logit)
 {
     return (logit - d->max) / d->params->temperature;
@@ -261,35 +266,57 @@ static size_t top_p_of_all(struct sampler *s, const struct draw *d, const float 
     }
 }
 
+/* The best score so far; -infinity, which no score is, when there is none. */
 struct winner {
-    float score;
+    double score;
     uint32_t id;
-    bool found;
 };
 
-static void consider(const struct draw *d, struct winner *w, uint32_t id, float logit)
+static double score_of(const struct draw *d, float logit, float noise)
 {
-    float x = scaled(d, logit);
-    if (w->found && x + GUMBEL_BOUND < w->score)
+    return (double)logit / (double)d->params->temperature + (double)noise;
+}
+
+static void consider(const struct draw *d, struct winner *w, struct candidate c, float noise)
+{
+    double score = score_of(d, c.logit, noise);
+    if (score < w->score || (score == w->score && c.id > w->id))
         return;
-    if (d->params->min_p > 0 && kernel_exp(x) < d->params->min_p)
+    if (d->params->min_p > 0 && kernel_exp(scaled(d, c.logit)) < d->params->min_p)
         return;
-    float score = x + kernel_gumbel(d->params->seed, d->choice, d->position, id);
-    if (!w->found || score > w->score || (score == w->score && id < w->id))
-        *w = (struct winner){score, id, true};
+    *w = (struct winner){score, c.id};
+}
+
+/* A logit that is not above this cannot have a score of `score`: one place below T * (score - MAX_NOISE) in float, which is far more
+ * than what rounding in double moves. */
+static float bound_of(const struct draw *d, double score)
+{
+    return nextafterf((float)((score - MAX_NOISE) * (double)d->params->temperature), -INFINITY);
+}
+
+/* All tokens, most of which may have been left out: noise is made for runs of them in which one can win. */
+static uint32_t draw_of_all(const struct sampler *s, const struct draw *d, const float *logits, struct candidate best)
+{
+    struct winner w = {-INFINITY, 0};
+    float noise[KERNEL_GUMBELS];
+    consider(d, &w, best, kernel_gumbel(d->params->seed, d->choice, d->position, best.id)); /* so that many are skipped */
+    for (uint32_t i = 0; (i = next_above(logits, i, s->vocab_size, bound_of(d, w.score))) < s->vocab_size;) {
+        uint32_t first = i - i % KERNEL_GUMBELS, end = first + KERNEL_GUMBELS;
+        kernel_gumbels(d->params->seed, d->choice, d->position, first, noise);
+        for (; i < end && i < s->vocab_size; i++)
+            if (logits[i] > -INFINITY)
+                consider(d, &w, (struct candidate){logits[i], i}, noise[i - first]);
+    }
+    return w.id;
 }
 
 static uint32_t draw_token(struct sampler *s, const struct draw *d, const float *logits, struct candidate best)
 {
     const struct sampling *p = d->params;
     bool has_top_k = p->top_k > 0 && p->top_k < s->vocab_size, has_top_p = p->top_p < 1;
-    struct winner w = {0, 0, false};
-    if (!has_top_k && !has_top_p) {
-        consider(d, &w, best.id, best.logit); /* first, so that most others are skipped */
-        for (uint32_t i = 0; i < s->vocab_size; i++)
-            consider(d, &w, i, logits[i]);
-        return w.id;
-    }
+    if (!has_top_k && !has_top_p)
+        return draw_of_all(s, d, logits, best);
+    struct winner w = {-INFINITY, 0};
     size_t n;
     if (has_top_k) {
         n = select_first(s, logits, p->top_k);
@@ -298,8 +325,10 @@ static uint32_t draw_token(struct sampler *s, const struct draw *d, const float 
     } else {
         n = top_p_of_all(s, d, logits);
     }
-    for (size_t i = 0; i < n; i++)
-        consider(d, &w, s->candidates[i].id, s->candidates[i].logit);
+    for (size_t i = 0; i < n; i++) {
+        struct candidate c = s->candidates[i];
+        consider(d, &w, c, kernel_gumbel(p->seed, d->choice, d->position, c.id));
+    }
     return w.id;
 }
 
@@ -320,18 +349,40 @@ static void report_logprobs(struct sampler *s, const struct sample_input *in, co
         out->top[i] = (struct token_logprob){s->candidates[i].id, s->candidates[i].logit - max - log_sum};
 }
 
-/* A top-k needs the k largest, greedy the largest; presence and frequency penalties move those of generated tokens, so these are
- * wanted besides. What looks at all, or moves what is hard to list, gets all. */
+/* How far below the best logit a token may be whose weight, exp((logit - max) / T) in float, is at least min_p: a little more than
+ * -T log(min_p). Nothing below the smallest normal number is a weight but 0. */
+static float reach_of(float min_p, float temperature)
+{
+    float log = kernel_log(min_p > 0x1p-126f ? min_p : 0x1p-126f);
+    return temperature * (-log * 1.0001f + 0.001f);
+}
+
+/* Tokens that penalties or a bias move are listed. As a bias can but raise the best logit above that of the others, the reach of min-p
+ * is counted from the best of these. */
 struct logits_need sampler_need(const struct sampling *p, const struct sample_input *in)
 {
     bool repetition = p->repetition_penalty != 0 && p->repetition_penalty != 1;
-    if (in->logprobs || p->n_bias || repetition)
-        return (struct logits_need){.top = 0};
-    struct logits_need need = {.top = p->temperature > 0 ? p->top_k : 1};
-    if (p->presence_penalty != 0 || p->frequency_penalty != 0) {
-        need.ids = in->generated;
-        need.n_ids = in->n_generated;
+    struct logits_need need = {.top = 0};
+    if (in->logprobs || (p->temperature > 0 && p->top_k == 0 && p->top_p < 1))
+        return need; /* a sum over all tokens */
+    if (p->temperature == 0)
+        need.top = 1;
+    else if (p->top_k)
+        need.top = p->top_k;
+    else if (p->min_p > 0)
+        need.within = reach_of(p->min_p, p->temperature);
+    else {
+        need.temperature = p->temperature;
+        need.seed = p->seed;
+        need.choice = in->choice;
+        need.position = position_of(in);
     }
+    if (repetition || p->presence_penalty != 0 || p->frequency_penalty != 0)
+        need.lists[0] = (struct logits_list){in->generated, in->n_generated, 1};
+    if (repetition)
+        need.lists[1] = (struct logits_list){in->prompt, in->n_prompt, 1};
+    if (p->n_bias)
+        need.lists[2] = (struct logits_list){&p->bias->id, p->n_bias, sizeof *p->bias / sizeof p->bias->id};
     return need;
 }
 
@@ -349,7 +400,7 @@ enum error_code sampler_draw(struct sampler *s, const struct sampling *p, const 
     out->logprob = 0;
     out->n_top = 0;
     if (p->temperature > 0) {
-        struct draw d = {p, in->choice, (uint32_t)(in->n_prompt + in->n_generated), best.logit};
+        struct draw d = {p, in->choice, position_of(in), best.logit};
         out->id = draw_token(s, &d, logits, best);
     }
     if (in->logprobs)

@@ -11,7 +11,7 @@
  *  top-k      the first k in order
  *  top-p      the shortest prefix in order whose weight is at least top_p of what top-k left; one token at least
  *  min-p      weight at least min_p (the best token's weight is 1)
- *  draw       argmax of (logit - max) / T + gumbel(seed, choice, position, id), ties to the lowest id; position is the
+ *  draw       argmax of logit / T + gumbel(seed, choice, position, id) in double, ties to the lowest id; position is the
  *             index in the sequence, prompt included. Temperature 0: argmax of the logit, ties to the lowest id.
  *
  * One sampler serves all sequences of an engine: it holds scratch memory, no state. One thread at a time.
@@ -47,7 +47,8 @@ enum error_code sampler_open(uint32_t vocab_size, struct sampler **out, struct e
 void sampler_close(struct sampler *s);
 size_t sampler_memory_bytes(const struct sampler *s);
 
-/* What sampler_draw will read of the logits of such a row, so that a backend need not compute the rest; its ids are in->generated. */
+/* What sampler_draw will read of the logits of such a row, so that a backend need not compute the rest; its lists are those of `in` and
+ * p->bias. */
 struct logits_need sampler_need(const struct sampling *p, const struct sample_input *in);
 
 /* Draws one token. `logits` [vocab_size] are changed. A logit that is NaN or +infinity, or none above -infinity, is

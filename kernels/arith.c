@@ -93,6 +93,12 @@ float gumbel_one_portable(uint64_t seed, uint32_t choice, uint32_t position, uin
     return arith_gumbel(seed, choice, position, id);
 }
 
+void gumbels_portable(uint64_t seed, uint32_t choice, uint32_t position, uint32_t first, float *out)
+{
+    for (uint32_t i = 0; i < KERNEL_GUMBELS; i++)
+        out[i] = arith_gumbel(seed, choice, position, first + i);
+}
+
 static struct cpu_kernels best;
 static void find_best(void) { cpu_kernels_init(&best, NULL); }
 
@@ -111,6 +117,11 @@ float kernel_log(float x) { return kernels()->log_one(x); }
 float kernel_gumbel(uint64_t seed, uint32_t choice, uint32_t position, uint32_t token_id)
 {
     return kernels()->gumbel_one(seed, choice, position, token_id);
+}
+
+void kernel_gumbels(uint64_t seed, uint32_t choice, uint32_t position, uint32_t first, float out[KERNEL_GUMBELS])
+{
+    kernels()->gumbels(seed, choice, position, first, out);
 }
 
 uint64_t kernel_hash(uint64_t seed, const void *data, size_t n_bytes)

@@ -54,9 +54,7 @@ struct attention_segment {
     X(void, matmul_i2s_i8, (const struct matmul_tile *tile))                                                           \
     X(void, matmul_tiles_i8, (const struct matmul_tiles *tiles))                                                       \
     X(void, matmul_triples_i8, (const struct matmul_tiles *triples))                                                   \
-    /* sums of n_rows rows of a screen times both halves of x */                                                       \
-    X(void, screen_i8, (const int8_t *rows, size_t stride, size_t n_rows, const struct screen_x *x, int32_t *high,     \
-                        int32_t *low))                                                                                 \
+    X(void, screen_i8, (const struct screen_tile *tile))                                                               \
     /* out[j * out_stride] = dot(row, x + j * x_stride), j < n_x */                                                    \
     X(void, dots_f32, (const float *row, const float *x, size_t x_stride, size_t n_x, size_t n, float *out,            \
                        size_t out_stride))                                                                             \
@@ -79,10 +77,11 @@ struct attention_segment {
     /* joins segment b into a, which comes before it */                                                                \
     X(void, attention_merge, (float *out_a, float *max_a, float *sum_a, const float *out_b, float max_b, float sum_b,  \
                               size_t head_dim))                                                                        \
-    /* arith_exp, arith_log, arith_gumbel: where fma is an instruction they need no call */                            \
+    /* arith_exp, arith_log, arith_gumbel: where fma is an instruction they need no call; KERNEL_GUMBELS at once */    \
     X(float, exp_one, (float x))                                                                                       \
     X(float, log_one, (float x))                                                                                       \
     X(float, gumbel_one, (uint64_t seed, uint32_t choice, uint32_t position, uint32_t id))                             \
+    X(void, gumbels, (uint64_t seed, uint32_t choice, uint32_t position, uint32_t first, float *out))                  \
     /* measure.c: the xor of n bytes, in 64-bit words; n a multiple of READ_BYTES_STEP */                              \
     X(uint64_t, read_bytes, (const uint8_t *p, size_t n))                                                              \
     /* n_rounds of int8 multiply-adds in registers; returns how many of these that was */                              \
@@ -99,6 +98,7 @@ CPU_KERNELS(CPU_DECLARE)
 matmul_tiles_i8_fn matmul_tiles_i8_avx512, matmul_tiles_i8_amx;
 matmul_triples_i8_fn matmul_triples_i8_vbmi, matmul_triples_i8_amx;
 screen_i8_fn screen_i8_avx512;
+gumbels_fn gumbels_avx512;
 attention_segment_fn attention_segment_avx512;
 read_bytes_fn read_bytes_avx512;
 peak_i8_fn peak_i8_avx512, peak_i8_amx;
@@ -157,12 +157,9 @@ struct cpu_dense {
     size_t n_paged_rows; /* that single reads may have brought into memory since it was dropped: the one field that changes */
     float *row;          /* [n_threads][n_cols]: a converted row */
     float *x;            /* [CPU_LOGITS_ROWS][n_cols]: the rows of x, rounded */
-    struct screen *screen; /* NULL: none */
-    struct screen_x *halves; /* [CPU_LOGITS_ROWS] */
-    uint32_t *survivors; /* [n_rows]: rows whose logit is computed */
-    double *best;        /* [CPU_LOGITS_MAX_COUNT]: heap of the largest lower bounds */
+    struct cpu_head *head; /* logits.c: the screen and its scratch; NULL: none */
 };
-#define CPU_LOGITS_ROWS 16 /* rows of x that meet a converted row of the table */
+#define CPU_LOGITS_ROWS 32 /* rows of x that meet a converted row of the table */
 #define CPU_LOGITS_MAX_COUNT ((size_t)4096) /* beyond it a screen does not pay */
 
 /* Fills the table for an instruction set that detection found or an option asked for; returns its name, NULL when `isa`

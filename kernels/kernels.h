@@ -230,11 +230,20 @@ void op_attention(struct backend *be, const struct kv_cache *kv, size_t layer, c
 void op_logits(struct backend *be, const struct dense *table, const float *x, const int32_t *rows, size_t n_out,
                bool round_f16, float *logits);
 
-/* What will be read of one row of logits, so that the rest need not be computed. */
+/* What will be read of one row of logits, so that the rest need not be computed: the listed rows, whatever their logits, and of the
+ * others what one of `top`, `within` and `temperature` says. All three 0: every logit. */
+#define LOGITS_MAX_LISTS 3
 struct logits_need {
-    size_t top;               /* the `top` largest; 0 = all */
-    const uint32_t *ids;      /* [n_ids] besides, whatever their size; borrowed */
-    size_t n_ids;
+    size_t top;        /* the `top` largest, and what is equal to the last of them */
+    float within;      /* > 0: those at most this far below the largest */
+    float temperature; /* > 0: those that may be the argmax of logit / temperature + kernel_gumbel(seed, choice, position, row), computed
+                        * in double */
+    uint64_t seed;
+    uint32_t choice, position;
+    struct logits_list {
+        const uint32_t *ids; /* [n] `stride` words apart; borrowed; may repeat */
+        size_t n, stride;
+    } lists[LOGITS_MAX_LISTS];
 };
 
 /* As op_logits without round_f16, for rows of which needs[j] says what will be read: those logits are exactly op_logits',
@@ -252,6 +261,9 @@ float kernel_exp(float x); /* e^x */
 float kernel_log(float x); /* natural logarithm of a positive, normal x */
 /* Gumbel(0,1) noise of a token: a function of its four arguments only (Philox4x32-10; see arith.h). */
 float kernel_gumbel(uint64_t seed, uint32_t choice, uint32_t position, uint32_t token_id);
+/* Noise of tokens first .. first + KERNEL_GUMBELS - 1 at once; first is a multiple of 4. */
+#define KERNEL_GUMBELS 64
+void kernel_gumbels(uint64_t seed, uint32_t choice, uint32_t position, uint32_t first, float out[KERNEL_GUMBELS]);
 /* A 64-bit hash of bytes for cache keys and known answers (FNV-1a, 64 bits). */
 uint64_t kernel_hash(uint64_t seed, const void *data, size_t n_bytes);
 

@@ -1,54 +1,70 @@
 /*
- * Screened logits on the CPU: estimate all rows from the int8 copy, keep those whose interval reaches the best lower
- * bounds, compute these exactly.
+ * Screened logits on the CPU: bounds of all logits from the screen, the rows that these cannot rule out computed exactly.
  *
- *   scores from the screen (parallel) -> lower bound of the count-th best -> survivors -> exact dot products (parallel)
+ *   halves of x -> bounds, first look -> least -> bounds of what reaches it, second look -> least -> exact logits of what reaches it
  *
- * A row that is left out has at least `count` others whose logit is certainly larger, so it cannot be among the needed.
+ * Everything but `least` is parallel over rows, and rows of x share what is read. A quantity is the logit or, for a draw, logit +
+ * temperature * noise. `least` is the count-th largest of the lower bounds of groups of 16 rows: at least `count` rows have a
+ * quantity of that size, so one whose upper bound is below is not among the `count` largest and does not equal the last of them.
+ *
+ * Listed rows take no part in this: they are computed in any case. So the caller may change them at will: the `count` largest of the
+ * whole are among them and the `count` largest of the others.
+ *
+ * A draw compares fl(fl(logit / T) + noise) in double, off by less than 2^-51 (|logit| / T + noise). Times T that is far below the
+ * allowance of the bounds for float rounding, 2^-18 |v| |x| and 2^-20 T * MAX_NOISE, so what cannot win by its bounds cannot win.
  */
 #include "kernels/arith.h"
 #include "kernels/cpu.h"
-#include "kernels/pool.h"
 
 #include <stdlib.h>
 
-#define DROP_ROWS 512         /* of the file that are in memory while the screen is made */
-#define CHUNK 64              /* rows of the screen that meet all rows of x while they are in the cache */
-#define MAX_COLS 32768        /* int32 sums of the screen */
+#define DROP_ROWS 512      /* of the file that are in memory while the screen is made */
+#define CHUNK SCREEN_CHUNK /* rows that meet all rows of x while they are in the cache */
+#define GROUP ((size_t)16)
+#define GROUPS (CHUNK / GROUP) /* of a chunk */
+#define STEP ((size_t)8)       /* chunks of an item of unlike cost */
+#define MAX_NOISE 22.5f        /* no noise is larger: -log(2^-32) = 22.19 */
+/* The high half of x is worth a first look when its error is about that of the weights, |w| / 100 of both: some outliers of x are not. */
+#define MAX_COARSE_ERROR 0.015
+
+struct cpu_head {
+    struct screen screen;
+    size_t n_chunks;
+    struct screen_x x[CPU_LOGITS_ROWS];
+    int8_t *halves;       /* [2][n_x][stride]: of one call's rows of x; allocated for CPU_LOGITS_ROWS */
+    uint64_t *listed;     /* [CPU_LOGITS_ROWS][n_chunks]: a bit a row */
+    float *lower, *upper; /* [CPU_LOGITS_ROWS][n_chunks * GROUPS]: largest bounds of a group's rows that are not listed */
+    float *best;          /* [CPU_LOGITS_ROWS][CPU_LOGITS_MAX_COUNT]: heaps of the largest lower bounds */
+    float least[CPU_LOGITS_ROWS];
+    atomic_size_t n_exact; /* rows of the table that a pass has read */
+};
 
 void cpu_screen_free(struct cpu_dense *w)
 {
-    for (size_t j = 0; w->halves && j < CPU_LOGITS_ROWS; j++) {
-        free(w->halves[j].high);
-        free(w->halves[j].low);
-    }
-    free(w->halves);
-    free(w->survivors);
-    free(w->best);
-    if (w->screen)
-        screen_close(w->screen);
-    free(w->screen);
-    w->screen = NULL;
-    w->halves = NULL;
-    w->survivors = NULL;
-    w->best = NULL;
+    if (!w->head)
+        return;
+    screen_close(&w->head->screen);
+    free(w->head->halves);
+    free(w->head->listed);
+    free(w->head->lower);
+    free(w->head->upper);
+    free(w->head->best);
+    free(w->head);
+    w->head = NULL;
 }
 
-static bool alloc_screen(struct cpu_dense *w)
+static bool alloc_head(struct cpu_dense *w)
 {
-    w->screen = calloc(1, sizeof *w->screen);
-    w->halves = calloc(CPU_LOGITS_ROWS, sizeof *w->halves);
-    w->survivors = malloc(w->base.n_rows * sizeof *w->survivors);
-    w->best = malloc(CPU_LOGITS_MAX_COUNT * sizeof *w->best);
-    if (!w->screen || !w->halves || !w->survivors || !w->best || !screen_open(w->screen, w->base.n_rows, w->base.n_cols))
+    struct cpu_head *h = w->head = calloc(1, sizeof *h);
+    if (!h || !screen_open(&h->screen, w->base.n_rows, w->base.n_cols))
         return false;
-    for (size_t j = 0; j < CPU_LOGITS_ROWS; j++) {
-        w->halves[j].high = aligned_alloc(64, w->screen->stride);
-        w->halves[j].low = aligned_alloc(64, w->screen->stride);
-        if (!w->halves[j].high || !w->halves[j].low)
-            return false;
-    }
-    return true;
+    h->n_chunks = (w->base.n_rows + CHUNK - 1) / CHUNK;
+    h->halves = aligned_alloc(64, 2 * CPU_LOGITS_ROWS * h->screen.stride);
+    h->listed = malloc(CPU_LOGITS_ROWS * h->n_chunks * sizeof *h->listed);
+    h->lower = malloc(CPU_LOGITS_ROWS * h->n_chunks * GROUPS * sizeof *h->lower);
+    h->upper = malloc(CPU_LOGITS_ROWS * h->n_chunks * GROUPS * sizeof *h->upper);
+    h->best = malloc(CPU_LOGITS_ROWS * CPU_LOGITS_MAX_COUNT * sizeof *h->best);
+    return h->halves && h->listed && h->lower && h->upper && h->best;
 }
 
 struct fill {
@@ -62,7 +78,7 @@ static void fill_rows(struct cpu *cpu, const void *call, size_t begin, size_t en
     float *row = f->w->row + (size_t)thread * f->w->base.n_cols;
     for (size_t r = begin; r < end; r++) {
         cpu_dense_row(cpu, f->w, r, row);
-        if (!screen_set_row(f->w->screen, r, row))
+        if (!screen_set_row(&f->w->head->screen, r, row))
             atomic_store(&f->bad, true);
         if ((r + 1) % DROP_ROWS == 0 || r + 1 == end)
             cpu_dense_drop(f->w, begin, r + 1); /* all so far: faults bring neighbours back */
@@ -74,9 +90,9 @@ bool cpu_dense_screen(struct backend *be, struct dense *dense)
     struct cpu_dense *w = (struct cpu_dense *)dense;
     struct fill fill = {.w = w};
     atomic_init(&fill.bad, false);
-    if (w->screen)
+    if (w->head)
         return true;
-    if (dense->n_cols > MAX_COLS || !alloc_screen(w)) {
+    if (dense->n_cols > SCREEN_MAX_COLS || !alloc_head(w)) {
         cpu_screen_free(w);
         return false;
     }
@@ -85,171 +101,331 @@ bool cpu_dense_screen(struct backend *be, struct dense *dense)
         cpu_screen_free(w);
         return false;
     }
-    screen_finish(w->screen);
-    w->base.memory_bytes += w->screen->memory_bytes;
+    screen_finish(&w->head->screen);
+    w->base.memory_bytes += w->head->screen.memory_bytes;
     return true;
 }
 
-/* ---- scores ------------------------------------------------------------------------------------------------------ */
+/* ---- one call ---------------------------------------------------------------------------------------------------- */
 
-struct score_call {
+/* Up to CPU_LOGITS_ROWS rows of x. */
+struct pass {
     const struct cpu_dense *w;
+    struct cpu_head *head;
+    const float *x; /* row j is x + rows[j] * n_cols */
+    const int32_t *rows;
     size_t n_x;
-    float *scores; /* [n_x][n_rows]: estimates */
+    const struct logits_need *needs;
+    float *logits;    /* [n_x][n_rows]: the estimates until they are replaced */
+    bool all_bits, both_halves; /* in the first look: not both, or there is no second */
 };
 
-static void score_items(struct cpu *cpu, const void *call, size_t begin, size_t end, int thread)
+static const float *row_of_x(const struct pass *p, size_t j) { return p->x + (size_t)p->rows[j] * p->w->base.n_cols; }
+
+static void prepare_items(struct cpu *cpu, const void *call, size_t begin, size_t end, int thread)
 {
-    const struct score_call *c = call;
-    const struct screen *s = c->w->screen;
-    int32_t high[CHUNK], low[CHUNK];
-    (void)thread;
-    for (size_t r = begin; r < end; r += CHUNK) {
-        size_t n = end - r < CHUNK ? end - r : CHUNK;
-        for (size_t j = 0; j < c->n_x; j++) {
-            cpu->kernels.screen_i8(s->q + r * s->stride, s->stride, n, &c->w->halves[j], high, low);
-            for (size_t i = 0; i < n; i++)
-                c->scores[j * s->n_rows + r + i] =
-                    (float)((254.0 * high[i] + low[i]) * c->w->halves[j].scale * (double)s->scale[r + i]);
-        }
+    const struct pass *p = call;
+    struct cpu_head *h = p->head;
+    size_t stride = h->screen.stride;
+    (void)cpu, (void)thread;
+    for (size_t j = begin; j < end; j++) {
+        uint64_t *listed = h->listed + j * h->n_chunks;
+        screen_split(&h->screen, row_of_x(p, j), h->halves + j * stride, h->halves + (p->n_x + j) * stride, &h->x[j]);
+        memset(listed, 0, h->n_chunks * sizeof *listed);
+        for (size_t l = 0; l < LOGITS_MAX_LISTS; l++)
+            for (size_t i = 0; i < p->needs[j].lists[l].n; i++) {
+                uint32_t id = p->needs[j].lists[l].ids[i * p->needs[j].lists[l].stride];
+                listed[id / CHUNK] |= UINT64_C(1) << id % CHUNK;
+            }
     }
 }
 
-/* ---- survivors --------------------------------------------------------------------------------------------------- */
+/* ---- bounds ------------------------------------------------------------------------------------------------------ */
 
-/* A heap whose root is the smallest of the best. */
-static void sift_down(double *heap, size_t n, size_t i)
+static struct screen_bound bound_of(const struct pass *p, size_t j, bool second)
 {
-    double moved = heap[i];
+    struct screen_bound b = screen_bound(&p->head->screen, &p->head->x[j], second || p->all_bits, second || p->both_halves);
+    b.constant += p->needs[j].temperature * MAX_NOISE * 0x1p-20f;
+    return b;
+}
+
+/* Temperature times the noise of a chunk's rows. */
+static void chunk_noise(struct cpu *cpu, const struct logits_need *need, size_t first, float noise[CHUNK])
+{
+    cpu->kernels.gumbels(need->seed, need->choice, need->position, (uint32_t)first, noise);
+    for (size_t i = 0; i < CHUNK; i++)
+        noise[i] *= need->temperature;
+}
+
+/* Estimates and bounds of a chunk for one row of x; low is NULL where that half is not used. */
+static void bound_chunk(struct cpu *cpu, const struct pass *p, size_t chunk, size_t j, const int32_t *high, const int32_t *low)
+{
+    const struct screen *s = &p->head->screen;
+    const struct screen_x *x = &p->head->x[j];
+    const struct screen_bound b = bound_of(p, j, false);
+    size_t first = chunk * CHUNK, n = s->n_rows - first < CHUNK ? s->n_rows - first : CHUNK;
+    uint64_t listed = p->head->listed[j * p->head->n_chunks + chunk];
+    int32_t high_centre = b.centre * x->high_sum, low_centre = b.centre * x->low_sum;
+    float quantity[CHUNK], lower[CHUNK], upper[CHUNK], noise[CHUNK];
+    for (size_t i = 0; i < CHUNK; i++)
+        quantity[i] = 254.0f * (float)(2 * high[i] - high_centre);
+    for (size_t i = 0; low && i < CHUNK; i++)
+        quantity[i] += (float)(2 * low[i] - low_centre);
+    for (size_t i = 0; i < CHUNK; i++)
+        quantity[i] *= b.factor * s->scale[first + i];
+    if (p->needs[j].temperature > 0) {
+        chunk_noise(cpu, &p->needs[j], first, noise);
+        for (size_t i = 0; i < CHUNK; i++)
+            quantity[i] += noise[i];
+    }
+    memcpy(p->logits + j * s->n_rows + first, quantity, n * sizeof *quantity);
+    for (size_t i = 0; i < CHUNK; i++) {
+        float slack = b.per_error * b.error[first + i] + b.per_norm * s->norm[first + i] + b.constant;
+        lower[i] = quantity[i] - slack;
+        upper[i] = quantity[i] + slack;
+    }
+    for (size_t i = 0; (listed || n < CHUNK) && i < CHUNK; i++)
+        if (i >= n || listed >> i & 1)
+            lower[i] = upper[i] = -INFINITY;
+    size_t at = (j * p->head->n_chunks + chunk) * GROUPS;
+    for (size_t g = 0; g < GROUPS; g++) {
+        float most_lower = -INFINITY, most_upper = -INFINITY;
+        for (size_t i = g * GROUP; i < (g + 1) * GROUP; i++) {
+            most_lower = lower[i] > most_lower ? lower[i] : most_lower;
+            most_upper = upper[i] > most_upper ? upper[i] : most_upper;
+        }
+        p->head->lower[at + g] = most_lower;
+        p->head->upper[at + g] = most_upper;
+    }
+}
+
+static void bound_items(struct cpu *cpu, const void *call, size_t begin, size_t end, int thread)
+{
+    const struct pass *p = call;
+    const struct screen *s = &p->head->screen;
+    int32_t sums[2 * CPU_LOGITS_ROWS * CHUNK];
+    (void)thread;
+    for (size_t chunk = begin; chunk < end; chunk++) {
+        struct screen_tile tile = {.high = s->high + chunk * CHUNK * screen_high_bytes(s->stride),
+                                   .low = p->all_bits ? s->low + chunk * CHUNK * screen_low_bytes(s->stride) : NULL,
+                                   .stride = s->stride,
+                                   .n_rows = CHUNK,
+                                   .x = p->head->halves,
+                                   .x_stride = s->stride,
+                                   .n_x = p->both_halves ? 2 * p->n_x : p->n_x,
+                                   .sums = sums};
+        cpu->kernels.screen_i8(&tile);
+        for (size_t j = 0; j < p->n_x; j++)
+            bound_chunk(cpu, p, chunk, j, sums + j * CHUNK, p->both_halves ? sums + (p->n_x + j) * CHUNK : NULL);
+    }
+}
+
+/* ---- the least that matters -------------------------------------------------------------------------------------- */
+
+/* Moves value down from the root of a heap whose root is the smallest. */
+static void replace_root(float *heap, size_t n, float value)
+{
+    size_t i = 0;
     for (size_t child; (child = 2 * i + 1) < n; i = child) {
         if (child + 1 < n && heap[child + 1] < heap[child])
             child++;
-        if (moved <= heap[child])
+        if (value <= heap[child])
             break;
         heap[i] = heap[child];
     }
-    heap[i] = moved;
+    heap[i] = value;
 }
 
-struct best {
-    double *heap;
-    size_t n, count;
-};
-
-static double worst_of(const struct best *b) { return b->n < b->count ? -INFINITY : b->heap[0]; }
-
-static void best_add(struct best *b, double value)
+/* The first value from i on that is above `bound`, or n; most are not, so they are skipped in lanes. */
+static size_t next_above(const float *values, size_t i, size_t n, float bound)
 {
-    if (b->n < b->count) { /* build it at the end by pushing down from the root of what is there */
-        size_t i = b->n++;
-        for (; i > 0 && b->heap[(i - 1) / 2] > value; i = (i - 1) / 2)
-            b->heap[i] = b->heap[(i - 1) / 2];
-        b->heap[i] = value;
-    } else if (value > b->heap[0]) {
-        b->heap[0] = value;
-        sift_down(b->heap, b->n, 0);
-    }
-}
-
-/* Which rows of one x may matter. The logit of row r is certainly within its slack of scores[r]. */
-struct screening {
-    const struct screen *screen;
-    const float *scores;
-    struct screen_bound bound;
-};
-
-static double slack(const struct screening *s, float error, float norm)
-{
-    return s->bound.per_error * (double)error + s->bound.per_norm * (double)norm;
-}
-
-static double row_slack(const struct screening *s, size_t r) { return slack(s, s->screen->error[r], s->screen->norm[r]); }
-
-/* The first row from r on whose score is at least `least`, or n; most are not, so they are skipped in lanes. */
-static size_t next_at_least(const float *scores, size_t r, size_t n, float least)
-{
-    for (; r + ARITH_LANES <= n; r += ARITH_LANES) {
+    for (; i + ARITH_LANES <= n; i += ARITH_LANES) {
         int any = 0;
         for (size_t l = 0; l < ARITH_LANES; l++)
-            any |= scores[r + l] >= least;
+            any |= values[i + l] > bound;
         if (any)
             break;
     }
-    while (r < n && !(scores[r] >= least))
-        r++;
-    return r;
+    while (i < n && !(values[i] > bound))
+        i++;
+    return i;
 }
 
-/* The count-th largest lower bound. */
-static double find_least(const struct screening *s, double *heap, size_t count)
+/* The count-th largest of n values. */
+static float nth_largest(const float *values, size_t n, size_t count, float *heap)
 {
-    struct best best = {.heap = heap, .count = count};
-    size_t n = s->screen->n_rows;
-    for (size_t r = 0; (r = next_at_least(s->scores, r, n, (float)worst_of(&best))) < n; r++)
-        best_add(&best, (double)s->scores[r] - row_slack(s, r));
-    return worst_of(&best);
+    for (size_t i = 0; i < count; i++)
+        heap[i] = -INFINITY;
+    for (size_t i = 0; (i = next_above(values, i, n, heap[0])) < n; i++)
+        replace_root(heap, count, values[i]);
+    return heap[0];
 }
 
-/* Rows that may be among the needed; returns how many. */
-static size_t find_survivors(const struct screening *s, double least, uint32_t *survivors)
+/* Raises least[j] to what the lower bounds say. */
+static void choose_items(struct cpu *cpu, const void *call, size_t begin, size_t end, int thread)
 {
-    size_t n = s->screen->n_rows, n_found = 0;
-    float from = (float)(least - slack(s, s->screen->max_error, s->screen->max_norm)); /* no row's slack reaches further */
-    from -= fabsf(from) * 1e-6f;                                                       /* nor its rounding */
-    for (size_t r = 0; (r = next_at_least(s->scores, r, n, from)) < n; r++)
-        if ((double)s->scores[r] + row_slack(s, r) >= least)
-            survivors[n_found++] = (uint32_t)r;
-    return n_found;
+    const struct pass *p = call;
+    struct cpu_head *h = p->head;
+    (void)cpu, (void)thread;
+    for (size_t j = begin; j < end; j++) {
+        size_t n = h->n_chunks * GROUPS;
+        float least = nth_largest(h->lower + j * n, n, p->needs[j].top ? p->needs[j].top : 1, h->best + j * CPU_LOGITS_MAX_COUNT);
+        if (p->needs[j].within > 0)
+            least = nextafterf(least - p->needs[j].within, -INFINITY);
+        h->least[j] = least > h->least[j] ? least : h->least[j];
+    }
+}
+
+/* ---- the second look --------------------------------------------------------------------------------------------- */
+
+/* The rows of a chunk whose upper bound reaches least[j]; listed ones are left out. */
+static uint64_t reaching(const struct pass *p, size_t chunk, size_t j, const struct screen_bound *b)
+{
+    const struct screen *s = &p->head->screen;
+    const float *quantity = p->logits + j * s->n_rows, *upper = p->head->upper + (j * p->head->n_chunks + chunk) * GROUPS;
+    float least = p->head->least[j];
+    uint64_t found = 0;
+    for (size_t g = 0; g < GROUPS; g++)
+        for (size_t i = g * GROUP; upper[g] >= least && i < (g + 1) * GROUP; i++) {
+            size_t r = chunk * CHUNK + i;
+            if (r < s->n_rows && quantity[r] + (b->per_error * b->error[r] + b->per_norm * s->norm[r] + b->constant) >= least)
+                found |= UINT64_C(1) << i;
+        }
+    return found & ~p->head->listed[j * p->head->n_chunks + chunk];
+}
+
+/* What the first look left out of the estimate of row r: the low plane times both halves, or both planes times the low half. */
+static float look_again(struct cpu *cpu, const struct pass *p, size_t r, size_t j)
+{
+    const struct screen *s = &p->head->screen;
+    const struct screen_x *x = &p->head->x[j];
+    size_t half_stride = p->n_x * s->stride;
+    int32_t sums[2 * CHUNK];
+    struct screen_tile tile = {.low = s->low + r * screen_low_bytes(s->stride),
+                               .stride = s->stride,
+                               .n_rows = 1,
+                               .x = p->head->halves + j * s->stride,
+                               .x_stride = half_stride,
+                               .n_x = 2,
+                               .sums = sums};
+    if (p->all_bits) {
+        tile.high = s->high + r * screen_high_bytes(s->stride);
+        tile.x += half_stride;
+        tile.n_x = 1;
+        cpu->kernels.screen_i8(&tile);
+        return (float)(2 * sums[0] - 256 * x->low_sum);
+    }
+    cpu->kernels.screen_i8(&tile);
+    return 254.0f * (float)(2 * sums[0] - 3 * x->high_sum) + (float)(2 * sums[CHUNK] - 3 * x->low_sum);
+}
+
+static void refine_chunk(struct cpu *cpu, const struct pass *p, size_t chunk, size_t j)
+{
+    const struct screen *s = &p->head->screen;
+    const struct screen_bound first_look = bound_of(p, j, false), b = bound_of(p, j, true);
+    size_t first = chunk * CHUNK, at = (j * p->head->n_chunks + chunk) * GROUPS;
+    float *lower = p->head->lower + at, *upper = p->head->upper + at, *quantity = p->logits + j * s->n_rows + first;
+    uint64_t found = reaching(p, chunk, j, &first_look);
+    for (size_t g = 0; g < GROUPS; g++)
+        lower[g] = upper[g] = -INFINITY;
+    if (!found)
+        return;
+    for (size_t i = 0; i < CHUNK && first + i < s->n_rows; i++) {
+        size_t r = first + i, g = i / GROUP;
+        if (!(found >> i & 1)) {
+            quantity[i] = -INFINITY;
+            continue;
+        }
+        quantity[i] += look_again(cpu, p, r, j) * (b.factor * s->scale[r]);
+        float slack = b.per_error * b.error[r] + b.per_norm * s->norm[r] + b.constant;
+        lower[g] = quantity[i] - slack > lower[g] ? quantity[i] - slack : lower[g];
+        upper[g] = quantity[i] + slack > upper[g] ? quantity[i] + slack : upper[g];
+    }
+}
+
+static void refine_items(struct cpu *cpu, const void *call, size_t begin, size_t end, int thread)
+{
+    const struct pass *p = call;
+    (void)thread;
+    for (size_t chunk = begin * STEP; chunk < end * STEP && chunk < p->head->n_chunks; chunk++)
+        for (size_t j = 0; j < p->n_x; j++)
+            refine_chunk(cpu, p, chunk, j);
 }
 
 /* ---- exact ------------------------------------------------------------------------------------------------------- */
 
-struct exact_call {
-    const struct cpu_dense *w;
-    const float *x;
-    const uint32_t *ids;
-    float *logits;
-};
-
+/* Rows of the table are converted once for all rows of x that want them. */
 static void exact_items(struct cpu *cpu, const void *call, size_t begin, size_t end, int thread)
 {
-    const struct exact_call *c = call;
-    size_t n = c->w->base.n_cols;
-    float *row = c->w->row + (size_t)thread * n;
-    for (size_t i = begin; i < end; i++) {
-        cpu_dense_row(cpu, c->w, c->ids[i], row);
-        cpu->kernels.dots_f32(row, c->x, n, 1, n, c->logits + c->ids[i], 1);
+    const struct pass *p = call;
+    size_t n = p->w->base.n_cols, n_rows = p->w->base.n_rows;
+    float *row = p->w->row + (size_t)thread * n;
+    struct screen_bound bounds[CPU_LOGITS_ROWS];
+    uint64_t wanted[CPU_LOGITS_ROWS];
+    size_t n_exact = 0;
+    for (size_t j = 0; j < p->n_x; j++)
+        bounds[j] = bound_of(p, j, true);
+    for (size_t chunk = begin * STEP; chunk < end * STEP && chunk < p->head->n_chunks; chunk++) {
+        size_t first = chunk * CHUNK, n_here = n_rows - first < CHUNK ? n_rows - first : CHUNK;
+        uint64_t any = 0;
+        for (size_t j = 0; j < p->n_x; j++) {
+            wanted[j] = reaching(p, chunk, j, &bounds[j]) | p->head->listed[j * p->head->n_chunks + chunk];
+            any |= wanted[j];
+            for (size_t i = 0; i < n_here; i++)
+                p->logits[j * n_rows + first + i] = -INFINITY;
+        }
+        n_exact += (size_t)__builtin_popcountll(any);
+        for (; any; any &= any - 1) {
+            size_t i = (size_t)__builtin_ctzll(any);
+            cpu_dense_row(cpu, p->w, first + i, row);
+            for (size_t j = 0; j < p->n_x; j++)
+                if (wanted[j] >> i & 1)
+                    cpu->kernels.dots_f32(row, row_of_x(p, j), n, 1, n, p->logits + j * n_rows + first + i, 1);
+        }
     }
+    atomic_fetch_add_explicit(&p->head->n_exact, n_exact, memory_order_relaxed);
 }
 
-static void compute_exact(struct cpu *cpu, const struct cpu_dense *w, const float *x, const uint32_t *ids, size_t n, float *logits)
-{
-    struct exact_call call = {.w = w, .x = x, .ids = ids, .logits = logits};
-    cpu_for(cpu, n, w->base.n_cols, exact_items, &call);
-    cpu_dense_paged(w, n);
-}
+/* ---- operation --------------------------------------------------------------------------------------------------- */
 
 static bool can_screen(const struct cpu_dense *w, const struct logits_need *need)
 {
-    return w->screen && need->top && need->top + need->n_ids <= CPU_LOGITS_MAX_COUNT &&
-           need->top + need->n_ids < w->base.n_rows;
+    size_t n_listed = 0;
+    for (size_t l = 0; l < LOGITS_MAX_LISTS; l++)
+        n_listed += need->lists[l].n;
+    return w->head && (need->top || need->within > 0 || need->temperature > 0) && n_listed <= w->base.n_rows / 4 &&
+           need->top <= CPU_LOGITS_MAX_COUNT && need->top <= w->head->n_chunks * GROUPS / 2;
 }
 
+/* A single row of x looks at the high plane first. */
 size_t cpu_dense_read_bytes(const struct dense *table, const struct logits_need *need)
 {
     const struct cpu_dense *w = (const struct cpu_dense *)table;
-    return can_screen(w, need) ? w->screen->memory_bytes : table->n_rows * table->row_bytes;
+    if (!can_screen(w, need))
+        return table->n_rows * table->row_bytes;
+    return table->n_rows * (screen_high_bytes(w->head->screen.stride) + 3 * sizeof(float)); /* scale, error, norm */
 }
 
-static void screened_row(struct cpu *cpu, const struct cpu_dense *w, const struct screen_x *half, const float *x,
-                         const struct logits_need *need, float *logits)
+static void run_pass(struct cpu *cpu, struct pass *p)
 {
-    struct screening s = {.screen = w->screen, .scores = logits, .bound = screen_bound(w->screen, half)};
-    size_t n = find_survivors(&s, find_least(&s, w->best, need->top + need->n_ids), w->survivors);
-    for (size_t r = 0; r < w->base.n_rows; r++)
-        logits[r] = -INFINITY;
-    compute_exact(cpu, w, x, w->survivors, n, logits);
-    compute_exact(cpu, w, x, need->ids, need->n_ids, logits);
+    struct cpu_head *h = p->head;
+    size_t n = p->w->base.n_cols, n_items = (h->n_chunks + STEP - 1) / STEP;
+    cpu_for(cpu, p->n_x, n, prepare_items, p);
+    p->all_bits = p->n_x > 1;
+    p->both_halves = p->n_x == 1;
+    for (size_t j = 0; j < p->n_x; j++) {
+        p->both_halves |= h->x[j].coarse_error > MAX_COARSE_ERROR * h->x[j].norm;
+        h->least[j] = -INFINITY;
+    }
+    cpu_for(cpu, h->n_chunks, CHUNK * n * p->n_x, bound_items, p);
+    cpu_for(cpu, p->n_x, h->n_chunks * GROUPS, choose_items, p);
+    if (!p->all_bits || !p->both_halves) {
+        cpu_for_each(cpu, n_items, STEP * CHUNK * p->n_x, refine_items, p);
+        cpu_for(cpu, p->n_x, h->n_chunks * GROUPS, choose_items, p);
+    }
+    atomic_store(&h->n_exact, 0);
+    cpu_for_each(cpu, n_items, STEP * CHUNK * p->n_x, exact_items, p);
+    cpu_dense_paged(p->w, atomic_load(&h->n_exact));
 }
 
 void cpu_op_logits_needed(struct backend *be, const struct dense *table, const float *x, const int32_t *rows, size_t n_out,
@@ -257,23 +433,18 @@ void cpu_op_logits_needed(struct backend *be, const struct dense *table, const f
 {
     struct cpu *cpu = (struct cpu *)be;
     const struct cpu_dense *w = (const struct cpu_dense *)table;
-    size_t n = table->n_cols, n_rows = table->n_rows;
-    for (size_t j = 0; j < n_out;) {
-        size_t n_x = 0;
-        while (j + n_x < n_out && n_x < CPU_LOGITS_ROWS && can_screen(w, &needs[j + n_x])) {
-            screen_split(w->screen, x + (size_t)rows[j + n_x] * n, &w->halves[n_x]);
-            if (!w->halves[n_x].finite)
-                break;
+    for (size_t j = 0, n_x; j < n_out; j += n_x) {
+        bool screened = can_screen(w, &needs[j]);
+        for (n_x = 1; j + n_x < n_out && n_x < CPU_LOGITS_ROWS && can_screen(w, &needs[j + n_x]) == screened;)
             n_x++;
-        }
-        if (n_x == 0) {
-            cpu_op_logits(be, table, x, rows + j, 1, false, logits + j * n_rows);
-            j++;
+        float *out = logits + j * table->n_rows;
+        if (!screened) {
+            cpu_op_logits(be, table, x, rows + j, n_x, false, out);
             continue;
         }
-        struct score_call call = {.w = w, .n_x = n_x, .scores = logits + j * n_rows};
-        cpu_for(cpu, n_rows, n * n_x, score_items, &call);
-        for (size_t i = 0; i < n_x; i++, j++)
-            screened_row(cpu, w, &w->halves[i], x + (size_t)rows[j] * n, &needs[j], logits + j * n_rows);
+        run_pass(cpu, &(struct pass){.w = w, .head = w->head, .x = x, .rows = rows + j, .n_x = n_x, .needs = needs + j, .logits = out});
+        for (size_t i = 0; i < n_x; i++)
+            if (!w->head->x[i].usable)
+                cpu_op_logits(be, table, x, rows + j + i, 1, false, out + i * table->n_rows);
     }
 }

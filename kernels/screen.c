@@ -1,122 +1,206 @@
 /* See screen.h for the bound. */
 #include "kernels/screen.h"
 
+#include "kernels/arith.h"
 #include "kernels/cpu.h"
 #include "kernels/memory.h"
 
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
+#define BLOCK 256
 #define BASE 254
 #define LIMIT (127 * BASE + 126) /* one more would round up to 128 * BASE */
-#define UP 1.000001 /* more than the rounding of a norm's double sum and of its float */
+/* More than the rounding of sums of squares in float lanes, of a root, and of what is made of them. */
+#define UP 1.0001f
 
 bool screen_open(struct screen *s, size_t n_rows, size_t n_cols)
 {
-    size_t stride = (n_cols + 63) / 64 * 64;
+    size_t stride = (n_cols + BLOCK - 1) / BLOCK * BLOCK, padded = (n_rows + SCREEN_CHUNK - 1) / SCREEN_CHUNK * SCREEN_CHUNK;
     *s = (struct screen){.n_rows = n_rows, .n_cols = n_cols, .stride = stride};
-    s->q = memory_alloc_weights(n_rows * stride);
-    s->scale = malloc(n_rows * sizeof *s->scale);
-    s->error = malloc(n_rows * sizeof *s->error);
-    s->norm = malloc(n_rows * sizeof *s->norm);
-    s->memory_bytes = n_rows * (stride + 3 * sizeof(float));
-    if (s->q && s->scale && s->error && s->norm)
-        return true;
-    screen_close(s);
-    return false;
+    s->high = memory_alloc_weights(padded * screen_high_bytes(stride));
+    s->low = memory_alloc_weights(padded * screen_low_bytes(stride));
+    s->scale = calloc(padded, sizeof *s->scale);
+    s->coarse_error = calloc(padded, sizeof *s->coarse_error);
+    s->error = calloc(padded, sizeof *s->error);
+    s->norm = calloc(padded, sizeof *s->norm);
+    s->memory_bytes = padded * (stride + 4 * sizeof(float));
+    if (!s->high || !s->low || !s->scale || !s->coarse_error || !s->error || !s->norm) {
+        screen_close(s);
+        return false;
+    }
+    memset(s->high + n_rows * screen_high_bytes(stride), 0, (padded - n_rows) * screen_high_bytes(stride));
+    memset(s->low + n_rows * screen_low_bytes(stride), 0, (padded - n_rows) * screen_low_bytes(stride));
+    return true;
 }
 
 void screen_close(struct screen *s)
 {
-    memory_free_weights(s->q);
+    memory_free_weights(s->high);
+    memory_free_weights(s->low);
     free(s->scale);
+    free(s->coarse_error);
     free(s->error);
     free(s->norm);
     *s = (struct screen){0};
 }
 
+/* Squares in lanes, in units of the row's scale. */
+struct row_sums {
+    float weights[ARITH_LANES];                        /* the scaled weights themselves */
+    float coarse_error[ARITH_LANES], error[ARITH_LANES];
+    float coarse[ARITH_LANES], fine[ARITH_LANES];      /* what stands for them */
+};
+
+static void quantize_block(const float *w, float inverse, uint8_t *u, struct row_sums *sums)
+{
+    for (size_t i = 0; i < BLOCK; i += ARITH_LANES)
+        for (size_t l = 0; l < ARITH_LANES; l++) {
+            float v = w[i + l] * inverse, fine = rintf(v);
+            fine = fine > 127.0f ? 127.0f : fine;
+            fine = fine < -127.0f ? -127.0f : fine;
+            int32_t code = (int32_t)fine + 128;
+            float coarse = (float)(code & ~3) - 126.5f, d = v - fine, coarse_d = v - coarse;
+            sums->weights[l] += v * v;
+            sums->error[l] += d * d;
+            sums->coarse_error[l] += coarse_d * coarse_d;
+            sums->fine[l] += fine * fine;
+            sums->coarse[l] += coarse * coarse;
+            u[i + l] = (uint8_t)code;
+        }
+}
+
+static void pack_block(const uint8_t *u, uint8_t *high, uint8_t *low)
+{
+    for (size_t i = 0; i < 64; i++) {
+        unsigned a = u[i], b = u[64 + i], c = u[128 + i], d = u[192 + i];
+        high[i] = (uint8_t)((a & 0xf0) | b >> 4);
+        high[64 + i] = (uint8_t)((c & 0xf0) | d >> 4);
+        high[128 + i] = (uint8_t)((d >> 2 & 3) | (a & 0x0c) | (b & 0x0c) << 2 | (c & 0x0c) << 4);
+        low[i] = (uint8_t)((a & 3) | (b & 3) << 2 | (c & 3) << 4 | (d & 3) << 6);
+    }
+}
+
+static float root_of_lanes(const float lane[ARITH_LANES])
+{
+    float sum = 0.0f;
+    for (size_t l = 0; l < ARITH_LANES; l++)
+        sum += lane[l];
+    return sqrtf(sum) * UP;
+}
+
+/* The largest size, infinity when a value is not finite. */
+static float max_size(const float *w, size_t n)
+{
+    float max = 0.0f;
+    for (size_t i = 0; i < n; i++) {
+        float a = fabsf(w[i]);
+        max = a <= max ? max : a < INFINITY ? a : INFINITY;
+    }
+    return max;
+}
+
 bool screen_set_row(struct screen *s, size_t r, const float *w)
 {
-    int8_t *q = s->q + r * s->stride;
-    float max = 0.0f;
-    double error = 0, norm = 0;
-    for (size_t i = 0; i < s->n_cols; i++) {
-        float a = fabsf(w[i]);
-        if (!(a < INFINITY))
-            return false;
-        max = a > max ? a : max;
-    }
-    float scale = max / 127.0f, inverse = scale > 0.0f ? 1.0f / scale : 0.0f;
-    if (!(inverse < INFINITY)) /* a row of denormals: its error says all */
+    uint8_t *high = s->high + r * screen_high_bytes(s->stride), *low = s->low + r * screen_low_bytes(s->stride), u[BLOCK];
+    float max = max_size(w, s->n_cols), scale = max / 127.0f, inverse = 1.0f / scale, tail[BLOCK] = {0};
+    struct row_sums sums = {0};
+    if (!(max < INFINITY))
+        return false;
+    if (scale < 1e-30f) /* zeros or next to it: all of it is error, so that nothing here is denormal */
         scale = inverse = 0.0f;
-    for (size_t i = 0; i < s->n_cols; i++) {
-        int v = (int)rintf(w[i] * inverse);
-        v = v > 127 ? 127 : v < -127 ? -127 : v;
-        double d = (double)w[i] - (double)scale * v;
-        error += d * d;
-        norm += (double)(v * v);
-        q[i] = (int8_t)v;
+    for (size_t i = 0; i < s->n_cols; i += BLOCK, high += BLOCK / 4 * 3, low += BLOCK / 4) {
+        size_t n = s->n_cols - i;
+        if (n < BLOCK)
+            memcpy(tail, w + i, n * sizeof *w);
+        quantize_block(n < BLOCK ? tail : w + i, inverse, u, &sums);
+        pack_block(u, high, low);
     }
-    memset(q + s->n_cols, 0, s->stride - s->n_cols);
+    float rest = root_of_lanes(sums.weights) * 0x1p-20f; /* rounding of w * inverse */
+    float coarse = root_of_lanes(sums.coarse), fine = root_of_lanes(sums.fine);
     s->scale[r] = scale;
-    s->error[r] = (float)(sqrt(error) * UP);
-    s->norm[r] = (float)(scale * sqrt(norm) * UP);
+    s->coarse_error[r] = scale * (root_of_lanes(sums.coarse_error) + rest) * UP;
+    s->error[r] = scale * (root_of_lanes(sums.error) + rest) * UP;
+    s->norm[r] = scale * (coarse > fine ? coarse : fine) * UP;
+    if (scale == 0.0f)
+        s->coarse_error[r] = s->error[r] = max * sqrtf((float)s->n_cols) * UP + 0x1p-126f;
     return true;
 }
 
 void screen_finish(struct screen *s)
 {
-    s->max_error = s->max_norm = 0.0f;
+    s->max_size = 0.0f;
     for (size_t r = 0; r < s->n_rows; r++) {
-        s->max_error = s->error[r] > s->max_error ? s->error[r] : s->max_error;
-        s->max_norm = s->norm[r] > s->max_norm ? s->norm[r] : s->max_norm;
+        float size = s->norm[r] + s->coarse_error[r] + s->error[r];
+        s->max_size = size > s->max_size ? size : s->max_size;
     }
 }
 
-void screen_split(const struct screen *s, const float *x, struct screen_x *out)
+void screen_split(const struct screen *s, const float *x, int8_t *high, int8_t *low, struct screen_x *out)
 {
-    double max = 0, norm = 0, error = 0;
+    double max = 0, norm = 0, error = 0, coarse_error = 0;
     for (size_t i = 0; i < s->n_cols; i++) {
         double a = fabs((double)x[i]);
         max = a > max || a != a ? a : max;
         norm += a * a;
     }
-    out->finite = norm < INFINITY;
-    out->scale = max > 0 ? max / LIMIT : 1.0;
+    norm = sqrt(norm) * (double)UP;
+    out->usable = norm * ((double)s->max_size + 1) < 1e30 && (max == 0 || max > 1e-20);
+    out->scale = max > 0 && out->usable ? max / LIMIT : 1.0;
     out->high_sum = out->low_sum = 0;
-    for (size_t i = 0; i < s->stride; i++) {
-        double value = i < s->n_cols && out->finite ? (double)x[i] : 0.0;
-        int v = (int)rint(value / out->scale);
-        int high = (int)rint((double)v / BASE), low = v - BASE * high;
-        double d = value - out->scale * v;
+    memset(high, 0, s->stride);
+    memset(low, 0, s->stride);
+    for (size_t i = 0; i < s->n_cols && out->usable; i++) {
+        int v = (int)rint((double)x[i] / out->scale), h = (int)rint((double)v / BASE), l = v - BASE * h;
+        double coarse_d = (double)x[i] - out->scale * (BASE * h), d = (double)x[i] - out->scale * v;
         error += d * d;
-        out->high[i] = (int8_t)high;
-        out->low[i] = (int8_t)low;
-        out->high_sum += high;
-        out->low_sum += low;
+        coarse_error += coarse_d * coarse_d;
+        high[i] = (int8_t)h;
+        low[i] = (int8_t)l;
+        out->high_sum += h;
+        out->low_sum += l;
     }
-    out->norm = sqrt(norm) * UP;
-    out->error = sqrt(error) * UP;
+    out->norm = norm;
+    out->error = sqrt(error) * (double)UP;
+    out->coarse_error = sqrt(coarse_error) * (double)UP;
 }
 
-struct screen_bound screen_bound(const struct screen *s, const struct screen_x *x)
+struct screen_bound screen_bound(const struct screen *s, const struct screen_x *x, bool all_bits, bool both_halves)
 {
-    double dot = (double)(s->n_cols + 64) * 0x1p-24 * x->norm; /* rounding of the exact dot product, over |w| <= norm + error */
-    double kept = 0x1p-22 * x->norm;                           /* and of the estimate in float */
-    return (struct screen_bound){.per_error = (x->norm + dot) * UP, .per_norm = (x->error + dot + kept) * UP};
+    double dot = (double)(s->n_cols + 64) * 0x1p-24 * x->norm; /* rounding of the exact dot product, over |w| <= |v| + |e| */
+    double estimate = 0x1p-18 * x->norm;                       /* and of the estimate and its bounds */
+    double d = both_halves ? x->error : x->coarse_error;
+    return (struct screen_bound){.factor = (float)(x->scale / 2),
+                                 .centre = all_bits ? 256 : 253,
+                                 .error = all_bits ? s->error : s->coarse_error,
+                                 .per_error = (float)(x->norm + dot + estimate) * UP,
+                                 .per_norm = (float)(d + dot + estimate) * UP,
+                                 .constant = 1e-30f}; /* underflow */
 }
 
-/* Sums of rows of q times both halves. */
-void screen_i8_portable(const int8_t *rows, size_t stride, size_t n_rows, const struct screen_x *x, int32_t *high, int32_t *low)
+/* Weight i of a row as far as the planes are there. */
+static int weight(const struct screen_tile *t, size_t r, size_t i)
 {
-    for (size_t r = 0; r < n_rows; r++, rows += stride) {
-        int32_t h = 0, l = 0;
-        for (size_t i = 0; i < stride; i++) {
-            h += rows[i] * x->high[i];
-            l += rows[i] * x->low[i];
+    size_t block = i / BLOCK, k = i % BLOCK / 64, at = i % 64;
+    int u = 0;
+    if (t->high) {
+        const uint8_t *high = t->high + r * screen_high_bytes(t->stride) + block * (BLOCK / 4 * 3);
+        u = (high[k / 2 * 64 + at] >> (k % 2 ? 0 : 4) & 15) << 4 | (high[128 + at] >> ((k + 1) % 4 * 2) & 3) << 2;
+    }
+    if (t->low)
+        u |= t->low[r * screen_low_bytes(t->stride) + block * (BLOCK / 4) + at] >> (2 * k) & 3;
+    return u;
+}
+
+void screen_i8_portable(const struct screen_tile *t)
+{
+    for (size_t r = 0; r < t->n_rows; r++) {
+        for (size_t v = 0; v < t->n_x; v++)
+            t->sums[v * SCREEN_CHUNK + r] = 0;
+        for (size_t i = 0; i < t->stride; i++) {
+            int32_t u = weight(t, r, i);
+            for (size_t v = 0; v < t->n_x; v++)
+                t->sums[v * SCREEN_CHUNK + r] += u * t->x[v * t->x_stride + i];
         }
-        high[r] = h;
-        low[r] = l;
     }
 }

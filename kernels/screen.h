@@ -1,37 +1,71 @@
 /*
- * screen: an int8 copy of a table of weights that finds, by proof, the few rows whose logits can matter. Half the bytes of F16 are read;
- * the rows that remain are then computed exactly, so no result changes.
+ * screen: a copy of a table of weights in eight bits that finds, by proof, the few rows whose logits can matter. They are then
+ * computed exactly, so no result changes.
  *
- * Row r is w = s q + e with int8 q, |q| <= 127. The input is x = t (254 h + l) + d with int8 h and l. Then
+ * Row r is w = s (u - 128) + e with unsigned eight-bit u. The top six bits lie in one plane, the low two in another. The input is
+ * x = t (254 h + l) + d with int8 h and l. A first look saves what costs most, for a single x the low plane (bytes), for many the low
+ * half (arithmetic), and takes a larger e or d; only rows that may still matter are looked at again. With v standing for w,
  *
- *   |w.x - s t q.(254 h + l)|  <=  |e| |x| + s |q| |d|        (Cauchy-Schwarz, twice)
+ *   |w.x - v.(x - d)|  <=  |e| |x| + |v| |d|        (Cauchy-Schwarz, twice)
  *
- * to which comes the rounding of the exact dot product, at most n 2^-24 |w| |x| and some. |e| and s |q| are computed at load in
- * double and rounded up. Base 254 keeps both halves within +-127, so that pair sums of AVX2 cannot saturate.
+ * to which comes the rounding of the exact dot product, at most n 2^-24 |w| |x| and some, and that of the estimate, which is made of
+ * exact integers in float: less than 2^-18 |v| |x|. Both |e| and |v| are computed at load and rounded up. Base 254 keeps both halves
+ * within +-127.
+ *
+ *   a block of 256 weights, w = 64 k + i:
+ *   high  64 bytes: bits 7..4 of weights i | of 64 + i    64 bytes: of 128 + i | of 192 + i
+ *         64 bytes: bits 3..2 of weights 192 + i, i, 64 + i, 128 + i, from the low bits up
+ *   low   64 bytes: bits 1..0 of weights i, 64 + i, 128 + i, 192 + i, from the low bits up
  */
 #ifndef KERNELS_SCREEN_H
 #define KERNELS_SCREEN_H
 
 #include "kernels/kernels.h"
 
+#define SCREEN_CHUNK 64       /* rows; planes and arrays are padded to it */
+#define SCREEN_MAX_COLS 32768 /* so that twice a sum fits int32 */
+
 struct screen {
-    size_t n_rows, n_cols, stride; /* stride: n_cols padded to 64 with zeros */
-    int8_t *q;                     /* [n_rows][stride], 64-byte aligned */
+    size_t n_rows, n_cols, stride; /* stride: n_cols padded to 256 */
+    uint8_t *high, *low;           /* [n_rows][stride / 4 * 3], [n_rows][stride / 4], 64-byte aligned */
     float *scale;                  /* [n_rows] s */
-    float *error;                  /* [n_rows] |e|, rounded up */
-    float *norm;                   /* [n_rows] s |q|, rounded up */
-    float max_error, max_norm;     /* over all rows; set by screen_finish */
+    float *coarse_error, *error;   /* [n_rows] |e| of six and of eight bits, rounded up */
+    float *norm;                   /* [n_rows] the larger |v| of both, rounded up */
+    float max_size;                /* largest norm + coarse_error; set by screen_finish */
     size_t memory_bytes;
 };
 
-/* A row of x in two int8 halves, with what its bounds need. */
+/* A row of x as two int8 halves, which lie elsewhere. */
 struct screen_x {
-    int8_t *high, *low;            /* [stride], 64-byte aligned */
-    int32_t high_sum, low_sum;     /* sums of the halves */
-    double scale;                  /* t */
-    double norm, error;            /* |x|, |d|, rounded up */
-    bool finite;
+    double scale;               /* t */
+    double norm;                /* |x|, rounded up */
+    double error, coarse_error; /* |d| with both halves and with the high one, rounded up */
+    int32_t high_sum, low_sum;  /* sums of the halves */
+    bool usable;                /* false: not finite or beyond the ranges of the proof */
 };
+
+/* How the estimate of a row is made, all in float: factor * scale[r] * (254 (2 h - centre h_sum) + (2 l - centre l_sum)) from sums h and l
+ * over the halves, where the second term is left out when the low half is; and what the computed f32 logit lies within:
+ * per_error * error[r] + per_norm * norm[r] + constant. */
+struct screen_bound {
+    float factor;
+    int32_t centre;     /* twice the middle of what u stands for */
+    const float *error; /* [n_rows] for as many bits */
+    float per_error, per_norm, constant;
+};
+
+/* Rows of a screen times int8 vectors: sums[v * SCREEN_CHUNK + r] = sum of p[r] * x[v]; p is u of both planes, u & ~3 of the high one, u & 3
+ * of the low one. Those that are NULL are not read. */
+struct screen_tile {
+    const uint8_t *high, *low; /* of the first row */
+    size_t stride, n_rows;     /* n_rows at most SCREEN_CHUNK */
+    const int8_t *x;           /* [n_x] vectors x_stride apart, 64-byte aligned */
+    size_t n_x, x_stride;
+    int32_t *sums;
+};
+
+static inline size_t screen_high_bytes(size_t stride) { return stride / 4 * 3; }
+static inline size_t screen_low_bytes(size_t stride) { return stride / 4; }
 
 /* Allocates; the rows are filled in by screen_set_row. False when memory is out. */
 bool screen_open(struct screen *s, size_t n_rows, size_t n_cols);
@@ -40,12 +74,8 @@ void screen_close(struct screen *s);
 bool screen_set_row(struct screen *s, size_t r, const float *w);
 /* After the last row. */
 void screen_finish(struct screen *s);
-/* Splits n_cols values into x->high and x->low, which have room for the stride. */
-void screen_split(const struct screen *s, const float *x, struct screen_x *out);
-/* The computed f32 logit of row r lies within per_error * error[r] + per_norm * norm[r] of the estimate, which may be kept in float. */
-struct screen_bound {
-    double per_error, per_norm;
-};
-struct screen_bound screen_bound(const struct screen *s, const struct screen_x *x);
-
+/* Splits n_cols values into halves [stride] with zeros beyond them. */
+void screen_split(const struct screen *s, const float *x, int8_t *high, int8_t *low, struct screen_x *out);
+/* For six bits of the weights or all eight, and for the high half of x or both. */
+struct screen_bound screen_bound(const struct screen *s, const struct screen_x *x, bool all_bits, bool both_halves);
 #endif

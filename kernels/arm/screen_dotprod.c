@@ -1,20 +1,18 @@
-/* The int8 screen, with dot products. */
-#include "kernels/arm/neon.h"
-#include "kernels/cpu.h"
+/* Rows of a screen, with dot products. */
+#include "kernels/arm/screen.h"
 
-void screen_i8_dotprod(const int8_t *rows, size_t stride, size_t n_rows, const struct screen_x *x, int32_t *high,
-                       int32_t *low)
+ALWAYS_INLINE int32_t dot(const int8_t *a, const int8_t *b, size_t n)
 {
-    for (size_t r = 0; r < n_rows; r++, rows += stride) {
-        int32x4_t h[2], l[2]; /* so that sums do not wait for each other */
-        h[0] = h[1] = l[0] = l[1] = vdupq_n_s32(0);
-        for (size_t i = 0; i < stride; i += 32)
-            for (size_t j = 0; j < 2; j++) {
-                int8x16_t q = vld1q_s8(rows + i + 16 * j);
-                h[j] = vdotq_s32(h[j], q, vld1q_s8(x->high + i + 16 * j));
-                l[j] = vdotq_s32(l[j], q, vld1q_s8(x->low + i + 16 * j));
-            }
-        high[r] = vaddvq_s32(vaddq_s32(h[0], h[1]));
-        low[r] = vaddvq_s32(vaddq_s32(l[0], l[1]));
-    }
+    int32x4_t sums[4]; /* so that they do not wait for each other */
+    for (size_t j = 0; j < 4; j++)
+        sums[j] = vdupq_n_s32(0);
+    for (size_t i = 0; i < n; i += 64)
+        for (size_t j = 0; j < 4; j++)
+            sums[j] = vdotq_s32(sums[j], vld1q_s8(a + i + 16 * j), vld1q_s8(b + i + 16 * j));
+    return vaddvq_s32(vaddq_s32(vaddq_s32(sums[0], sums[1]), vaddq_s32(sums[2], sums[3])));
+}
+
+void screen_i8_dotprod(const struct screen_tile *t)
+{
+    screen_rows(t, dot);
 }

@@ -1,24 +1,17 @@
-/* The int8 screen, plain NEON: the products of two values, at most 2 * 127 * 127 in size, fit int16. */
-#include "kernels/arm/neon.h"
-#include "kernels/cpu.h"
+/* Rows of a screen, plain NEON: one product, at most 128 * 127 in size, and a second added to it fit int16. */
+#include "kernels/arm/screen.h"
 
-/* Adds 16 products. */
-ALWAYS_INLINE int32x4_t add16(int32x4_t sum, int8x16_t q, int8x16_t x)
+ALWAYS_INLINE int32_t dot(const int8_t *a, const int8_t *b, size_t n)
 {
-    return vpadalq_s16(sum, vmlal_high_s8(vmull_s8(vget_low_s8(q), vget_low_s8(x)), q, x));
+    int32x4_t sum = vdupq_n_s32(0);
+    for (size_t i = 0; i < n; i += 16) {
+        int8x16_t q = vld1q_s8(a + i), x = vld1q_s8(b + i);
+        sum = vpadalq_s16(sum, vmlal_high_s8(vmull_s8(vget_low_s8(q), vget_low_s8(x)), q, x));
+    }
+    return vaddvq_s32(sum);
 }
 
-void screen_i8_neon(const int8_t *rows, size_t stride, size_t n_rows, const struct screen_x *x, int32_t *high,
-                    int32_t *low)
+void screen_i8_neon(const struct screen_tile *t)
 {
-    for (size_t r = 0; r < n_rows; r++, rows += stride) {
-        int32x4_t h = vdupq_n_s32(0), l = h;
-        for (size_t i = 0; i < stride; i += 16) {
-            int8x16_t q = vld1q_s8(rows + i);
-            h = add16(h, q, vld1q_s8(x->high + i));
-            l = add16(l, q, vld1q_s8(x->low + i));
-        }
-        high[r] = vaddvq_s32(h);
-        low[r] = vaddvq_s32(l);
-    }
+    screen_rows(t, dot);
 }

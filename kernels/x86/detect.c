@@ -45,6 +45,7 @@ static void fill_avx512(struct cpu_kernels *k)
         k->auto_format = TERNARY_TL2; /* fewer bytes, and unpacked as fast as memory delivers */
     }
     k->screen_i8 = screen_i8_avx512;
+    k->gumbels = gumbels_avx512;
     k->attention_segment = attention_segment_avx512;
     k->read_bytes = read_bytes_avx512;
     k->peak_i8 = peak_i8_avx512;

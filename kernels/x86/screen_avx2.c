@@ -1,7 +1,27 @@
-/* The int8 screen, AVX2: |q| times the half with q's sign; a pair sum is at most 2 * 127 * 127 and fits int16. */
+/* Rows of a screen, AVX2. One plane is read as it streams by: six bits as 0..63 times int8 have pair sums that can be added twice in
+ * int16 (4 * 63 * 127 = 32004), two bits many times. Rows of both are unpacked to u - 128, for many vectors to meet: the size times
+ * the vector with the weight's sign, 2 * 128 * 127 in int16. */
 #include "kernels/cpu.h"
 
 #include <immintrin.h>
+
+#define PANEL 2
+
+static inline __m256i load(const void *p) { return _mm256_load_si256(p); }
+
+/* u >> 2 of 32 of the weights 64 k .. 64 k + 63 of a block. */
+static inline __attribute__((always_inline)) __m256i six_bits(const uint8_t *high, int k)
+{
+    __m256i a = load(high + 64 * (k / 2)), b = load(high + 128);
+    a = k % 2 ? _mm256_slli_epi16(a, 2) : _mm256_srli_epi16(a, 2);
+    b = k == 3 ? b : _mm256_srli_epi16(b, 2 * k + 2);
+    return _mm256_or_si256(_mm256_and_si256(a, _mm256_set1_epi8(0x3c)), _mm256_and_si256(b, _mm256_set1_epi8(3)));
+}
+
+static inline __attribute__((always_inline)) __m256i two_bits(const uint8_t *low, int k)
+{
+    return _mm256_and_si256(_mm256_srli_epi16(load(low), 2 * k), _mm256_set1_epi8(3));
+}
 
 static inline int32_t reduce(__m256i v)
 {
@@ -10,20 +30,133 @@ static inline int32_t reduce(__m256i v)
     return _mm_cvtsi128_si32(two) + _mm_extract_epi32(two, 1);
 }
 
-void screen_i8_avx2(const int8_t *rows, size_t stride, size_t n_rows, const struct screen_x *x, int32_t *high, int32_t *low)
+/* One plane of all rows times vectors v, v + 1, or v alone. */
+static inline __attribute__((always_inline)) void plane(const struct screen_tile *t, size_t v, int n_x, bool low)
 {
     const __m256i ones = _mm256_set1_epi16(1);
-    for (size_t r = 0; r < n_rows; r++, rows += stride) {
-        __m256i h = _mm256_setzero_si256(), l = h;
-        for (size_t i = 0; i < stride; i += 32) {
-            __m256i q = _mm256_load_si256((const __m256i *)(rows + i)), size = _mm256_abs_epi8(q);
-            __m256i a = _mm256_sign_epi8(_mm256_load_si256((const __m256i *)(x->high + i)), q);
-            __m256i b = _mm256_sign_epi8(_mm256_load_si256((const __m256i *)(x->low + i)), q);
-            _mm_prefetch((const char *)rows + i + 2048, _MM_HINT_T0);
-            h = _mm256_add_epi32(h, _mm256_madd_epi16(_mm256_maddubs_epi16(size, a), ones));
-            l = _mm256_add_epi32(l, _mm256_madd_epi16(_mm256_maddubs_epi16(size, b), ones));
-        }
-        high[r] = reduce(h);
-        low[r] = reduce(l);
+    size_t row_bytes = low ? screen_low_bytes(t->stride) : screen_high_bytes(t->stride);
+    for (size_t r = 0; r < t->n_rows; r++) {
+        const uint8_t *row = (low ? t->low : t->high) + r * row_bytes;
+        const int8_t *x = t->x + v * t->x_stride;
+        __m256i sums[2] = {_mm256_setzero_si256(), _mm256_setzero_si256()};
+        for (size_t i = 0; i < t->stride; i += 256, row += low ? 64 : 192, x += 256)
+#pragma GCC unroll 4
+            for (int part = 0; part < 4; part++) { /* k = 0, 1 and 2, 3 of either half of the block's lines */
+                int k = part / 2 * 2, at = part % 2 * 32;
+                __m256i u0 = low ? two_bits(row + at, k) : six_bits(row + at, k);
+                __m256i u1 = low ? two_bits(row + at, k + 1) : six_bits(row + at, k + 1);
+#pragma GCC unroll 2
+                for (int w = 0; w < n_x; w++) {
+                    const int8_t *values = x + (size_t)w * t->x_stride + 64 * k + at;
+                    __m256i pairs = _mm256_add_epi16(_mm256_maddubs_epi16(u0, load(values)), _mm256_maddubs_epi16(u1, load(values + 64)));
+                    sums[w] = _mm256_add_epi32(sums[w], _mm256_madd_epi16(pairs, ones));
+                }
+            }
+        for (int w = 0; w < n_x; w++)
+            t->sums[(v + (size_t)w) * SCREEN_CHUNK + r] = (low ? 1 : 4) * reduce(sums[w]);
     }
+}
+
+static inline __attribute__((always_inline)) void planes(const struct screen_tile *t, bool low)
+{
+    for (size_t v = 0; v < t->n_x; v += 2)
+        if (v + 1 < t->n_x)
+            plane(t, v, 2, low);
+        else
+            plane(t, v, 1, low);
+}
+
+static void unpack(const struct screen_tile *t, size_t r, int8_t *q)
+{
+    const uint8_t *high = t->high + r * screen_high_bytes(t->stride), *low = t->low + r * screen_low_bytes(t->stride);
+    for (size_t i = 0; i < t->stride; i += 256, high += 192, low += 64)
+#pragma GCC unroll 4
+        for (int k = 0; k < 4; k++)
+            for (int at = 0; at < 64; at += 32) {
+                __m256i top = _mm256_slli_epi16(six_bits(high + at, k), 2); /* no bit crosses into the next byte */
+                __m256i u = _mm256_or_si256(top, two_bits(low + at, k));
+                _mm256_store_si256((__m256i *)(q + i + 64 * k + at), _mm256_xor_si256(u, _mm256_set1_epi8((char)0x80)));
+            }
+}
+
+static int32_t sum_of(const int8_t *x, size_t n)
+{
+    __m256i sum = _mm256_setzero_si256();
+    for (size_t i = 0; i < n; i += 32)
+        sum = _mm256_add_epi32(sum, _mm256_madd_epi16(_mm256_maddubs_epi16(_mm256_set1_epi8(1), load(x + i)), _mm256_set1_epi16(1)));
+    return reduce(sum);
+}
+
+/* Unpacked rows r .. times vectors v ..; the counts are constants where it is called. */
+static inline __attribute__((always_inline)) void block(const struct screen_tile *t, const int8_t *q, size_t r, size_t v, int n_rows, int n_x)
+{
+    const __m256i ones = _mm256_set1_epi16(1);
+    const int8_t *x = t->x + v * t->x_stride;
+    __m256i sums[4][PANEL];
+#pragma GCC unroll 4
+    for (int w = 0; w < n_x; w++)
+#pragma GCC unroll 2
+        for (int j = 0; j < n_rows; j++)
+            sums[w][j] = _mm256_setzero_si256();
+    for (size_t i = 0; i < t->stride; i += 32) {
+        __m256i weights[PANEL], sizes[PANEL];
+#pragma GCC unroll 2
+        for (int j = 0; j < n_rows; j++) {
+            weights[j] = load(q + (size_t)j * t->stride + i);
+            sizes[j] = _mm256_abs_epi8(weights[j]);
+        }
+#pragma GCC unroll 4
+        for (int w = 0; w < n_x; w++) {
+            __m256i values = load(x + (size_t)w * t->x_stride + i);
+#pragma GCC unroll 2
+            for (int j = 0; j < n_rows; j++) {
+                __m256i pairs = _mm256_maddubs_epi16(sizes[j], _mm256_sign_epi8(values, weights[j]));
+                sums[w][j] = _mm256_add_epi32(sums[w][j], _mm256_madd_epi16(pairs, ones));
+            }
+        }
+    }
+#pragma GCC unroll 4
+    for (int w = 0; w < n_x; w++)
+#pragma GCC unroll 2
+        for (int j = 0; j < n_rows; j++)
+            t->sums[(v + (size_t)w) * SCREEN_CHUNK + r + (size_t)j] = reduce(sums[w][j]);
+}
+
+static inline __attribute__((always_inline)) void panel(const struct screen_tile *t, const int8_t *q, size_t r, int n_rows)
+{
+    size_t v = 0;
+    for (; v + 4 <= t->n_x; v += 4)
+        block(t, q, r, v, n_rows, 4);
+    for (; v < t->n_x; v++)
+        block(t, q, r, v, n_rows, 1);
+}
+
+static void both_planes(const struct screen_tile *t)
+{
+    _Alignas(64) int8_t q[PANEL * SCREEN_MAX_COLS];
+    size_t r = 0;
+    for (; r + PANEL <= t->n_rows; r += PANEL) {
+        for (size_t j = 0; j < PANEL; j++)
+            unpack(t, r + j, q + j * t->stride);
+        panel(t, q, r, PANEL);
+    }
+    for (; r < t->n_rows; r++) {
+        unpack(t, r, q);
+        panel(t, q, r, 1);
+    }
+    for (size_t v = 0; v < t->n_x; v++) {
+        int32_t shift = 128 * sum_of(t->x + v * t->x_stride, t->stride);
+        for (r = 0; r < t->n_rows; r++)
+            t->sums[v * SCREEN_CHUNK + r] += shift;
+    }
+}
+
+void screen_i8_avx2(const struct screen_tile *t)
+{
+    if (t->high && t->low)
+        both_planes(t);
+    else if (t->high)
+        planes(t, false);
+    else
+        planes(t, true);
 }

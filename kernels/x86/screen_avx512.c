@@ -1,20 +1,138 @@
-/* The int8 screen, AVX-512 with VNNI: q + 128 is unsigned; what that adds is 128 times the sum of the half. */
+/* Rows of a screen, AVX-512 with VNNI. One plane is read as it streams by; rows of both are unpacked four at a time, for many vectors to
+ * meet: then four rows and four vectors keep 16 sums in registers. */
 #include "kernels/cpu.h"
 
 #include <immintrin.h>
 
-void screen_i8_avx512(const int8_t *rows, size_t stride, size_t n_rows, const struct screen_x *x, int32_t *high, int32_t *low)
+#define PANEL 4
+
+/* u & ~3 of weights 64 k .. 64 k + 63 of a block. */
+static inline __attribute__((always_inline)) __m512i six_bits(const uint8_t *high, int k)
 {
-    const __m512i flip = _mm512_set1_epi8((char)0x80);
-    for (size_t r = 0; r < n_rows; r++, rows += stride) {
-        __m512i h = _mm512_setzero_si512(), l = h;
-        for (size_t i = 0; i < stride; i += 64) {
-            __m512i q = _mm512_xor_si512(_mm512_load_si512(rows + i), flip);
-            _mm_prefetch((const char *)rows + i + 4096, _MM_HINT_T0);
-            h = _mm512_dpbusd_epi32(h, q, _mm512_load_si512(x->high + i));
-            l = _mm512_dpbusd_epi32(l, q, _mm512_load_si512(x->low + i));
-        }
-        high[r] = _mm512_reduce_add_epi32(h) - 128 * x->high_sum;
-        low[r] = _mm512_reduce_add_epi32(l) - 128 * x->low_sum;
+    const __m512i top = _mm512_set1_epi8((char)0xf0), middle = _mm512_set1_epi8(0x0c);
+    __m512i a = _mm512_load_si512(high + 64 * (k / 2)), b = _mm512_load_si512(high + 128);
+    a = k % 2 ? _mm512_slli_epi16(a, 4) : a;
+    b = k == 0 ? b : k == 1 ? _mm512_srli_epi16(b, 2) : k == 2 ? _mm512_srli_epi16(b, 4) : _mm512_slli_epi16(b, 2);
+    return _mm512_ternarylogic_epi32(a, top, _mm512_and_si512(b, middle), 0xea); /* (a & top) | (b & middle) */
+}
+
+static inline __attribute__((always_inline)) __m512i two_bits(const uint8_t *low, int k)
+{
+    return _mm512_and_si512(_mm512_srli_epi16(_mm512_load_si512(low), 2 * (unsigned)k), _mm512_set1_epi8(3));
+}
+
+/* One plane of all rows times vectors v, v + 1, or v alone. */
+static inline __attribute__((always_inline)) void plane(const struct screen_tile *t, size_t v, int n_x, bool low)
+{
+    size_t row_bytes = low ? screen_low_bytes(t->stride) : screen_high_bytes(t->stride);
+    for (size_t r = 0; r < t->n_rows; r++) {
+        const uint8_t *row = (low ? t->low : t->high) + r * row_bytes;
+        const int8_t *x = t->x + v * t->x_stride;
+        __m512i sums[2] = {_mm512_setzero_si512(), _mm512_setzero_si512()};
+        for (size_t i = 0; i < t->stride; i += 256, row += low ? 64 : 192, x += 256)
+#pragma GCC unroll 4
+            for (int k = 0; k < 4; k++) {
+                __m512i u = low ? two_bits(row, k) : six_bits(row, k);
+#pragma GCC unroll 2
+                for (int w = 0; w < n_x; w++)
+                    sums[w] = _mm512_dpbusd_epi32(sums[w], u, _mm512_load_si512(x + (size_t)w * t->x_stride + 64 * k));
+            }
+        for (int w = 0; w < n_x; w++)
+            t->sums[(v + (size_t)w) * SCREEN_CHUNK + r] = _mm512_reduce_add_epi32(sums[w]);
     }
+}
+
+static inline __attribute__((always_inline)) void planes(const struct screen_tile *t, bool low)
+{
+    for (size_t v = 0; v < t->n_x; v += 2)
+        if (v + 1 < t->n_x)
+            plane(t, v, 2, low);
+        else
+            plane(t, v, 1, low);
+}
+
+static void unpack(const struct screen_tile *t, size_t r, uint8_t *u)
+{
+    const uint8_t *high = t->high + r * screen_high_bytes(t->stride), *low = t->low + r * screen_low_bytes(t->stride);
+    for (size_t i = 0; i < t->stride; i += 256, high += 192, low += 64)
+#pragma GCC unroll 4
+        for (int k = 0; k < 4; k++)
+            _mm512_store_si512(u + i + 64 * k, _mm512_or_si512(six_bits(high, k), two_bits(low, k)));
+}
+
+/* The sums of four registers. */
+static inline __m128i sum4(const __m512i *s)
+{
+    __m512i ab = _mm512_add_epi32(_mm512_unpacklo_epi32(s[0], s[1]), _mm512_unpackhi_epi32(s[0], s[1]));
+    __m512i cd = _mm512_add_epi32(_mm512_unpacklo_epi32(s[2], s[3]), _mm512_unpackhi_epi32(s[2], s[3]));
+    __m512i all = _mm512_add_epi32(_mm512_unpacklo_epi64(ab, cd), _mm512_unpackhi_epi64(ab, cd));
+    __m256i two = _mm256_add_epi32(_mm512_castsi512_si256(all), _mm512_extracti64x4_epi64(all, 1));
+    return _mm_add_epi32(_mm256_castsi256_si128(two), _mm256_extracti128_si256(two, 1));
+}
+
+/* Unpacked rows r .. times vectors v ..; the counts are constants where it is called. */
+static inline __attribute__((always_inline)) void block(const struct screen_tile *t, const uint8_t *u, size_t r, size_t v, int n_rows, int n_x)
+{
+    const int8_t *x = t->x + v * t->x_stride;
+    __m512i sums[4][PANEL];
+#pragma GCC unroll 4
+    for (int w = 0; w < n_x; w++)
+#pragma GCC unroll 4
+        for (int j = 0; j < n_rows; j++)
+            sums[w][j] = _mm512_setzero_si512();
+    for (size_t i = 0; i < t->stride; i += 64) {
+        __m512i q[PANEL];
+#pragma GCC unroll 4
+        for (int j = 0; j < n_rows; j++)
+            q[j] = _mm512_load_si512(u + (size_t)j * t->stride + i);
+#pragma GCC unroll 4
+        for (int w = 0; w < n_x; w++) {
+            __m512i values = _mm512_load_si512(x + (size_t)w * t->x_stride + i);
+#pragma GCC unroll 4
+            for (int j = 0; j < n_rows; j++)
+                sums[w][j] = _mm512_dpbusd_epi32(sums[w][j], q[j], values);
+        }
+    }
+#pragma GCC unroll 4
+    for (int w = 0; w < n_x; w++) {
+        int32_t *out = t->sums + (v + (size_t)w) * SCREEN_CHUNK + r;
+        if (n_rows == PANEL)
+            _mm_storeu_si128((__m128i *)out, sum4(sums[w]));
+        else
+            *out = _mm512_reduce_add_epi32(sums[w][0]);
+    }
+}
+
+static inline __attribute__((always_inline)) void panel(const struct screen_tile *t, const uint8_t *u, size_t r, int n_rows)
+{
+    size_t v = 0;
+    for (; v + 4 <= t->n_x; v += 4)
+        block(t, u, r, v, n_rows, 4);
+    for (; v < t->n_x; v++)
+        block(t, u, r, v, n_rows, 1);
+}
+
+static void both_planes(const struct screen_tile *t)
+{
+    _Alignas(64) uint8_t u[PANEL * SCREEN_MAX_COLS];
+    size_t r = 0;
+    for (; r + PANEL <= t->n_rows; r += PANEL) {
+        for (size_t j = 0; j < PANEL; j++)
+            unpack(t, r + j, u + j * t->stride);
+        panel(t, u, r, PANEL);
+    }
+    for (; r < t->n_rows; r++) {
+        unpack(t, r, u);
+        panel(t, u, r, 1);
+    }
+}
+
+void screen_i8_avx512(const struct screen_tile *t)
+{
+    if (t->high && t->low)
+        both_planes(t);
+    else if (t->high)
+        planes(t, false);
+    else
+        planes(t, true);
 }

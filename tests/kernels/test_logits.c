@@ -1,8 +1,6 @@
 /* Screened logits: whatever may be read is bit for bit what the full head gives, over many random states; what is left out is -infinity. */
 #include "tests/kernels/support.h"
 
-#include "kernels/memory.h"
-
 #include <math.h>
 #include <stdlib.h>
 
@@ -26,7 +24,7 @@ static void head_open(struct head *h, size_t n_cols, const char *isa, int thread
         uint16_t *row = h->weights + r * n_cols;
         float size = r % 7 == 0 ? 0.2f : 0.05f;
         for (size_t i = 0; i < n_cols; i++)
-            row[i] = arith_to_f16(random_float(size));
+            row[i] = arith_to_f16(r % 11 == 3 && i == 0 ? 1.5f : random_float(size)); /* some with an outlier and so a large scale */
         if (r % 5 == 4) {
             memcpy(row, row - n_cols, n_cols * sizeof *row);
             row[random_next() % n_cols] ^= 1;
@@ -56,79 +54,71 @@ static void new_state(struct head *h, int kind)
         h->x[i] *= 30.0f; /* outliers */
     if (kind == 2)
         memset(h->x, 0, 3 * h->n_cols * sizeof *h->x); /* all logits tie */
+    for (size_t i = 0; kind == 3 && i < 3 * h->n_cols; i++)
+        h->x[i] = fabsf(h->x[i]); /* sums of x are far from 0 */
 }
 
-/* Each logit is exact or left out; the `top` largest and the wanted ids are not left out. */
+/* What a row counts for: its logit, or its score in a draw. */
+static double quantity(const struct logits_need *need, const float *full, size_t r)
+{
+    if (!(need->temperature > 0))
+        return (double)full[r];
+    return (double)full[r] / (double)need->temperature + (double)kernel_gumbel(need->seed, need->choice, need->position, (uint32_t)r);
+}
+
+/* Each logit is exact or left out; what is needed is not left out. */
 static void check(const float *full, const float *found, const struct logits_need *need, size_t *n_kept)
 {
-    bool wanted[N_ROWS] = {false};
-    for (size_t i = 0; i < need->n_ids; i++)
-        wanted[need->ids[i]] = true;
-    for (size_t k = 0; k < need->top; k++) {
+    bool listed[N_ROWS] = {false}, wanted[N_ROWS];
+    size_t count = need->top ? need->top : 1;
+    double last = INFINITY;
+    for (size_t l = 0; l < LOGITS_MAX_LISTS; l++)
+        for (size_t i = 0; i < need->lists[l].n; i++)
+            listed[need->lists[l].ids[i * need->lists[l].stride]] = true;
+    memcpy(wanted, listed, sizeof wanted);
+    for (size_t k = 0; k < count; k++) {
         size_t best = N_ROWS;
         for (size_t r = 0; r < N_ROWS; r++)
-            if (!wanted[r] && (best == N_ROWS || full[r] > full[best]))
+            if (!wanted[r] && (best == N_ROWS || quantity(need, full, r) > quantity(need, full, best)))
                 best = r;
         wanted[best] = true;
-        for (size_t r = best; k + 1 == need->top && r < N_ROWS; r++)
-            wanted[r] |= full[r] == full[best]; /* of equal ones the lowest id counts, so all must be there */
+        last = quantity(need, full, best);
     }
-    for (size_t r = 0; r < N_ROWS; r++) {
-        bool left_out = found[r] == -INFINITY;
-        ck_assert_msg(left_out ? !wanted[r] : memcmp(&full[r], &found[r], sizeof *full) == 0,
+    for (size_t r = 0; r < N_ROWS; r++) { /* of equal ones the lowest id counts, so all must be there */
+        bool left_out = found[r] == -INFINITY, needed = listed[r] || quantity(need, full, r) >= last - (double)need->within;
+        ck_assert_msg(left_out ? !needed : memcmp(&full[r], &found[r], sizeof *full) == 0,
                       "row %zu: expected %g, found %g", r, (double)full[r], (double)found[r]);
         *n_kept += !left_out;
     }
 }
 
-/* One state; returns how many logits were computed. */
-static size_t compare(struct head *h, const struct logits_need needs[3])
+/* One state, n rows of x; returns how many logits were computed. */
+static size_t compare(struct head *h, const struct logits_need *needs, size_t n)
 {
     static float full[3 * N_ROWS], found[3 * N_ROWS];
     static const int32_t rows[3] = {2, 0, 1};
     size_t n_kept = 0;
-    op_logits(h->be, h->plain, h->x, rows, 3, false, full);
-    op_logits_needed(h->be, h->screened, h->x, rows, 3, needs, found);
-    for (size_t j = 0; j < 3; j++) {
+    op_logits(h->be, h->plain, h->x, rows, n, false, full);
+    op_logits_needed(h->be, h->screened, h->x, rows, n, needs, found);
+    for (size_t j = 0; j < n; j++) {
         const float *f = full + j * N_ROWS;
         check(f, found + j * N_ROWS, &needs[j], &n_kept);
     }
     return n_kept;
 }
 
-/* Sums of every instruction set, with random values and the ends of their range. */
-START_TEST(screen_sums_are_exact)
+/* Together, and each alone, as one row of x is screened in another way. */
+static void compare_all(struct head *h, const struct logits_need needs[3])
 {
-    enum { MAX_STRIDE = 640, ROWS = 5 };
-    int8_t *rows = memory_alloc(ROWS * MAX_STRIDE), *high = memory_alloc(MAX_STRIDE), *low = memory_alloc(MAX_STRIDE);
-    for (size_t stride = 64; stride <= MAX_STRIDE; stride += 64)
-        for (int kind = 0; kind < 4; kind++) {
-            struct screen_x x = {.high = high, .low = low};
-            for (size_t i = 0; i < ROWS * stride; i++)
-                rows[i] = (int8_t)(kind & 1 ? 127 : (int)(random_next() >> 33) % 255 - 127);
-            for (size_t i = 0; i < stride; i++) {
-                high[i] = (int8_t)(kind & 2 ? -127 : (int)(random_next() >> 33) % 255 - 127);
-                low[i] = (int8_t)(kind & 2 ? 127 : (int)(random_next() >> 33) % 255 - 127);
-                x.high_sum += high[i];
-                x.low_sum += low[i];
-            }
-            for (const struct cpu_level *l = cpu_levels; l->name; l++) {
-                struct cpu_kernels k;
-                int32_t expected[2][ROWS], found[2][ROWS];
-                ck_assert_ptr_nonnull(cpu_kernels_init(&k, l->name));
-                variants()->portable.screen_i8(rows, stride, ROWS, &x, expected[0], expected[1]);
-                k.screen_i8(rows, stride, ROWS, &x, found[0], found[1]);
-                expect_same(l->name, expected, found, sizeof found / sizeof found[0][0], sizeof found[0][0]);
-            }
-        }
-    memory_free(rows), memory_free(high), memory_free(low);
+    compare(h, needs, 3);
+    for (size_t j = 0; j < 3; j++)
+        compare(h, needs + j, 1);
 }
-END_TEST
 
 START_TEST(what_is_needed_is_exact)
 {
     static const size_t cols[] = {32, 100, 256, 640};
-    static const uint32_t ids[] = {17, 3, 2999, 3};
+    static const uint32_t ids[] = {17, 3, 2999, 3, 64, 1000};
     for (size_t c = 0; c < 4; c++)
         for (size_t i = 0; cpu_levels[i].name; i++) {
             struct head h;
@@ -136,14 +126,99 @@ START_TEST(what_is_needed_is_exact)
             for (uint32_t state = 0; state < 12; state++) {
                 new_state(&h, (int)state % 4);
                 struct logits_need needs[3] = {
-                    {.top = 1, .ids = ids, .n_ids = state % 5},
-                    {.top = 1 + state * 5, .ids = ids, .n_ids = state % 3},
+                    {.top = 1, .lists = {{ids, state % 5, 1}}},
+                    {.top = 1 + state * 5, .lists = {{ids, state % 3, 2}, {0}, {ids + 1, state % 6, 1}}},
                     {.top = 64},
                 };
-                compare(&h, needs);
+                compare_all(&h, needs);
+                needs[0] = (struct logits_need){.within = 0.3f * (float)state + 1e-6f, .lists = {{ids, state % 5, 1}}};
+                needs[1] = (struct logits_need){.temperature = 0.5f, .seed = state, .choice = 1, .position = state};
+                needs[2] = (struct logits_need){.temperature = 10.0f, .seed = 1, .position = state, .lists = {{ids, state % 3, 1}}};
+                compare_all(&h, needs);
             }
             head_close(&h);
         }
+}
+END_TEST
+
+START_TEST(many_rows_are_screened_together)
+{
+    struct head h;
+    enum { MANY = 2 * CPU_LOGITS_ROWS + 3 };
+    struct logits_need needs[MANY];
+    int32_t rows[MANY];
+    float *full = malloc(MANY * N_ROWS * sizeof *full), *found = malloc(MANY * N_ROWS * sizeof *found);
+    size_t n_kept = 0;
+    head_open(&h, 256, NULL, 2);
+    new_state(&h, 0);
+    for (size_t j = 0; j < MANY; j++) {
+        rows[j] = (int32_t)(j % 3);
+        needs[j] = (struct logits_need){.top = j == 7 ? 0 : 1 + j % 4}; /* one that needs all is between */
+    }
+    op_logits(h.be, h.plain, h.x, rows, MANY, false, full);
+    op_logits_needed(h.be, h.screened, h.x, rows, MANY, needs, found);
+    for (size_t j = 0; j < MANY; j++)
+        if (needs[j].top)
+            check(full + j * N_ROWS, found + j * N_ROWS, &needs[j], &n_kept);
+    expect_same("all", full + 7 * N_ROWS, found + 7 * N_ROWS, N_ROWS, sizeof *full);
+    ck_assert_uint_lt(n_kept, MANY * N_ROWS / 5);
+    free(full), free(found);
+    head_close(&h);
+}
+END_TEST
+
+/* Sums of each kind against the portable ones: all weights at their ends, vectors at theirs, odd counts. */
+START_TEST(sums_of_a_screen_agree)
+{
+    enum { STRIDE = 768, MAX_X = 11 };
+    uint8_t *high = aligned_alloc(64, SCREEN_CHUNK * screen_high_bytes(STRIDE)), *low = aligned_alloc(64, SCREEN_CHUNK * screen_low_bytes(STRIDE));
+    int8_t *x = aligned_alloc(64, MAX_X * STRIDE);
+    static int32_t expected[MAX_X * SCREEN_CHUNK], found[MAX_X * SCREEN_CHUNK];
+    for (int kind = 0; kind < 4; kind++)
+        for (size_t i = 0; i < 3 * 2 * 3 * 5; i++) {
+            static const size_t counts[] = {1, 2, 4, 7, MAX_X}, n_rows[] = {1, SCREEN_CHUNK, 6};
+            for (size_t k = 0; k < SCREEN_CHUNK * screen_high_bytes(STRIDE); k++)
+                high[k] = kind == 0 ? (uint8_t)(random_next() >> 32) : kind == 1 ? 0 : 0xff;
+            for (size_t k = 0; k < SCREEN_CHUNK * screen_low_bytes(STRIDE); k++)
+                low[k] = kind == 0 ? (uint8_t)(random_next() >> 32) : kind == 1 ? 0 : 0xff;
+            for (size_t k = 0; k < MAX_X * STRIDE; k++)
+                x[k] = kind == 0 ? (int8_t)(random_next() >> 32) : kind == 2 ? 127 : -127;
+            for (size_t k = 0; k < MAX_X * STRIDE; k++)
+                x[k] = x[k] == -128 ? 127 : x[k];
+            struct screen_tile t = {.high = i % 3 == 2 ? NULL : high, .low = i % 3 == 1 ? NULL : low, .stride = STRIDE, .n_rows = n_rows[i / 3 % 3],
+                                    .x = x, .n_x = counts[i % 5], .x_stride = STRIDE, .sums = expected};
+            memset(expected, 0, sizeof expected);
+            memset(found, 0, sizeof found);
+            variants()->portable.screen_i8(&t);
+            t.sums = found;
+            for (const struct cpu_level *l = cpu_levels; l->name; l++) {
+                struct cpu_kernels kernels;
+                ck_assert_ptr_nonnull(cpu_kernels_init(&kernels, l->name));
+                kernels.screen_i8(&t);
+                expect_same(l->name, expected, found, MAX_X * SCREEN_CHUNK, sizeof *found);
+            }
+        }
+    free(high), free(low), free(x);
+}
+END_TEST
+
+START_TEST(noise_agrees)
+{
+    float expected[KERNEL_GUMBELS], found[KERNEL_GUMBELS];
+    for (uint32_t i = 0; i < 20000; i++) {
+        uint64_t seed = random_next();
+        uint32_t choice = (uint32_t)(random_next() >> 40), position = (uint32_t)(random_next() >> 32), first = (uint32_t)(random_next() >> 34) * 4;
+        variants()->portable.gumbels(seed, choice, position, first, expected);
+        for (const struct cpu_level *l = cpu_levels; l->name; l++) {
+            struct cpu_kernels kernels;
+            ck_assert_ptr_nonnull(cpu_kernels_init(&kernels, l->name));
+            kernels.gumbels(seed, choice, position, first, found);
+            expect_same(l->name, expected, found, KERNEL_GUMBELS, sizeof *found);
+        }
+        ck_assert(expected[5] == kernel_gumbel(seed, choice, position, first + 5));
+        kernel_gumbels(seed, choice, position, first, found);
+        expect_same("noise", expected, found, KERNEL_GUMBELS, sizeof *found);
+    }
 }
 END_TEST
 
@@ -159,8 +234,8 @@ START_TEST(most_rows_are_left_out)
     size_t n_greedy = 0, n_top = 0;
     for (int state = 0; state < 10; state++) {
         new_state(&h, 0);
-        n_greedy += compare(&h, greedy);
-        n_top += compare(&h, top);
+        n_greedy += compare(&h, greedy, 3);
+        n_top += compare(&h, top, 3);
     }
     ck_assert_uint_lt(n_greedy, 30 * N_ROWS / 50);
     ck_assert_uint_lt(n_top, 30 * N_ROWS / 10);
@@ -190,14 +265,14 @@ END_TEST
 START_TEST(what_is_read_is_the_screen_or_all)
 {
     struct head h;
-    head_open(&h, 640, NULL, 1);
-    const size_t all = N_ROWS * 640 * sizeof *h.weights;
+    head_open(&h, 512, NULL, 1);
+    const size_t all = N_ROWS * 512 * sizeof *h.weights;
     const struct logits_need one = {.top = 1}, every = {.top = 0};
     ck_assert_uint_eq(dense_read_bytes(h.be, h.screened, NULL), all);
     ck_assert_uint_eq(dense_read_bytes(h.be, h.screened, &every), all);
     ck_assert_uint_eq(dense_read_bytes(h.be, h.plain, &one), all);
     size_t screened = dense_read_bytes(h.be, h.screened, &one);
-    ck_assert(screened >= all / 2 && screened < all / 2 + all / 50);
+    ck_assert(screened >= all / 8 * 3 && screened < all / 8 * 3 + all / 50);
     head_close(&h);
 }
 END_TEST
@@ -212,5 +287,5 @@ START_TEST(a_table_that_is_not_finite_has_no_screen)
 }
 END_TEST
 
-RUN_SUITE("kernels/logits", screen_sums_are_exact, what_is_needed_is_exact, most_rows_are_left_out, all_logits_and_what_a_screen_cannot_hold_are_full,
+RUN_SUITE("kernels/logits", what_is_needed_is_exact, many_rows_are_screened_together, sums_of_a_screen_agree, noise_agrees, most_rows_are_left_out, all_logits_and_what_a_screen_cannot_hold_are_full,
           what_is_read_is_the_screen_or_all, a_table_that_is_not_finite_has_no_screen)
