@@ -1,5 +1,5 @@
 /*
- * The client: a channel, its completion queue, and the requests on it.
+ * The client: channels, their completion queue, and the requests on them.
  *
  *   rpc_request_start -> [read -> on_message]* -> status -> on_status
  *
@@ -24,7 +24,9 @@
 #define MAX_METADATA 16
 
 struct rpc_client {
-    grpc_channel *channel;
+    grpc_channel **channels;     /* owned; each a connection */
+    unsigned n_channels;
+    atomic_uint n_started;       /* requests: whose turn it is */
     struct queue queue;
     pthread_mutex_t lock;        /* guards the list */
     pthread_cond_t changed;
@@ -82,29 +84,46 @@ static grpc_channel *make_channel(const struct rpc_client_options *o, grpc_chann
     return grpc_channel_create(o->target, credentials, &list);
 }
 
+static void client_free(struct rpc_client *c)
+{
+    for (unsigned i = 0; i < c->n_channels; i++)
+        grpc_channel_destroy(c->channels[i]);
+    free(c->channels);
+    pthread_cond_destroy(&c->changed);
+    pthread_mutex_destroy(&c->lock);
+    free(c);
+}
+
+static struct rpc_client *client_new(const struct rpc_client_options *options, grpc_channel_credentials *credentials)
+{
+    unsigned n = options->n_connections > 0 ? (unsigned)options->n_connections : 1;
+    struct rpc_client *c = calloc(1, sizeof *c);
+    if (!c || !(c->channels = calloc(n, sizeof *c->channels))) {
+        free(c);
+        return NULL;
+    }
+    while (c->n_channels < n)
+        c->channels[c->n_channels++] = make_channel(options, credentials);
+    pthread_mutex_init(&c->lock, NULL);
+    pthread_cond_init(&c->changed, NULL);
+    return c;
+}
+
 enum error_code rpc_client_open(const struct rpc_client_options *options, struct rpc_client **out, struct error *err)
 {
     grpc_channel_credentials *credentials =
         core_channel_credentials(options->tls_ca_file, options->tls_cert_file, options->tls_key_file, err);
     if (!credentials)
         return err ? err->code : ERROR_INVALID_REQUEST;
-    struct rpc_client *c = calloc(1, sizeof *c);
-    if (!c) {
-        grpc_channel_credentials_release(credentials);
-        return error_set(err, ERROR_MEMORY_EXHAUSTED, "no memory for an RPC client");
-    }
-    c->channel = make_channel(options, credentials);
+    struct rpc_client *c = client_new(options, credentials);
     grpc_channel_credentials_release(credentials);
-    pthread_mutex_init(&c->lock, NULL);
-    pthread_cond_init(&c->changed, NULL);
+    if (!c)
+        return error_set(err, ERROR_MEMORY_EXHAUSTED, "no memory for an RPC client");
     cq_init(&c->queue);
     enum error_code code = cq_start(&c->queue, "rpc-client", err);
     if (code) {
         cq_fini(&c->queue, false);
-        grpc_channel_destroy(c->channel);
-        pthread_cond_destroy(&c->changed);
-        pthread_mutex_destroy(&c->lock);
-        free(c);
+        client_free(c);
         return code;
     }
     *out = c;
@@ -122,15 +141,15 @@ void rpc_client_close(struct rpc_client *c)
         pthread_cond_wait(&c->changed, &c->lock);
     pthread_mutex_unlock(&c->lock);
     cq_fini(&c->queue, true);
-    grpc_channel_destroy(c->channel);
-    pthread_cond_destroy(&c->changed);
-    pthread_mutex_destroy(&c->lock);
-    free(c);
+    client_free(c);
 }
 
 bool rpc_client_connected(struct rpc_client *c, bool try_to_connect)
 {
-    return grpc_channel_check_connectivity_state(c->channel, try_to_connect) == GRPC_CHANNEL_READY;
+    bool ready = true;
+    for (unsigned i = 0; i < c->n_channels; i++)
+        ready &= grpc_channel_check_connectivity_state(c->channels[i], try_to_connect) == GRPC_CHANNEL_READY;
+    return ready;
 }
 
 /* ---- requests --------------------------------------------------------------------------------------------------- */
@@ -291,7 +310,8 @@ enum error_code rpc_request_start(struct rpc_client *c, const struct rpc_request
     for (const char *const *m = o->metadata; m && m[0] && m[1] && r->n_metadata < MAX_METADATA; m += 2)
         r->metadata[r->n_metadata++] = (grpc_metadata){.key = grpc_slice_from_copied_string(m[0]),
                                                        .value = grpc_slice_from_copied_string(m[1])};
-    r->call = grpc_channel_create_call(c->channel, NULL, GRPC_PROPAGATE_DEFAULTS, c->queue.cq,
+    grpc_channel *channel = c->channels[atomic_fetch_add_explicit(&c->n_started, 1, memory_order_relaxed) % c->n_channels];
+    r->call = grpc_channel_create_call(channel, NULL, GRPC_PROPAGATE_DEFAULTS, c->queue.cq,
                                        grpc_slice_from_static_string(o->path), NULL, core_deadline(o->deadline_ns), NULL);
     pthread_mutex_lock(&c->lock);
     r->link = &c->first;

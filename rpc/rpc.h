@@ -108,13 +108,14 @@ struct rpc_client_options {
     const char *service_config;  /* JSON or NULL */
     const char *tls_ca_file, *tls_cert_file, *tls_key_file; /* NULL = plain text */
     size_t max_message_bytes;    /* received; 0 = 16 MiB */
+    int n_connections;           /* that calls take in turn; 0 = 1 */
 };
 
-/* Makes the channel (connects when first used, or at once by rpc_client_connected(.., true)). */
+/* Makes the channels (they connect when first used, or at once by rpc_client_connected(.., true)). */
 enum error_code rpc_client_open(const struct rpc_client_options *options, struct rpc_client **out, struct error *err);
 /* Cancels what is open, waits for its on_status, frees. */
 void rpc_client_close(struct rpc_client *c);
-/* True when the channel is READY; try_to_connect leaves the idle state. */
+/* True when all connections are READY; try_to_connect leaves the idle state. */
 bool rpc_client_connected(struct rpc_client *c, bool try_to_connect);
 
 struct rpc_request_options {
