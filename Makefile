@@ -110,7 +110,7 @@ LIBS_rpc     := rpc proto base
 LIBS_service := service rpc engine kernels proto base
 LIBS_gateway := gateway rpc proto llhttp base
 LIBS_tools   := tools engine kernels base
-LIBS_load    := load rpc proto base
+LIBS_load    := load rpc proto llhttp base
 SYS_base     := -lm -lpthread
 SYS_kernels  := $(core)
 SYS_engine   := $(core)
@@ -191,7 +191,7 @@ $(BUILD)/flags: FORCE
 	$(call keep,'$(CC) $(CPPFLAGS_) $(CFLAGS_) $(WARN)')
 $(BUILD)/%.o: %.c $(BUILD)/flags | $(GEN)/version.h
 	$(call say,CC,$<)
-	$(Q)mkdir -p $(@D) && $(CC) $(CPPFLAGS_) $(if $(filter gateway/% tests/%,$<),$(LLHTTP_INC:%=-I%)) $(if $(CROSS),$(if $(filter tests/%,$<),-Itests/cross)) $(CFLAGS_) $(call isa,$<) $(WARN) -MMD -MP -c -o $@ $<
+	$(Q)mkdir -p $(@D) && $(CC) $(CPPFLAGS_) $(if $(filter gateway/% tools/load% tests/%,$<),$(LLHTTP_INC:%=-I%)) $(if $(CROSS),$(if $(filter tests/%,$<),-Itests/cross)) $(CFLAGS_) $(call isa,$<) $(WARN) -MMD -MP -c -o $@ $<
 $(OBJ_proto): %.o: %.c $(BUILD)/flags | $(GEN_H)
 	$(call say,CC,$<)
 	$(Q)$(CC) $(CPPFLAGS_) $(CFLAGS_) -w -MMD -MP -c -o $@ $<
@@ -221,7 +221,8 @@ $(PROGRAMS:%=$(OUT)/%): $(OUT)/%: $(OUT)/release/%
 	$(Q)ln -sfn release/$(@F) $@
 # Other C files beside a test are its helpers. In a cross build tests/cross stands in for Check.
 CHECK_LIBS = $(if $(CROSS),,$(shell pkg-config --libs check))
-$(TESTS): $(BUILD)/%: $(BUILD)/%.o $$(patsubst %.c,$(BUILD)/%.o,$$(filter $$(dir $$*)%,$(HELPERS))) $$(call libs,$$(call folder,$$*))
+helpers = $(patsubst %.c,$(BUILD)/%.o,$(filter $(dir $(1))%,$(HELPERS)))
+$(TESTS): $(BUILD)/%: $(BUILD)/%.o $$(call helpers,$$*) $$(call libs,$$(call folder,$$*))
 	$(call say,LINK,$@)
 	$(call link,$(CHECK_LIBS) $(SYS_$(call folder,$*)))
 $(FUZZERS): $(BUILD)/%: $(BUILD)/%.o $$(call libs,$$(call fuzzed,$$*.c))
@@ -252,7 +253,7 @@ $(GEN)/descriptors.h $(GEN)/descriptors.c &: $(GEN)/descriptors.bin
 # Only these see generated headers, which must exist before the first compilation.
 $(filter $(BUILD)/rpc/% $(BUILD)/service/% $(BUILD)/gateway/% $(BUILD)/tools/load% $(BUILD)/tests/%,\
   $(foreach f,$(FOLDERS),$(OBJ_$(f))) $(BUILD)/service/main.o $(BUILD)/gateway/main.o $(BUILD)/tools/load.o \
-  $(foreach d,rpc service gateway,$(patsubst %.c,$(BUILD)/%.o,$(filter tests/unit/$(d)/%,$(TEST_SRC) $(HELPERS)))) \
+  $(foreach d,rpc service gateway load,$(patsubst %.c,$(BUILD)/%.o,$(filter tests/unit/$(d)/%,$(TEST_SRC) $(HELPERS)))) \
   $(foreach f,$(FUZZERS),$(if $(filter engine,$(call fuzzed,$(f:$(BUILD)/%=%.c))),,$(f).o))): | $(GEN_H)
 
 # ---- CUDA: a library of its own that the engine loads at run time ----

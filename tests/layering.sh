@@ -22,7 +22,7 @@ check_includes() {
         if (file ~ /^rpc\//) return "^(base/|rpc/|" generated "$)"
         if (file ~ /^service\//) return "^(base/|rpc/|service/|engine/engine\\.h$|" generated "$|descriptors\\.h$)"
         if (file ~ /^gateway\//) return "^(base/|rpc/|gateway/|llhttp\\.h$|" generated "$)"
-        if (file ~ /^tools\/load/) return "^(base/|rpc/|tools/load|" generated "$)"
+        if (file ~ /^tools\/load/) return "^(base/|rpc/|tools/load|llhttp\\.h$|" generated "$)"
         if (file ~ /^tools\//) return "^(base/|tools/|engine/engine\\.h$|kernels/kernels\\.h$|version\\.h$)"
         if (file ~ /^tests\/(unit\/)?kernels\//) return "^(base|kernels|tests)/"
         if (file ~ /^tests\/unit\/base\//) return "^(base|tests)/"
@@ -30,6 +30,7 @@ check_includes() {
         if (file ~ /^tests\/unit\/rpc\//) return "^(base/|rpc/|tests/|" generated "$)"
         if (file ~ /^tests\/unit\/service\//) return "^(base/|rpc/|service/|tests/|engine/engine\\.h$|" generated "$|descriptors\\.h$)"
         if (file ~ /^tests\/unit\/gateway\//) return "^(base/|rpc/|gateway/|tests/|llhttp\\.h$|" generated "$)"
+        if (file ~ /^tests\/unit\/load\//) return "^(base/|rpc/|tools/load|tests/|llhttp\\.h$|" generated "$)"
         if (file ~ /^tests\/unit\/tools\//) return "^(base/|tools/|tests/|engine/engine\\.h$|kernels/kernels\\.h$|version\\.h$)"
         if (file ~ /^tests\/fuzz\//) return "."
         return "^tests/"
@@ -100,6 +101,7 @@ plant gateway/planted.c '"descriptors.h"'
 plant tools/planted.c '"engine/model/gguf.h"'
 plant tools/planted.c '"rpc/rpc.h"'
 plant tools/load_planted.c '"engine/engine.h"'
+plant tests/unit/load/planted.c '"tools/bench.h"'
 plant tests/unit/gateway/planted.c '"engine/engine.h"'
 cat >"$copy/gateway/planted_a.c" <<<'#include <nghttp2/nghttp2.h>'
 plant gateway/planted_b.c '<nghttp2/nghttp2.h>'
