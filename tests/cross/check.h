@@ -1,7 +1,8 @@
 /*
  * A stand-in for Check in cross builds, where the library is not there for the other architecture: the part of its interface that
- * tests/kernels and tests/unit/kernels use, and the comparisons that they may. Each test runs in a process of its own with a time limit; a line "ok NAME" or "not ok
- * NAME" says how it ended, what failed goes to stderr, and the exit status is that of Check. Native builds use Check itself.
+ * tests/kernels and tests/unit/kernels use, and the comparisons that they may. Each test runs in a process of its own with a time
+ * limit; a line "ok NAME" or "not ok NAME" says how it ended, what failed goes to stderr, and the exit status is that of Check.
+ * Native builds use Check itself.
  */
 #ifndef TESTS_CROSS_CHECK_H
 #define TESTS_CROSS_CHECK_H
