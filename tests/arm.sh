@@ -1,5 +1,5 @@
 #!/bin/bash
-# timeout: 600
+# timeout: 900
 # The CPU backend on aarch64, by a cross build that runs under qemu: the kernel tests with plain NEON and with dot products, and logits
 # that are the bytes of the native build. Check is not there for aarch64: tests/cross stands in for it.
 cd "$(dirname "$0")/.." || exit 1
