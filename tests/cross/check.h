@@ -1,7 +1,8 @@
 /*
  * A stand-in for Check in cross builds, where the library is not there for the other architecture: the part of its interface that
- * tests/kernels and tests/unit/kernels use. Each test runs in a process of its own with a time limit; a line "ok NAME" or "not ok
- * NAME" says how it ended, what failed goes to stderr, and the exit status is that of Check. Native builds use Check itself.
+ * tests/kernels and tests/unit/kernels use, and the comparisons that they may. Each test runs in a process of its own with a time
+ * limit; a line "ok NAME" or "not ok NAME" says how it ended, what failed goes to stderr, and the exit status is that of Check.
+ * Native builds use Check itself.
  */
 #ifndef TESTS_CROSS_CHECK_H
 #define TESTS_CROSS_CHECK_H
@@ -138,7 +139,19 @@ static inline void srunner_run_all(SRunner *runner, enum print_output output)
 #define ck_assert_uint_gt(x, y) CHECK_COMPARE(uintmax_t, "%ju", x, >, y)
 #define ck_assert_uint_ge(x, y) CHECK_COMPARE(uintmax_t, "%ju", x, >=, y)
 #define ck_assert_float_eq(x, y) CHECK_COMPARE(double, "%.9g", x, ==, y)
+#define ck_assert_float_ne(x, y) CHECK_COMPARE(double, "%.9g", x, !=, y)
+#define ck_assert_float_lt(x, y) CHECK_COMPARE(double, "%.9g", x, <, y)
+#define ck_assert_float_le(x, y) CHECK_COMPARE(double, "%.9g", x, <=, y)
+#define ck_assert_float_gt(x, y) CHECK_COMPARE(double, "%.9g", x, >, y)
+#define ck_assert_float_ge(x, y) CHECK_COMPARE(double, "%.9g", x, >=, y)
 #define ck_assert_double_eq(x, y) CHECK_COMPARE(double, "%.17g", x, ==, y)
+#define ck_assert_double_ne(x, y) CHECK_COMPARE(double, "%.17g", x, !=, y)
+#define ck_assert_double_lt(x, y) CHECK_COMPARE(double, "%.17g", x, <, y)
+#define ck_assert_double_le(x, y) CHECK_COMPARE(double, "%.17g", x, <=, y)
+#define ck_assert_double_gt(x, y) CHECK_COMPARE(double, "%.17g", x, >, y)
+#define ck_assert_double_ge(x, y) CHECK_COMPARE(double, "%.17g", x, >=, y)
+#define ck_assert_float_eq_tol(x, y, tolerance)                                                                        \
+    CHECK_COMPARE(double, "%.17g", fabs((double)(x) - (double)(y)), <=, tolerance)
 #define ck_assert_double_eq_tol(x, y, tolerance)                                                                       \
     CHECK_COMPARE(double, "%.17g", fabs((double)(x) - (double)(y)), <=, tolerance)
 #define ck_assert_ptr_eq(x, y) ck_assert_msg((x) == (y), "expected %s == %s", #x, #y)

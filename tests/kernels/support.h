@@ -70,6 +70,9 @@ static inline const struct variants *variants(void)
     return &v;
 }
 
+/* BITNET_TEST_QUICK: under emulation a test that runs for seconds leaves out what is not about the instruction set. */
+static inline bool quick(void) { return getenv("BITNET_TEST_QUICK") != NULL; }
+
 /* n_bytes between guards, at an address that is aligned to `align` and no more; guarded_free checks the guards. */
 static inline void *guarded_alloc(size_t n_bytes, size_t align)
 {

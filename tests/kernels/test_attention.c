@@ -162,8 +162,8 @@ static void compare_all(const struct scene *s, enum kv_type type)
     for (size_t i = 0; i < n; i++)
         attend(be, s, &kv, at + i, 1, expected + i * width);
     close_with_cache(be, &kv);
-    for (size_t level = 0; level <= cpu_best_level(); level++)
-        for (int threads = level ? 1 : 3; threads <= 3; threads++)
+    for (size_t level = quick() ? cpu_best_level() : 0; level <= cpu_best_level(); level++)
+        for (int threads = level && !quick() ? 1 : 3; threads <= 3; threads++)
             compare_variant(s, type, cpu_levels[level].name, threads, at, n, expected, found);
     free(expected);
     free(found);

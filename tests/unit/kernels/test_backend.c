@@ -190,7 +190,7 @@ START_TEST(ternary_weights_are_used_in_place_or_repacked)
     struct backend *be = open_cpu(NULL, 2);
     struct ternary *w;
     struct error err = {0};
-    ck_assert_int_eq(ternary_open(be, &v, TERNARY_AUTO, &w, &err), ERROR_NONE);
+    ck_assert_int_eq(ternary_open(be, &v, TERNARY_I2S, &w, &err), ERROR_NONE);
     ck_assert_uint_eq(ternary_memory_bytes(w), 16 * 64); /* tiles of 16 rows */
     ternary_close(be, w);
     backend_close(be);
