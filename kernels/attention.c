@@ -84,9 +84,11 @@ static void weigh(const struct attention_segment *s, size_t j, float p, float *o
 
 static void attend_query(const struct attention_segment *s, size_t row, size_t head)
 {
-    size_t query = row * s->n_heads + head, n = s->n_positions + row < ARITH_SEGMENT ? s->n_positions + row : ARITH_SEGMENT;
+    size_t query = row * s->n_heads + head,
+           n = s->n_positions + row < ARITH_SEGMENT ? s->n_positions + row : ARITH_SEGMENT;
     const float *q = s->q + row * s->q_stride + head * s->head_dim;
-    float *out = s->out + query * CPU_HEAD_STRIDE(s->head_dim), p[ARITH_SEGMENT], lane[ARITH_LANES] = {0}, max = -INFINITY;
+    float *out = s->out + query * CPU_HEAD_STRIDE(s->head_dim), p[ARITH_SEGMENT], lane[ARITH_LANES] = {0},
+          max = -INFINITY;
     (s->type == KV_F16 ? score_f16 : score_int8)(s, q, n, p);
     for (size_t j = 0; j < n; j++)
         max = p[j] > max ? p[j] : max;
@@ -123,10 +125,10 @@ void attention_merge_portable(float *out_a, float *max_a, float *sum_a, const fl
 
 struct tile {
     size_t row, n_rows, n_positions, n_segments; /* positions: of its first row */
-    size_t first_item;       /* items of a tile: its units, or their pieces */
+    size_t first_item;                           /* items of a tile: its units, or their pieces */
     bool in_pieces;
-    size_t first_float;      /* in pieces: of [units][n_segments][result_floats] */
-    size_t first_counter;    /* in pieces: of [units] */
+    size_t first_float;   /* in pieces: of [units][n_segments][result_floats] */
+    size_t first_counter; /* in pieces: of [units] */
 };
 
 struct attention_call {
@@ -150,7 +152,10 @@ struct result {
     float *out, *max, *sum;
 };
 
-static size_t units_of_tile(const struct attention_call *c) { return c->kv->n_kv_heads * c->n_chunks; }
+static size_t units_of_tile(const struct attention_call *c)
+{
+    return c->kv->n_kv_heads * c->n_chunks;
+}
 
 static size_t result_floats(const struct attention_call *c, size_t n_rows)
 {
@@ -173,7 +178,8 @@ static struct unit unit_of(const struct attention_call *c, const struct tile *t,
     return u;
 }
 
-static void attend(const struct cpu *cpu, const struct attention_call *c, const struct unit *u, size_t segment, struct result r)
+static void attend(const struct cpu *cpu, const struct attention_call *c, const struct unit *u, size_t segment,
+                   struct result r)
 {
     const struct kv_cache *kv = c->kv;
     const struct batch_view *b = c->batch;
@@ -181,32 +187,34 @@ static void attend(const struct cpu *cpu, const struct attention_call *c, const 
     size_t block_places = kv->n_kv_heads * KV_BLOCK_SIZE, stride = c->n_heads * kv->head_dim;
     size_t place = c->layer * kv->n_blocks * block_places + u->kv_head * KV_BLOCK_SIZE;
     size_t offset_bytes = place * kv->head_dim * KV_TYPE_BYTES(kv->type);
-    struct attention_segment s = {
-        .type = kv->type,
-        .k = (const uint8_t *)kv->k + offset_bytes,
-        .v = (const uint8_t *)kv->v + offset_bytes,
-        .k_scale = kv->k_scale ? kv->k_scale + place : NULL,
-        .v_scale = kv->v_scale ? kv->v_scale + place : NULL,
-        .blocks = b->block_tables + (size_t)b->sequences[u->tile->row] * b->max_blocks + first / KV_BLOCK_SIZE,
-        .block_stride = block_places * kv->head_dim,
-        .n_positions = left < ARITH_SEGMENT ? left : ARITH_SEGMENT,
-        .head_dim = kv->head_dim,
-        .scale = c->scale,
-        .n_rows = u->tile->n_rows,
-        .n_heads = u->n_heads,
-        .q = c->q + u->tile->row * stride + u->first_head * kv->head_dim,
-        .q_stride = stride,
-        .out = r.out,
-        .max = r.max,
-        .sum = r.sum};
+    struct attention_segment s = {.type = kv->type,
+                                  .k = (const uint8_t *)kv->k + offset_bytes,
+                                  .v = (const uint8_t *)kv->v + offset_bytes,
+                                  .k_scale = kv->k_scale ? kv->k_scale + place : NULL,
+                                  .v_scale = kv->v_scale ? kv->v_scale + place : NULL,
+                                  .blocks = b->block_tables + (size_t)b->sequences[u->tile->row] * b->max_blocks +
+                                            first / KV_BLOCK_SIZE,
+                                  .block_stride = block_places * kv->head_dim,
+                                  .n_positions = left < ARITH_SEGMENT ? left : ARITH_SEGMENT,
+                                  .head_dim = kv->head_dim,
+                                  .scale = c->scale,
+                                  .n_rows = u->tile->n_rows,
+                                  .n_heads = u->n_heads,
+                                  .q = c->q + u->tile->row * stride + u->first_head * kv->head_dim,
+                                  .q_stride = stride,
+                                  .out = r.out,
+                                  .max = r.max,
+                                  .sum = r.sum};
     cpu->kernels.attention_segment(&s);
 }
 
-static void merge(const struct cpu *cpu, const struct attention_call *c, const struct unit *u, struct result a, struct result b)
+static void merge(const struct cpu *cpu, const struct attention_call *c, const struct unit *u, struct result a,
+                  struct result b)
 {
     size_t dim = c->kv->head_dim, stride = CPU_HEAD_STRIDE(dim);
     for (size_t i = 0; i < u->n_queries; i++)
-        cpu->kernels.attention_merge(a.out + i * stride, a.max + i, a.sum + i, b.out + i * stride, b.max[i], b.sum[i], dim);
+        cpu->kernels.attention_merge(a.out + i * stride, a.max + i, a.sum + i, b.out + i * stride, b.max[i], b.sum[i],
+                                     dim);
 }
 
 /* y = x / sum; the loop of constant length becomes vectors. */
@@ -242,7 +250,8 @@ static void whole_unit(const struct cpu *cpu, const struct attention_call *c, co
 }
 
 /* The last thread to end a piece sees what the others wrote: their release, its acquire of the counter. */
-static void piece_of_unit(struct cpu *cpu, const struct attention_call *c, const struct unit *u, size_t index, size_t segment)
+static void piece_of_unit(struct cpu *cpu, const struct attention_call *c, const struct unit *u, size_t index,
+                          size_t segment)
 {
     const struct tile *t = u->tile;
     size_t n_floats = result_floats(c, t->n_rows);
@@ -288,7 +297,8 @@ static size_t cut_tiles(struct attention_call *c, size_t row, size_t max_rows)
         while (n < max_rows && row + n < b->n && b->sequences[row + n] == b->sequences[row] &&
                (size_t)b->positions[row + n] == position + n && (position + n) % ARITH_SEGMENT)
             n++;
-        c->tiles[c->n_tiles] = (struct tile){.row = row, .n_rows = n, .n_positions = position + 1, .n_segments = position / ARITH_SEGMENT + 1};
+        c->tiles[c->n_tiles] = (struct tile){
+            .row = row, .n_rows = n, .n_positions = position + 1, .n_segments = position / ARITH_SEGMENT + 1};
         row += n;
     }
     return row;
@@ -297,7 +307,8 @@ static size_t cut_tiles(struct attention_call *c, size_t row, size_t max_rows)
 /* Decides which tiles go in pieces, and numbers the items; returns the work, in rows times positions times units. */
 static size_t plan(const struct cpu *cpu, struct attention_call *c)
 {
-    size_t n_threads = (size_t)pool_size(cpu->base.pool), n_units = units_of_tile(c), work = 0, n_floats = 0, n_counters = 0;
+    size_t n_threads = (size_t)pool_size(cpu->base.pool), n_units = units_of_tile(c), work = 0, n_floats = 0,
+           n_counters = 0;
     for (size_t i = 0; i < c->n_tiles; i++)
         work += c->tiles[i].n_rows * c->tiles[i].n_positions * n_units;
     c->n_items = 0;
@@ -305,8 +316,9 @@ static size_t plan(const struct cpu *cpu, struct attention_call *c)
         struct tile *t = &c->tiles[i];
         size_t needed = n_units * t->n_segments * result_floats(c, t->n_rows);
         t->first_item = c->n_items;
-        t->in_pieces = n_threads > 1 && t->n_segments > 1 && needed <= cpu->pieces.n_floats - n_floats &&
-                       t->n_rows * t->n_positions * n_threads * CPU_UNITS_A_THREAD > work; /* so there are counters enough */
+        t->in_pieces =
+            n_threads > 1 && t->n_segments > 1 && needed <= cpu->pieces.n_floats - n_floats &&
+            t->n_rows * t->n_positions * n_threads * CPU_UNITS_A_THREAD > work; /* so there are counters enough */
         t->first_float = n_floats;
         t->first_counter = n_counters;
         if (t->in_pieces) {
@@ -334,7 +346,8 @@ void cpu_op_attention(struct backend *be, const struct kv_cache *kv, size_t laye
     c.y = y;
     c.scale = 1.0f / sqrtf((float)kv->head_dim);
     /* Tiles as tall as leave units enough for all threads. */
-    size_t rows = batch->n * units_of_tile(&c) / ((size_t)pool_size(be->pool) * CPU_UNITS_A_THREAD), most = CPU_MAX_QUERIES / c.chunk;
+    size_t rows = batch->n * units_of_tile(&c) / ((size_t)pool_size(be->pool) * CPU_UNITS_A_THREAD),
+           most = CPU_MAX_QUERIES / c.chunk;
     rows = rows < 1 ? 1 : rows < most ? rows : most;
     for (size_t row = 0; row < batch->n;) {
         row = cut_tiles(&c, row, rows);

@@ -68,8 +68,9 @@ ALWAYS_INLINE void score_block(struct attention_work *w, size_t query, size_t b,
 }
 
 /* Adds positions begin .. end - 1 of a block, times their weights p, to W lanes of out for H queries. */
-ALWAYS_INLINE void weigh_column(const uint8_t *v, size_t row_bytes, const float *p, size_t begin, size_t end, float *out,
-                                size_t out_stride, const int H, const int W, const enum kv_type T, const uint8_t *next)
+ALWAYS_INLINE void weigh_column(const uint8_t *v, size_t row_bytes, const float *p, size_t begin, size_t end,
+                                float *out, size_t out_stride, const int H, const int W, const enum kv_type T,
+                                const uint8_t *next)
 {
     struct lanes sum[QUERIES][MAX_COLUMN];
 #pragma GCC unroll 4
@@ -99,8 +100,8 @@ ALWAYS_INLINE void weigh_column(const uint8_t *v, size_t row_bytes, const float 
             lanes_store(out + (size_t)h * out_stride + c * ARITH_LANES, sum[h][c]);
 }
 
-ALWAYS_INLINE void weigh_range(const struct attention_work *w, size_t query, size_t b, size_t begin, size_t end, const int H,
-                               const enum kv_type T, const uint8_t *next)
+ALWAYS_INLINE void weigh_range(const struct attention_work *w, size_t query, size_t b, size_t begin, size_t end,
+                               const int H, const enum kv_type T, const uint8_t *next)
 {
     const uint8_t *v = block_at(w, w->s->v, b, T);
     const float *p = w->p[query] + b * KV_BLOCK_SIZE;
@@ -115,8 +116,8 @@ ALWAYS_INLINE void weigh_range(const struct attention_work *w, size_t query, siz
 }
 
 /* Adds block b to out of H queries. Queries of later rows attend to a few positions more. */
-ALWAYS_INLINE void weigh_block(const struct attention_work *w, size_t query, size_t b, const int H, const enum kv_type T,
-                               const uint8_t *next)
+ALWAYS_INLINE void weigh_block(const struct attention_work *w, size_t query, size_t b, const int H,
+                               const enum kv_type T, const uint8_t *next)
 {
     size_t first = b * KV_BLOCK_SIZE, shared = positions_of(w, query);
     shared = shared > first ? shared - first : 0;
@@ -133,7 +134,7 @@ ALWAYS_INLINE void weigh_block(const struct attention_work *w, size_t query, siz
 }
 
 #define BLOCK_FN(name, H)                                                                                              \
-    static void name##_##H(struct attention_work *w, size_t query, size_t b, enum kv_type type, const uint8_t *next)  \
+    static void name##_##H(struct attention_work *w, size_t query, size_t b, enum kv_type type, const uint8_t *next)   \
     {                                                                                                                  \
         if (type == KV_F16)                                                                                            \
             name##_block(w, query, b, H, KV_F16, next);                                                                \
@@ -151,7 +152,8 @@ BLOCK_FN(weigh, 1)
 typedef void block_fn(struct attention_work *w, size_t query, size_t b, enum kv_type type, const uint8_t *next);
 
 /* One block for all queries, four, two or one at a time. */
-static void for_queries(struct attention_work *w, size_t b, block_fn *four, block_fn *two, block_fn *one, const uint8_t *next)
+static void for_queries(struct attention_work *w, size_t b, block_fn *four, block_fn *two, block_fn *one,
+                        const uint8_t *next)
 {
     enum kv_type type = w->s->type;
     size_t i = 0;

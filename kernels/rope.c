@@ -64,7 +64,8 @@ struct kv_call {
 };
 
 /* Stores one head at a place of the cache, counted in positions. */
-static void kv_store(const struct cpu *cpu, const struct kv_cache *kv, const float *x, size_t place, void *to, float *scales)
+static void kv_store(const struct cpu *cpu, const struct kv_cache *kv, const float *x, size_t place, void *to,
+                     float *scales)
 {
     size_t dim = kv->head_dim;
     if (kv->type == KV_F16) {
@@ -87,7 +88,8 @@ static void kv_items(struct cpu *cpu, const void *call, size_t begin, size_t end
         size_t position = (size_t)b->positions[i], sequence = (size_t)b->sequences[i];
         size_t block = (size_t)b->block_tables[sequence * b->max_blocks + position / KV_BLOCK_SIZE];
         for (size_t h = 0; h < heads; h++) {
-            size_t place = ((c->layer * c->kv->n_blocks + block) * heads + h) * KV_BLOCK_SIZE + position % KV_BLOCK_SIZE;
+            size_t place =
+                ((c->layer * c->kv->n_blocks + block) * heads + h) * KV_BLOCK_SIZE + position % KV_BLOCK_SIZE;
             kv_store(cpu, c->kv, c->k + (i * heads + h) * dim, place, c->kv->k, c->kv->k_scale);
             kv_store(cpu, c->kv, c->v + (i * heads + h) * dim, place, c->kv->v, c->kv->v_scale);
         }

@@ -9,9 +9,15 @@
 #define COLUMN(H) ((H) == 4 ? 1 : 2)
 
 /* Into the second cache, which has more places for lines on their way than the first. */
-ALWAYS_INLINE void prefetch(const uint8_t *p) { __builtin_prefetch(p, 0, 2); }
+ALWAYS_INLINE void prefetch(const uint8_t *p)
+{
+    __builtin_prefetch(p, 0, 2);
+}
 
-ALWAYS_INLINE struct lanes lanes_zero(void) { return lanes_all(0.0f); }
+ALWAYS_INLINE struct lanes lanes_zero(void)
+{
+    return lanes_all(0.0f);
+}
 
 #define EACH(name, op)                                                                                                 \
     ALWAYS_INLINE struct lanes name(struct lanes x, struct lanes y)                                                    \
@@ -22,12 +28,18 @@ EACH(lanes_add, vaddq_f32)
 EACH(lanes_sub, vsubq_f32)
 EACH(lanes_mul, vmulq_f32)
 /* Passes over a NaN in the first. */
-ALWAYS_INLINE float32x4_t larger(float32x4_t x, float32x4_t y) { return vbslq_f32(vcgtq_f32(x, y), x, y); }
+ALWAYS_INLINE float32x4_t larger(float32x4_t x, float32x4_t y)
+{
+    return vbslq_f32(vcgtq_f32(x, y), x, y);
+}
 EACH(lanes_max, larger)
 #undef EACH
 
 /* The largest; no lane is NaN. */
-ALWAYS_INLINE float lanes_most(struct lanes l) { return vmaxvq_f32(vmaxq_f32(vmaxq_f32(l.a, l.b), vmaxq_f32(l.c, l.d))); }
+ALWAYS_INLINE float lanes_most(struct lanes l)
+{
+    return vmaxvq_f32(vmaxq_f32(vmaxq_f32(l.a, l.b), vmaxq_f32(l.c, l.d)));
+}
 
 ALWAYS_INLINE struct lanes lanes_exp(struct lanes l)
 {
@@ -44,9 +56,15 @@ ALWAYS_INLINE struct lanes lanes_of(const uint8_t *p, const enum kv_type T)
                           vcvtq_f32_s32(vmovl_s16(vget_low_s16(high))), vcvtq_f32_s32(vmovl_s16(vget_high_s16(high)))};
 }
 
-ALWAYS_INLINE struct lanes lanes_first(const float *p, size_t n) { return n < ARITH_LANES ? lanes_tail(p, n) : lanes_load(p); }
+ALWAYS_INLINE struct lanes lanes_first(const float *p, size_t n)
+{
+    return n < ARITH_LANES ? lanes_tail(p, n) : lanes_load(p);
+}
 
-ALWAYS_INLINE float32x4_t round_f16(float32x4_t x) { return vcvt_f32_f16(vcvt_f16_f32(x)); }
+ALWAYS_INLINE float32x4_t round_f16(float32x4_t x)
+{
+    return vcvt_f32_f16(vcvt_f16_f32(x));
+}
 
 /* Values that are not finite count as 0. */
 ALWAYS_INLINE float32x4_t finite_values(float32x4_t x)
@@ -64,7 +82,10 @@ ALWAYS_INLINE struct lanes lanes_abs(struct lanes l)
     return (struct lanes){vabsq_f32(l.a), vabsq_f32(l.b), vabsq_f32(l.c), vabsq_f32(l.d)};
 }
 
-ALWAYS_INLINE int16x4_t to_i16(float32x4_t x) { return vqmovn_s32(vcvtnq_s32_f32(x)); }
+ALWAYS_INLINE int16x4_t to_i16(float32x4_t x)
+{
+    return vqmovn_s32(vcvtnq_s32_f32(x));
+}
 
 /* Rounded to F16, or to 16 bits and a multiple of 16 of them. */
 static float load_query(const float *q, size_t dim, enum kv_type type, float scale, float *out)
@@ -90,7 +111,8 @@ static float load_query(const float *q, size_t dim, enum kv_type type, float sca
 }
 
 /* 16 products more in each sum of a tile; the first `n` where K ends. */
-ALWAYS_INLINE void step_f16(const float *q, const int H, const uint8_t *k, size_t row_bytes, size_t n, struct lanes *sum)
+ALWAYS_INLINE void step_f16(const float *q, const int H, const uint8_t *k, size_t row_bytes, size_t n,
+                            struct lanes *sum)
 {
 #pragma GCC unroll 4
     for (int j = 0; j < TILE / H; j++) {
@@ -159,7 +181,10 @@ ALWAYS_INLINE void dots(const float *q, const int H, const enum kv_type T, const
 
 #include "kernels/attention_lanes.h"
 
-void attention_segment_neon(const struct attention_segment *s) { attend_segment(s); }
+void attention_segment_neon(const struct attention_segment *s)
+{
+    attend_segment(s);
+}
 
 void attention_merge_neon(float *out_a, float *max_a, float *sum_a, const float *out_b, float max_b, float sum_b,
                           size_t head_dim)

@@ -10,7 +10,10 @@
 #define COLUMN(H) (4 / (H))
 
 /* Into the second cache, which has more places for lines on their way than the first. */
-ALWAYS_INLINE void prefetch(const uint8_t *p) { _mm_prefetch((const char *)p, _MM_HINT_T1); }
+ALWAYS_INLINE void prefetch(const uint8_t *p)
+{
+    _mm_prefetch((const char *)p, _MM_HINT_T1);
+}
 
 static inline void lanes_store(float *p, struct lanes a)
 {
@@ -18,7 +21,10 @@ static inline void lanes_store(float *p, struct lanes a)
     _mm256_storeu_ps(p + 8, a.high);
 }
 
-static inline struct lanes lanes_all(float x) { return (struct lanes){_mm256_set1_ps(x), _mm256_set1_ps(x)}; }
+static inline struct lanes lanes_all(float x)
+{
+    return (struct lanes){_mm256_set1_ps(x), _mm256_set1_ps(x)};
+}
 
 static inline struct lanes lanes_add(struct lanes a, struct lanes b)
 {
@@ -50,7 +56,10 @@ static inline float lanes_most(struct lanes a)
     return max;
 }
 
-static inline struct lanes lanes_exp(struct lanes a) { return (struct lanes){exp_avx2(a.low), exp_avx2(a.high)}; }
+static inline struct lanes lanes_exp(struct lanes a)
+{
+    return (struct lanes){exp_avx2(a.low), exp_avx2(a.high)};
+}
 
 static inline __m256 load_i8(const uint8_t *p)
 {
@@ -66,13 +75,21 @@ ALWAYS_INLINE struct lanes lanes_of(const uint8_t *p, const enum kv_type T)
 static inline struct lanes lanes_keep(struct lanes a, size_t n)
 {
     const __m256i index = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
-    __m256i low = _mm256_cmpgt_epi32(_mm256_set1_epi32((int)n), index), high = _mm256_cmpgt_epi32(_mm256_set1_epi32((int)n - 8), index);
-    return (struct lanes){_mm256_and_ps(a.low, _mm256_castsi256_ps(low)), _mm256_and_ps(a.high, _mm256_castsi256_ps(high))};
+    __m256i low = _mm256_cmpgt_epi32(_mm256_set1_epi32((int)n), index),
+            high = _mm256_cmpgt_epi32(_mm256_set1_epi32((int)n - 8), index);
+    return (struct lanes){_mm256_and_ps(a.low, _mm256_castsi256_ps(low)),
+                          _mm256_and_ps(a.high, _mm256_castsi256_ps(high))};
 }
 
-static inline struct lanes lanes_first(const float *p, size_t n) { return n < ARITH_LANES ? lanes_tail(p, n) : lanes_load(p); }
+static inline struct lanes lanes_first(const float *p, size_t n)
+{
+    return n < ARITH_LANES ? lanes_tail(p, n) : lanes_load(p);
+}
 
-static inline __m256 magnitude(__m256 x) { return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), x); }
+static inline __m256 magnitude(__m256 x)
+{
+    return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), x);
+}
 
 /* Values that are not finite count as 0. */
 static inline __m256 finite_values(__m256 x)
@@ -107,7 +124,8 @@ static float load_query(const float *q, size_t dim, enum kv_type type, float sca
     return scale / t;
 }
 
-ALWAYS_INLINE void step_f16(const float *q, const int H, const uint8_t *k, size_t row_bytes, size_t keep, struct lanes *sum)
+ALWAYS_INLINE void step_f16(const float *q, const int H, const uint8_t *k, size_t row_bytes, size_t keep,
+                            struct lanes *sum)
 {
 #pragma GCC unroll 4
     for (int j = 0; j < TILE / H; j++) {
@@ -173,7 +191,10 @@ ALWAYS_INLINE void dots(const float *q, const int H, const enum kv_type T, const
 
 #include "kernels/attention_lanes.h"
 
-void attention_segment_avx2(const struct attention_segment *s) { attend_segment(s); }
+void attention_segment_avx2(const struct attention_segment *s)
+{
+    attend_segment(s);
+}
 
 void attention_merge_avx2(float *out_a, float *max_a, float *sum_a, const float *out_b, float max_b, float sum_b,
                           size_t head_dim)

@@ -10,7 +10,10 @@
 #define COLUMN(H) 4
 
 /* Into the second cache, which has more places for lines on their way than the first. */
-ALWAYS_INLINE void prefetch(const uint8_t *p) { _mm_prefetch((const char *)p, _MM_HINT_T1); }
+ALWAYS_INLINE void prefetch(const uint8_t *p)
+{
+    _mm_prefetch((const char *)p, _MM_HINT_T1);
+}
 
 ALWAYS_INLINE struct lanes lanes_of(const uint8_t *p, const enum kv_type T)
 {
@@ -25,7 +28,8 @@ static float load_query(const float *q, size_t dim, enum kv_type type, float sca
     if (type == KV_F16) {
         for (size_t i = 0; i < dim; i += ARITH_LANES) {
             __m512 v = _mm512_maskz_loadu_ps(first_lanes(dim - i), q + i);
-            _mm512_store_ps(out + i, _mm512_cvtph_ps(_mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)));
+            _mm512_store_ps(out + i,
+                            _mm512_cvtph_ps(_mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)));
         }
         return scale;
     }
@@ -57,8 +61,10 @@ FOUR(four_ints, __m512i, _mm512_shuffle_i32x4, _mm512_add_epi32)
 static inline __m512 last_floats(__m512 a, __m512 b, __m512 c, __m512 d)
 {
     __m512d ad = _mm512_castps_pd(a), bd = _mm512_castps_pd(b), cd = _mm512_castps_pd(c), dd = _mm512_castps_pd(d);
-    __m512 x = _mm512_add_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(ad, bd)), _mm512_castpd_ps(_mm512_unpackhi_pd(ad, bd)));
-    __m512 y = _mm512_add_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(cd, dd)), _mm512_castpd_ps(_mm512_unpackhi_pd(cd, dd)));
+    __m512 x =
+        _mm512_add_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(ad, bd)), _mm512_castpd_ps(_mm512_unpackhi_pd(ad, bd)));
+    __m512 y =
+        _mm512_add_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(cd, dd)), _mm512_castpd_ps(_mm512_unpackhi_pd(cd, dd)));
     return _mm512_add_ps(_mm512_shuffle_ps(x, y, 0x88), _mm512_shuffle_ps(x, y, 0xdd));
 }
 
@@ -67,7 +73,8 @@ static inline __m512 last_ints(__m512i a, __m512i b, __m512i c, __m512i d)
     __m512i x = _mm512_add_epi32(_mm512_unpacklo_epi64(a, b), _mm512_unpackhi_epi64(a, b));
     __m512i y = _mm512_add_epi32(_mm512_unpacklo_epi64(c, d), _mm512_unpackhi_epi64(c, d));
     __m512 xf = _mm512_castsi512_ps(x), yf = _mm512_castsi512_ps(y);
-    __m512i even = _mm512_castps_si512(_mm512_shuffle_ps(xf, yf, 0x88)), odd = _mm512_castps_si512(_mm512_shuffle_ps(xf, yf, 0xdd));
+    __m512i even = _mm512_castps_si512(_mm512_shuffle_ps(xf, yf, 0x88)),
+            odd = _mm512_castps_si512(_mm512_shuffle_ps(xf, yf, 0xdd));
     return _mm512_cvtepi32_ps(_mm512_add_epi32(even, odd));
 }
 
@@ -87,7 +94,8 @@ ALWAYS_INLINE void store_tile(__m512 y, const int H, float *p)
     }
 }
 
-ALWAYS_INLINE void step_f16(const float *q, const int H, const uint8_t *k, size_t row_bytes, __mmask16 mask, bool masked, __m512 *sum)
+ALWAYS_INLINE void step_f16(const float *q, const int H, const uint8_t *k, size_t row_bytes, __mmask16 mask,
+                            bool masked, __m512 *sum)
 {
     __m512 qq[4];
 #pragma GCC unroll 4
@@ -149,4 +157,7 @@ ALWAYS_INLINE void dots(const float *q, const int H, const enum kv_type T, const
 
 #include "kernels/attention_lanes.h"
 
-void attention_segment_avx512(const struct attention_segment *s) { attend_segment(s); }
+void attention_segment_avx512(const struct attention_segment *s)
+{
+    attend_segment(s);
+}

@@ -48,17 +48,23 @@ await test('tools: logits are the same bytes for every variant, thread count and
     ok(['logits', '--model', model, '--tokens', file('ids'), '-o', file('logits'), ...extra]);
     return readFileSync(file('logits'));
   };
-  const reference = logits('--isa', 'portable', '-t', '1');
-  assert.equal(reference.length % (4096 * 4), 0);
-  for (const extra of [[], ['-t', '1'], ['-t', '2'], ['-t', '3'], ['--chunk', '1'], ['--chunk', '33'], ['--isa', 'portable', '-t', '2']])
-    assert.ok(logits(...extra).equals(reference), extra.join(' '));
+  for (const type of ['f16', 'int8']) {
+    const reference = logits('--kv-type', type, '--isa', 'portable', '-t', '1');
+    assert.equal(reference.length % (4096 * 4), 0);
+    for (const extra of [[], ['-t', '1'], ['-t', '2'], ['-t', '3'], ['--chunk', '1'], ['--chunk', '33'], ['--isa', 'portable', '-t', '2'], ['--isa', 'avx2'], ['--isa', 'avx512']])
+      if (extra[0] !== '--isa' || process.arch === 'x64' || extra[1] === 'portable')
+        assert.ok(logits('--kv-type', type, ...extra).equals(reference), [type, ...extra].join(' '));
+  }
 });
 
-await test('tools: held-out bits per byte match the recipe\'s within 1 % and are under 1.6', () => {
-  const { bits_per_byte: ours } = JSON.parse(ok(['perplexity', '--model', model, '--file', path.join(root, 'models/heldout.txt'), '--ctx', '256', '--json']));
+await test('tools: held-out bits per byte match the recipe\'s within 1 % and are under 1.6; an int8 KV cache changes perplexity by under 1 %', () => {
+  const perplexity = (...extra) => JSON.parse(ok(['perplexity', '--model', model, '--file', path.join(root, 'models/heldout.txt'), '--ctx', '256', '--json', ...extra]));
+  const { bits_per_byte: ours, perplexity: f16 } = perplexity();
   const recipe = JSON.parse(readFileSync(path.join(root, 'models/eval.json'))).bits_per_byte;
   assert.ok(Math.abs(ours / recipe - 1) < 0.01, `${ours} against ${recipe}`);
   assert.ok(ours < 1.6);
+  const { perplexity: int8 } = perplexity('--kv-type', 'int8');
+  assert.ok(int8 !== f16 && Math.abs(int8 / f16 - 1) < 0.01, `int8 KV cache: ${int8} against ${f16}`);
 });
 
 await test('tools: compat-check says yes to the demo model and why not to others', () => {

@@ -33,14 +33,20 @@ static void scene_open(struct scene *s, size_t n_heads, size_t n_kv_heads, size_
     }
 }
 
-static void scene_close(struct scene *s) { free(s->q), free(s->k), free(s->v); }
+static void scene_close(struct scene *s)
+{
+    free(s->q), free(s->k), free(s->v);
+}
 
 /* Row i of a batch: a sequence and a position. */
 struct place {
     int32_t sequence, position;
 };
 
-static size_t index_of(struct place p) { return (size_t)p.sequence * MAX_POSITIONS + (size_t)p.position; }
+static size_t index_of(struct place p)
+{
+    return (size_t)p.sequence * MAX_POSITIONS + (size_t)p.position;
+}
 
 /* Gathers the rows of `from` [..][width] at the places. */
 static float *gather(const float *from, const struct place *places, size_t n, size_t width)
@@ -81,7 +87,8 @@ static void write_all(struct backend *be, const struct scene *s, const struct kv
 #define MAX_PLACES 96
 
 /* NaN is one value here: which one is not defined. */
-static void attend(struct backend *be, const struct scene *s, const struct kv_cache *kv, const struct place *at, size_t n, float *y)
+static void attend(struct backend *be, const struct scene *s, const struct kv_cache *kv, const struct place *at,
+                   size_t n, float *y)
 {
     int32_t positions[MAX_PLACES], sequences[MAX_PLACES];
     struct batch_view batch;
@@ -114,12 +121,13 @@ static size_t make_places(struct place *out)
     return n;
 }
 
-static struct backend *open_with_cache(const struct scene *s, enum kv_type type, const char *isa, int threads, struct kv_cache *kv)
+static struct backend *open_with_cache(const struct scene *s, enum kv_type type, const char *isa, int threads,
+                                       struct kv_cache *kv)
 {
     struct backend *be = open_backend(isa, threads);
     struct error err = {0};
-    ck_assert_msg(!kv_cache_open(be, type, N_LAYERS, N_SEQUENCES * MAX_BLOCKS, s->n_kv_heads, s->head_dim, kv, &err), "%s",
-                  err.message);
+    ck_assert_msg(!kv_cache_open(be, type, N_LAYERS, N_SEQUENCES * MAX_BLOCKS, s->n_kv_heads, s->head_dim, kv, &err),
+                  "%s", err.message);
     write_all(be, s, kv);
     return be;
 }
@@ -131,8 +139,8 @@ static void close_with_cache(struct backend *be, struct kv_cache *kv)
 }
 
 /* One variant: the whole batch, parts of it, and rows alone. */
-static void compare_variant(const struct scene *s, enum kv_type type, const char *isa, int threads, const struct place *at, size_t n,
-                            const float *expected, float *found)
+static void compare_variant(const struct scene *s, enum kv_type type, const char *isa, int threads,
+                            const struct place *at, size_t n, const float *expected, float *found)
 {
     struct kv_cache kv;
     struct backend *be = open_with_cache(s, type, isa, threads, &kv);
@@ -179,16 +187,22 @@ static void compare_shape(size_t n_heads, size_t n_kv_heads, size_t head_dim, en
 
 static void compare_shapes(enum kv_type type)
 {
-    static const size_t shapes[][3] = {{1, 1, 64}, {8, 2, 32},  {3, 1, 100}, {4, 2, 80}, {22, 2, 16},
+    static const size_t shapes[][3] = {{1, 1, 64},  {8, 2, 32}, {3, 1, 100}, {4, 2, 80},  {22, 2, 16},
                                        {2, 2, 256}, {5, 1, 24}, {9, 1, 40},  {5, 1, 128}, {17, 1, 7}};
     for (size_t i = 0; i < sizeof shapes / sizeof shapes[0]; i++)
         compare_shape(shapes[i][0], shapes[i][1], shapes[i][2], type);
 }
 
-START_TEST(variants_threads_and_batches_agree) { compare_shapes(KV_F16); }
+START_TEST(variants_threads_and_batches_agree)
+{
+    compare_shapes(KV_F16);
+}
 END_TEST
 
-START_TEST(variants_threads_and_batches_agree_on_int8) { compare_shapes(KV_INT8); }
+START_TEST(variants_threads_and_batches_agree_on_int8)
+{
+    compare_shapes(KV_INT8);
+}
 END_TEST
 
 /* Zeros, denormals, what F16 cannot hold, infinities and NaN: in all of K, V and q, or in one of them. */
@@ -306,7 +320,8 @@ static void compare_to_double(size_t n_heads, size_t n_kv_heads, size_t dim, enu
         for (size_t h = 0; h < n_heads; h++) {
             in_double(&s, type, decodes[i], h, expected);
             for (size_t d = 0; d < dim; d++)
-                ck_assert_double_eq_tol(y[h * dim + d], expected[d], type == KV_F16 ? 2e-5 : 2e-4); /* int8: q has 16 bits */
+                ck_assert_double_eq_tol(y[h * dim + d], expected[d],
+                                        type == KV_F16 ? 2e-5 : 2e-4); /* int8: q has 16 bits */
         }
     }
     free(y);
@@ -335,7 +350,7 @@ START_TEST(int8_is_near_f16)
         attend(a, &s, &f16, decodes + i, 1, expected);
         attend(b, &s, &int8, decodes + i, 1, found);
         for (size_t d = 0; d < 8 * 128; d++)
-            ck_assert_float_eq_tol(found[d], expected[d], 0.01f);
+            ck_assert_double_eq_tol(found[d], expected[d], 0.01);
     }
     close_with_cache(a, &f16);
     close_with_cache(b, &int8);
@@ -346,7 +361,8 @@ END_TEST
 /* Where position i of all sequences' lies in layer 1, for one of 2 KV heads. */
 static size_t place_in_cache(const struct scene *s, const struct kv_cache *kv, size_t i, size_t head)
 {
-    size_t position = i % MAX_POSITIONS, block = (size_t)s->tables[i / MAX_POSITIONS * MAX_BLOCKS + position / KV_BLOCK_SIZE];
+    size_t position = i % MAX_POSITIONS,
+           block = (size_t)s->tables[i / MAX_POSITIONS * MAX_BLOCKS + position / KV_BLOCK_SIZE];
     return ((kv->n_blocks + block) * 2 + head) * KV_BLOCK_SIZE + position % KV_BLOCK_SIZE;
 }
 
@@ -433,6 +449,7 @@ START_TEST(long_contexts_go_in_pieces)
 }
 END_TEST
 
-RUN_SUITE("kernels/attention", variants_threads_and_batches_agree, variants_threads_and_batches_agree_on_int8, extreme_values_agree,
-          what_lies_behind_a_row_is_not_used, full_range_of_int8_agrees, attention_is_what_it_says, int8_is_near_f16, cache_holds_rounded_values_where_they_belong,
+RUN_SUITE("kernels/attention", variants_threads_and_batches_agree, variants_threads_and_batches_agree_on_int8,
+          extreme_values_agree, what_lies_behind_a_row_is_not_used, full_range_of_int8_agrees,
+          attention_is_what_it_says, int8_is_near_f16, cache_holds_rounded_values_where_they_belong,
           int8_cache_holds_values_and_scales, long_contexts_go_in_pieces)

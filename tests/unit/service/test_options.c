@@ -48,10 +48,11 @@ START_TEST(values_reach_the_engine)
     struct error err;
     ck_assert_int_eq(PARSE(&c, &err, "--model", "m.gguf", "--quantization", "tl2", "--i2s-order", "64",
                            "--kv-cache-size", "2G", "--threads", "3", "--context", "1024", "--default-timeout-ms",
-                           "1500", "--device", "cpu", "--isa", "avx2"),
+                           "1500", "--device", "cpu", "--isa", "avx2", "--kv-type", "int8"),
                      ERROR_NONE);
     const struct engine_options o = options_engine(&c);
     ck_assert_int_eq(o.format, TERNARY_TL2);
+    ck_assert_int_eq(o.kv_type, KV_INT8);
     ck_assert_int_eq(o.i2s_order, I2S_ORDER_64);
     ck_assert_uint_eq(o.kv_cache_bytes, (size_t)2 << 30);
     ck_assert_int_eq(o.n_threads, 3);
