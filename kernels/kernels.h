@@ -125,7 +125,7 @@ size_t ternary_memory_bytes(const struct ternary *w); /* allocated, not mapped *
 enum error_code dense_open(struct backend *be, const struct tensor_view *view, struct dense **out, struct error *err);
 void dense_close(struct backend *be, struct dense *w);
 size_t dense_memory_bytes(const struct dense *w);
-/* Adds an int8 copy of the table that op_logits_needed screens rows with (kernels/screen.h): faster, no other result. The file's
+/* Adds an eight-bit copy of the table that op_logits_needed screens rows with (kernels/screen.h): faster, no other result. The file's
  * rows are then read one by one only. False when it would not help (the device has none, a row is not finite) or memory is out. */
 bool dense_screen(struct backend *be, struct dense *w);
 

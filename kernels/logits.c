@@ -31,10 +31,11 @@ struct cpu_head {
     struct screen screen;
     size_t n_chunks;
     struct screen_x x[CPU_LOGITS_ROWS];
-    int8_t *halves;       /* [2][n_x][stride]: of one call's rows of x; allocated for CPU_LOGITS_ROWS */
-    uint64_t *listed;     /* [CPU_LOGITS_ROWS][n_chunks]: a bit a row */
-    float *lower, *upper; /* [CPU_LOGITS_ROWS][n_chunks * GROUPS]: largest bounds of a group's rows that are not listed */
-    float *best;          /* [CPU_LOGITS_ROWS][CPU_LOGITS_MAX_COUNT]: heaps of the largest lower bounds */
+    int8_t *halves;   /* [2][n_x][stride]: of one call's rows of x; allocated for CPU_LOGITS_ROWS */
+    uint64_t *listed; /* [CPU_LOGITS_ROWS][n_chunks]: a bit a row */
+    float *lower,
+        *upper;  /* [CPU_LOGITS_ROWS][n_chunks * GROUPS]: largest bounds of a group's rows that are not listed */
+    float *best; /* [CPU_LOGITS_ROWS][CPU_LOGITS_MAX_COUNT]: heaps of the largest lower bounds */
     float least[CPU_LOGITS_ROWS];
     atomic_size_t n_exact; /* rows of the table that a pass has read */
 };
@@ -116,11 +117,14 @@ struct pass {
     const int32_t *rows;
     size_t n_x;
     const struct logits_need *needs;
-    float *logits;    /* [n_x][n_rows]: the estimates until they are replaced */
+    float *logits;              /* [n_x][n_rows]: the estimates until they are replaced */
     bool all_bits, both_halves; /* in the first look: not both, or there is no second */
 };
 
-static const float *row_of_x(const struct pass *p, size_t j) { return p->x + (size_t)p->rows[j] * p->w->base.n_cols; }
+static const float *row_of_x(const struct pass *p, size_t j)
+{
+    return p->x + (size_t)p->rows[j] * p->w->base.n_cols;
+}
 
 static void prepare_items(struct cpu *cpu, const void *call, size_t begin, size_t end, int thread)
 {
@@ -144,7 +148,8 @@ static void prepare_items(struct cpu *cpu, const void *call, size_t begin, size_
 
 static struct screen_bound bound_of(const struct pass *p, size_t j, bool second)
 {
-    struct screen_bound b = screen_bound(&p->head->screen, &p->head->x[j], second || p->all_bits, second || p->both_halves);
+    struct screen_bound b =
+        screen_bound(&p->head->screen, &p->head->x[j], second || p->all_bits, second || p->both_halves);
     b.constant += p->needs[j].temperature * MAX_NOISE * 0x1p-20f;
     return b;
 }
@@ -158,7 +163,8 @@ static void chunk_noise(struct cpu *cpu, const struct logits_need *need, size_t 
 }
 
 /* Estimates and bounds of a chunk for one row of x; low is NULL where that half is not used. */
-static void bound_chunk(struct cpu *cpu, const struct pass *p, size_t chunk, size_t j, const int32_t *high, const int32_t *low)
+static void bound_chunk(struct cpu *cpu, const struct pass *p, size_t chunk, size_t j, const int32_t *high,
+                        const int32_t *low)
 {
     const struct screen *s = &p->head->screen;
     const struct screen_x *x = &p->head->x[j];
@@ -269,7 +275,8 @@ static void choose_items(struct cpu *cpu, const void *call, size_t begin, size_t
     (void)cpu, (void)thread;
     for (size_t j = begin; j < end; j++) {
         size_t n = h->n_chunks * GROUPS;
-        float least = nth_largest(h->lower + j * n, n, p->needs[j].top ? p->needs[j].top : 1, h->best + j * CPU_LOGITS_MAX_COUNT);
+        float least =
+            nth_largest(h->lower + j * n, n, p->needs[j].top ? p->needs[j].top : 1, h->best + j * CPU_LOGITS_MAX_COUNT);
         if (p->needs[j].within > 0)
             least = nextafterf(least - p->needs[j].within, -INFINITY);
         h->least[j] = least > h->least[j] ? least : h->least[j];
@@ -282,13 +289,15 @@ static void choose_items(struct cpu *cpu, const void *call, size_t begin, size_t
 static uint64_t reaching(const struct pass *p, size_t chunk, size_t j, const struct screen_bound *b)
 {
     const struct screen *s = &p->head->screen;
-    const float *quantity = p->logits + j * s->n_rows, *upper = p->head->upper + (j * p->head->n_chunks + chunk) * GROUPS;
+    const float *quantity = p->logits + j * s->n_rows,
+                *upper = p->head->upper + (j * p->head->n_chunks + chunk) * GROUPS;
     float least = p->head->least[j];
     uint64_t found = 0;
     for (size_t g = 0; g < GROUPS; g++)
         for (size_t i = g * GROUP; upper[g] >= least && i < (g + 1) * GROUP; i++) {
             size_t r = chunk * CHUNK + i;
-            if (r < s->n_rows && quantity[r] + (b->per_error * b->error[r] + b->per_norm * s->norm[r] + b->constant) >= least)
+            if (r < s->n_rows &&
+                quantity[r] + (b->per_error * b->error[r] + b->per_norm * s->norm[r] + b->constant) >= least)
                 found |= UINT64_C(1) << i;
         }
     return found & ~p->head->listed[j * p->head->n_chunks + chunk];
@@ -428,8 +437,8 @@ static void run_pass(struct cpu *cpu, struct pass *p)
     cpu_dense_paged(p->w, atomic_load(&h->n_exact));
 }
 
-void cpu_op_logits_needed(struct backend *be, const struct dense *table, const float *x, const int32_t *rows, size_t n_out,
-                          const struct logits_need *needs, float *logits)
+void cpu_op_logits_needed(struct backend *be, const struct dense *table, const float *x, const int32_t *rows,
+                          size_t n_out, const struct logits_need *needs, float *logits)
 {
     struct cpu *cpu = (struct cpu *)be;
     const struct cpu_dense *w = (const struct cpu_dense *)table;
@@ -442,7 +451,9 @@ void cpu_op_logits_needed(struct backend *be, const struct dense *table, const f
             cpu_op_logits(be, table, x, rows + j, n_x, false, out);
             continue;
         }
-        run_pass(cpu, &(struct pass){.w = w, .head = w->head, .x = x, .rows = rows + j, .n_x = n_x, .needs = needs + j, .logits = out});
+        run_pass(cpu,
+                 &(struct pass){
+                     .w = w, .head = w->head, .x = x, .rows = rows + j, .n_x = n_x, .needs = needs + j, .logits = out});
         for (size_t i = 0; i < n_x; i++)
             if (!w->head->x[i].usable)
                 cpu_op_logits(be, table, x, rows + j + i, 1, false, out + i * table->n_rows);

@@ -16,7 +16,8 @@
 
 bool screen_open(struct screen *s, size_t n_rows, size_t n_cols)
 {
-    size_t stride = (n_cols + BLOCK - 1) / BLOCK * BLOCK, padded = (n_rows + SCREEN_CHUNK - 1) / SCREEN_CHUNK * SCREEN_CHUNK;
+    size_t stride = (n_cols + BLOCK - 1) / BLOCK * BLOCK,
+           padded = (n_rows + SCREEN_CHUNK - 1) / SCREEN_CHUNK * SCREEN_CHUNK;
     *s = (struct screen){.n_rows = n_rows, .n_cols = n_cols, .stride = stride};
     s->high = memory_alloc_weights(padded * screen_high_bytes(stride));
     s->low = memory_alloc_weights(padded * screen_low_bytes(stride));
@@ -47,9 +48,9 @@ void screen_close(struct screen *s)
 
 /* Squares in lanes, in units of the row's scale. */
 struct row_sums {
-    float weights[ARITH_LANES];                        /* the scaled weights themselves */
+    float weights[ARITH_LANES]; /* the scaled weights themselves */
     float coarse_error[ARITH_LANES], error[ARITH_LANES];
-    float coarse[ARITH_LANES], fine[ARITH_LANES];      /* what stands for them */
+    float coarse[ARITH_LANES], fine[ARITH_LANES]; /* what stands for them */
 };
 
 static void quantize_block(const float *w, float inverse, uint8_t *u, struct row_sums *sums)
@@ -102,7 +103,8 @@ static float max_size(const float *w, size_t n)
 
 bool screen_set_row(struct screen *s, size_t r, const float *w)
 {
-    uint8_t *high = s->high + r * screen_high_bytes(s->stride), *low = s->low + r * screen_low_bytes(s->stride), u[BLOCK];
+    uint8_t *high = s->high + r * screen_high_bytes(s->stride), *low = s->low + r * screen_low_bytes(s->stride),
+            u[BLOCK];
     float max = max_size(w, s->n_cols), scale = max / 127.0f, inverse = 1.0f / scale, tail[BLOCK] = {0};
     struct row_sums sums = {0};
     if (!(max < INFINITY))
@@ -167,8 +169,9 @@ void screen_split(const struct screen *s, const float *x, int8_t *high, int8_t *
 
 struct screen_bound screen_bound(const struct screen *s, const struct screen_x *x, bool all_bits, bool both_halves)
 {
-    double dot = (double)(s->n_cols + 64) * 0x1p-24 * x->norm; /* rounding of the exact dot product, over |w| <= |v| + |e| */
-    double estimate = 0x1p-18 * x->norm;                       /* and of the estimate and its bounds */
+    double dot =
+        (double)(s->n_cols + 64) * 0x1p-24 * x->norm; /* rounding of the exact dot product, over |w| <= |v| + |e| */
+    double estimate = 0x1p-18 * x->norm;              /* and of the estimate and its bounds */
     double d = both_halves ? x->error : x->coarse_error;
     return (struct screen_bound){.factor = (float)(x->scale / 2),
                                  .centre = all_bits ? 256 : 253,

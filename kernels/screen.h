@@ -64,8 +64,14 @@ struct screen_tile {
     int32_t *sums;
 };
 
-static inline size_t screen_high_bytes(size_t stride) { return stride / 4 * 3; }
-static inline size_t screen_low_bytes(size_t stride) { return stride / 4; }
+static inline size_t screen_high_bytes(size_t stride)
+{
+    return stride / 4 * 3;
+}
+static inline size_t screen_low_bytes(size_t stride)
+{
+    return stride / 4;
+}
 
 /* Allocates; the rows are filled in by screen_set_row. False when memory is out. */
 bool screen_open(struct screen *s, size_t n_rows, size_t n_cols);

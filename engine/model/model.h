@@ -48,7 +48,7 @@ struct model_options {
     enum ternary_format format;
     int i2s_order;               /* or -1 */
     size_t context_length;       /* rope table; 0 = the model's */
-    bool screen_head;            /* an int8 copy of the head, where the device has use for one; see dense_screen */
+    bool screen_head;            /* an eight-bit copy of the head, where the device has use for one; see dense_screen */
 };
 
 /* Reads and checks the shapes of an open file only: keys, every tensor's presence, type and dimensions. */

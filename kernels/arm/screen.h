@@ -31,7 +31,8 @@ ALWAYS_INLINE void screen_rows(const struct screen_tile *t, int32_t (*dot)(const
         for (size_t i = 0; i < t->stride; i += 256, high += high ? 192 : 0, low += low ? 64 : 0)
             for (int k = 0; k < 4; k++)
                 for (size_t at = 0; at < 64; at += 16)
-                    vst1q_s8(q + i + 64 * (size_t)k + at, screen_weights(high ? high + at : NULL, low ? low + at : NULL, k));
+                    vst1q_s8(q + i + 64 * (size_t)k + at,
+                             screen_weights(high ? high + at : NULL, low ? low + at : NULL, k));
         for (size_t v = 0; v < t->n_x; v++)
             t->sums[v * SCREEN_CHUNK + r] = dot(q, t->x + v * t->x_stride, t->stride);
     }

@@ -52,7 +52,10 @@ static inline __m256 log_avx2(__m256 x)
     return _mm256_fmadd_ps(e, _mm256_set1_ps(ARITH_LN2_HI), _mm256_add_ps(m, p));
 }
 
-static inline __m256 negated(__m256 x) { return _mm256_xor_ps(x, _mm256_set1_ps(-0.0f)); }
+static inline __m256 negated(__m256 x)
+{
+    return _mm256_xor_ps(x, _mm256_set1_ps(-0.0f));
+}
 
 /* arith_gumbel_word. */
 static inline __m256 gumbel(__m256i word)
@@ -72,8 +75,8 @@ void gumbels_avx2(uint64_t seed, uint32_t choice, uint32_t position, uint32_t fi
     /* the counters transposed, as the words of one are to lie side by side */
     const __m256i order = _mm256_setr_epi32(0, 2, 4, 6, 1, 3, 5, 7);
     for (uint32_t i = 0; i < KERNEL_GUMBELS; i += 32, out += 32) {
-        __m256i c[4] = {_mm256_add_epi32(_mm256_set1_epi32((int)((first + i) >> 2)), order), _mm256_set1_epi32((int)position),
-                        _mm256_set1_epi32((int)choice), _mm256_setzero_si256()};
+        __m256i c[4] = {_mm256_add_epi32(_mm256_set1_epi32((int)((first + i) >> 2)), order),
+                        _mm256_set1_epi32((int)position), _mm256_set1_epi32((int)choice), _mm256_setzero_si256()};
         philox(c, seed);
         __m256i a = _mm256_unpacklo_epi32(c[0], c[1]), b = _mm256_unpackhi_epi32(c[0], c[1]);
         __m256i d = _mm256_unpacklo_epi32(c[2], c[3]), e = _mm256_unpackhi_epi32(c[2], c[3]);

@@ -7,7 +7,10 @@
 
 #define PANEL 2
 
-static inline __m256i load(const void *p) { return _mm256_load_si256(p); }
+static inline __m256i load(const void *p)
+{
+    return _mm256_load_si256(p);
+}
 
 /* u >> 2 of 32 of the weights 64 k .. 64 k + 63 of a block. */
 static inline __attribute__((always_inline)) __m256i six_bits(const uint8_t *high, int k)
@@ -48,7 +51,8 @@ static inline __attribute__((always_inline)) void plane(const struct screen_tile
 #pragma GCC unroll 2
                 for (int w = 0; w < n_x; w++) {
                     const int8_t *values = x + (size_t)w * t->x_stride + 64 * k + at;
-                    __m256i pairs = _mm256_add_epi16(_mm256_maddubs_epi16(u0, load(values)), _mm256_maddubs_epi16(u1, load(values + 64)));
+                    __m256i pairs = _mm256_add_epi16(_mm256_maddubs_epi16(u0, load(values)),
+                                                     _mm256_maddubs_epi16(u1, load(values + 64)));
                     sums[w] = _mm256_add_epi32(sums[w], _mm256_madd_epi16(pairs, ones));
                 }
             }
@@ -83,12 +87,14 @@ static int32_t sum_of(const int8_t *x, size_t n)
 {
     __m256i sum = _mm256_setzero_si256();
     for (size_t i = 0; i < n; i += 32)
-        sum = _mm256_add_epi32(sum, _mm256_madd_epi16(_mm256_maddubs_epi16(_mm256_set1_epi8(1), load(x + i)), _mm256_set1_epi16(1)));
+        sum = _mm256_add_epi32(
+            sum, _mm256_madd_epi16(_mm256_maddubs_epi16(_mm256_set1_epi8(1), load(x + i)), _mm256_set1_epi16(1)));
     return reduce(sum);
 }
 
 /* Unpacked rows r .. times vectors v ..; the counts are constants where it is called. */
-static inline __attribute__((always_inline)) void block(const struct screen_tile *t, const int8_t *q, size_t r, size_t v, int n_rows, int n_x)
+static inline __attribute__((always_inline)) void block(const struct screen_tile *t, const int8_t *q, size_t r,
+                                                        size_t v, int n_rows, int n_x)
 {
     const __m256i ones = _mm256_set1_epi16(1);
     const int8_t *x = t->x + v * t->x_stride;
@@ -122,7 +128,8 @@ static inline __attribute__((always_inline)) void block(const struct screen_tile
             t->sums[(v + (size_t)w) * SCREEN_CHUNK + r + (size_t)j] = reduce(sums[w][j]);
 }
 
-static inline __attribute__((always_inline)) void panel(const struct screen_tile *t, const int8_t *q, size_t r, int n_rows)
+static inline __attribute__((always_inline)) void panel(const struct screen_tile *t, const int8_t *q, size_t r,
+                                                        int n_rows)
 {
     size_t v = 0;
     for (; v + 4 <= t->n_x; v += 4)

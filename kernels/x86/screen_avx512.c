@@ -71,7 +71,8 @@ static inline __m128i sum4(const __m512i *s)
 }
 
 /* Unpacked rows r .. times vectors v ..; the counts are constants where it is called. */
-static inline __attribute__((always_inline)) void block(const struct screen_tile *t, const uint8_t *u, size_t r, size_t v, int n_rows, int n_x)
+static inline __attribute__((always_inline)) void block(const struct screen_tile *t, const uint8_t *u, size_t r,
+                                                        size_t v, int n_rows, int n_x)
 {
     const int8_t *x = t->x + v * t->x_stride;
     __m512i sums[4][PANEL];
@@ -103,7 +104,8 @@ static inline __attribute__((always_inline)) void block(const struct screen_tile
     }
 }
 
-static inline __attribute__((always_inline)) void panel(const struct screen_tile *t, const uint8_t *u, size_t r, int n_rows)
+static inline __attribute__((always_inline)) void panel(const struct screen_tile *t, const uint8_t *u, size_t r,
+                                                        int n_rows)
 {
     size_t v = 0;
     for (; v + 4 <= t->n_x; v += 4)
