@@ -21,7 +21,7 @@ await test('rest: /v1/inference answers every required field', async () => {
   assert.equal(json.model_id, 'tales');
   assert.match(json.request_id, uuid);
   assert.equal(json.seed, 7);
-  assert.equal(json.quantization_used, 'i2s');
+  assert.match(json.quantization_used, /^(i2s|tl1|tl2)$/); // by the machine
   assert.equal(json.device_used, 'cpu');
   assert.ok(['stop', 'length'].includes(json.finish_reason));
   assert.ok(json.performance_metrics.time_to_first_token_ms > 0);
