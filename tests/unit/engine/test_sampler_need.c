@@ -32,9 +32,9 @@ struct head {
 };
 
 /* Every eighth token is almost the one before it, so that there are near ties and ties. */
-static void head_open(struct head *h, const char *isa)
+static void head_open(struct head *h, const char *isa, int n_threads)
 {
-    struct backend_options options = {.device = "cpu", .n_threads = 2, .isa = isa};
+    struct backend_options options = {.device = "cpu", .n_threads = n_threads, .isa = isa};
     ck_assert_int_eq(backend_open(&options, &h->be, NULL), ERROR_NONE);
     h->weights = malloc(V * DIM * sizeof *h->weights);
     for (uint32_t r = 0; r < V; r++)
@@ -138,13 +138,13 @@ static size_t compare(struct head *h, struct sampler *s, uint32_t round, size_t 
     return n_left_out;
 }
 
-static void compare_all(const char *isa, uint32_t n_rounds)
+static void compare_all(const char *isa, int n_threads, uint32_t n_rounds)
 {
     struct head h;
     struct sampler *s;
     float x[N_X * DIM];
     size_t n_left_out = 0;
-    head_open(&h, isa);
+    head_open(&h, isa, n_threads);
     ck_assert_int_eq(sampler_open(V, &s, NULL), ERROR_NONE);
     for (uint32_t round = 0; round < n_rounds * N_PARAMS; round++) {
         new_state(round, x);
@@ -157,13 +157,14 @@ static void compare_all(const char *isa, uint32_t n_rounds)
 
 START_TEST(test_needs_are_enough)
 {
-    compare_all(NULL, 80);
+    compare_all(NULL, 1, 80);
+    compare_all(NULL, 2, 4);
 }
 END_TEST
 
 START_TEST(test_needs_are_enough_portable)
 {
-    compare_all("portable", 4);
+    compare_all("portable", 1, 2);
 }
 END_TEST
 
