@@ -1,9 +1,10 @@
 /*
  * Screened logits on the CPU: bounds of all logits from the screen, the rows that these cannot rule out computed exactly.
  *
- *   halves of x -> bounds, first look -> least -> bounds of what reaches it, second look -> least -> exact logits of what reaches it
+ *   halves of x -> bounds, first look -> probes -> least -> bounds of what reaches it, second look -> least -> exact logits of what reaches it
  *
- * Everything but `least` is parallel over rows, and rows of x share what is read. A quantity is the logit or, for a draw, logit +
+ * Everything but `least` is parallel over rows, and rows of x share what is read. The bounds are far wider than the estimates are wrong, so
+ * those that look best are the best but for a few: their exact logits, the probes, raise `least` by the width of a bound. A quantity is the logit or, for a draw, logit +
  * temperature * noise. `least` is the count-th largest of the lower bounds of groups of 16 rows: at least `count` rows have a
  * quantity of that size, so one whose upper bound is below is not among the `count` largest and does not equal the last of them.
  *
@@ -23,6 +24,8 @@
 #define GROUP ((size_t)16)
 #define GROUPS (CHUNK / GROUP) /* of a chunk */
 #define STEP ((size_t)8)       /* chunks of an item of unlike cost */
+#define PROBES 16 /* rows beyond the wanted ones */
+#define MAX_PROBES (CPU_LOGITS_MAX_COUNT + PROBES)
 #define MAX_NOISE 22.5f        /* no noise is larger: -log(2^-32) = 22.19 */
 /* The high half of x is worth a first look when its error is about that of the weights, |w| / 100 of both: some outliers of x are not. */
 #define MAX_COARSE_ERROR 0.015
@@ -35,7 +38,10 @@ struct cpu_head {
     uint64_t *listed; /* [CPU_LOGITS_ROWS][n_chunks]: a bit a row */
     float *lower,
         *upper;  /* [CPU_LOGITS_ROWS][n_chunks * GROUPS]: largest bounds of a group's rows that are not listed */
-    float *best; /* [CPU_LOGITS_ROWS][CPU_LOGITS_MAX_COUNT]: heaps of the largest lower bounds */
+    float *best; /* [CPU_LOGITS_ROWS][MAX_PROBES]: heaps of the largest lower bounds */
+    uint32_t *probes; /* [CPU_LOGITS_ROWS][MAX_PROBES]: rows */
+    float *probed;    /* [CPU_LOGITS_ROWS][MAX_PROBES]: their quantities, rounded down */
+    size_t n_probes[CPU_LOGITS_ROWS];
     float least[CPU_LOGITS_ROWS];
     atomic_size_t n_exact; /* rows of the table that a pass has read */
 };
@@ -50,6 +56,8 @@ void cpu_screen_free(struct cpu_dense *w)
     free(w->head->lower);
     free(w->head->upper);
     free(w->head->best);
+    free(w->head->probes);
+    free(w->head->probed);
     free(w->head);
     w->head = NULL;
 }
@@ -64,8 +72,10 @@ static bool alloc_head(struct cpu_dense *w)
     h->listed = malloc(CPU_LOGITS_ROWS * h->n_chunks * sizeof *h->listed);
     h->lower = malloc(CPU_LOGITS_ROWS * h->n_chunks * GROUPS * sizeof *h->lower);
     h->upper = malloc(CPU_LOGITS_ROWS * h->n_chunks * GROUPS * sizeof *h->upper);
-    h->best = malloc(CPU_LOGITS_ROWS * CPU_LOGITS_MAX_COUNT * sizeof *h->best);
-    return h->halves && h->listed && h->lower && h->upper && h->best;
+    h->best = malloc(CPU_LOGITS_ROWS * MAX_PROBES * sizeof *h->best);
+    h->probes = malloc(CPU_LOGITS_ROWS * MAX_PROBES * sizeof *h->probes);
+    h->probed = malloc(CPU_LOGITS_ROWS * MAX_PROBES * sizeof *h->probed);
+    return h->halves && h->listed && h->lower && h->upper && h->best && h->probes && h->probed;
 }
 
 struct fill {
@@ -267,20 +277,90 @@ static float nth_largest(const float *values, size_t n, size_t count, float *hea
     return heap[0];
 }
 
+static size_t count_of(const struct pass *p, size_t j) { return p->needs[j].top ? p->needs[j].top : 1; }
+
+/* Raises least[j] to the count-th largest of n lower bounds of rows. */
+static void raise_least(const struct pass *p, size_t j, const float *lower, size_t n)
+{
+    struct cpu_head *h = p->head;
+    float least = nth_largest(lower, n, count_of(p, j), h->best + j * MAX_PROBES);
+    if (p->needs[j].within > 0)
+        least = nextafterf(least - p->needs[j].within, -INFINITY);
+    h->least[j] = least > h->least[j] ? least : h->least[j];
+}
+
+/* The row of a group that looks best; listed ones are left out. */
+static size_t best_of_group(const struct pass *p, size_t group, size_t j)
+{
+    const float *quantity = p->logits + j * p->w->base.n_rows;
+    size_t best = SIZE_MAX;
+    for (size_t r = group * GROUP; r < (group + 1) * GROUP && r < p->w->base.n_rows; r++)
+        if (!(p->head->listed[j * p->head->n_chunks + r / CHUNK] >> r % CHUNK & 1) &&
+            (best == SIZE_MAX || quantity[r] > quantity[best]))
+            best = r;
+    return best;
+}
+
+/* One row of each of the groups with the largest lower bounds. */
+static void find_probes_items(struct cpu *cpu, const void *call, size_t begin, size_t end, int thread)
+{
+    const struct pass *p = call;
+    struct cpu_head *h = p->head;
+    (void)cpu, (void)thread;
+    for (size_t j = begin; j < end; j++) {
+        size_t n = h->n_chunks * GROUPS, count = count_of(p, j) + PROBES, r;
+        const float *lower = h->lower + j * n;
+        float from = nth_largest(lower, n, count, h->best + j * MAX_PROBES);
+        h->n_probes[j] = 0;
+        for (size_t g = 0; (g = next_above(lower, g, n, from)) < n && h->n_probes[j] < count; g++)
+            if ((r = best_of_group(p, g, j)) != SIZE_MAX)
+                h->probes[j * MAX_PROBES + h->n_probes[j]++] = (uint32_t)r;
+    }
+}
+
+/* Items are probes of all rows of x, MAX_PROBES apart. */
+static void probe_items(struct cpu *cpu, const void *call, size_t begin, size_t end, int thread)
+{
+    const struct pass *p = call;
+    struct cpu_head *h = p->head;
+    size_t n = p->w->base.n_cols;
+    float *row = p->w->row + (size_t)thread * n, noise[CHUNK];
+    for (size_t i = begin; i < end; i++) {
+        size_t j = i % p->n_x, k = i / p->n_x;
+        if (k >= h->n_probes[j])
+            continue;
+        size_t r = h->probes[j * MAX_PROBES + k];
+        float *out = h->probed + j * MAX_PROBES + k;
+        cpu_dense_row(cpu, p->w, r, row);
+        cpu->kernels.dots_f32(row, row_of_x(p, j), n, 1, n, out, 1);
+        if (p->needs[j].temperature > 0) {
+            chunk_noise(cpu, &p->needs[j], r / CHUNK * CHUNK, noise);
+            *out += noise[r % CHUNK];
+        }
+        *out -= fabsf(*out) * 0x1p-20f + bound_of(p, j, true).constant;
+    }
+}
+
+static void raise_by_probes(struct cpu *cpu, const struct pass *p)
+{
+    size_t most = 0;
+    cpu_for(cpu, p->n_x, p->head->n_chunks * GROUPS, find_probes_items, p);
+    for (size_t j = 0; j < p->n_x; j++)
+        most = p->head->n_probes[j] > most ? p->head->n_probes[j] : most;
+    cpu_for(cpu, most * p->n_x, p->w->base.n_cols, probe_items, p);
+    for (size_t j = 0; j < p->n_x; j++)
+        if (p->head->n_probes[j] >= count_of(p, j))
+            raise_least(p, j, p->head->probed + j * MAX_PROBES, p->head->n_probes[j]);
+}
+
 /* Raises least[j] to what the lower bounds say. */
 static void choose_items(struct cpu *cpu, const void *call, size_t begin, size_t end, int thread)
 {
     const struct pass *p = call;
     struct cpu_head *h = p->head;
     (void)cpu, (void)thread;
-    for (size_t j = begin; j < end; j++) {
-        size_t n = h->n_chunks * GROUPS;
-        float least =
-            nth_largest(h->lower + j * n, n, p->needs[j].top ? p->needs[j].top : 1, h->best + j * CPU_LOGITS_MAX_COUNT);
-        if (p->needs[j].within > 0)
-            least = nextafterf(least - p->needs[j].within, -INFINITY);
-        h->least[j] = least > h->least[j] ? least : h->least[j];
-    }
+    for (size_t j = begin; j < end; j++)
+        raise_least(p, j, h->lower + j * h->n_chunks * GROUPS, h->n_chunks * GROUPS);
 }
 
 /* ---- the second look --------------------------------------------------------------------------------------------- */
@@ -428,6 +508,7 @@ static void run_pass(struct cpu *cpu, struct pass *p)
     }
     cpu_for(cpu, h->n_chunks, CHUNK * n * p->n_x, bound_items, p);
     cpu_for(cpu, p->n_x, h->n_chunks * GROUPS, choose_items, p);
+    raise_by_probes(cpu, p);
     if (!p->all_bits || !p->both_halves) {
         cpu_for_each(cpu, n_items, STEP * CHUNK * p->n_x, refine_items, p);
         cpu_for(cpu, p->n_x, h->n_chunks * GROUPS, choose_items, p);
