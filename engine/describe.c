@@ -14,7 +14,12 @@ static const char *const format_names[] = {
 static enum error_code open_on(const struct engine_options *options, const char *device, struct backend **out,
                                struct error *err)
 {
-    const struct backend_options wanted = {.device = device, .n_threads = options->n_threads, .isa = options->isa};
+    const struct backend_options wanted = {.device = device,
+                                           .n_threads = options->n_threads,
+                                           .isa = options->isa,
+                                           .pin = options->pin,
+                                           .numa = options->numa,
+                                           .idle_priority = options->idle_priority};
     return backend_open(&wanted, out, err);
 }
 

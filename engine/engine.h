@@ -33,6 +33,8 @@ struct engine_options {
     const char *device;          /* "auto" (or NULL), "cpu", "gpu", "cuda:N"; auto and gpu fall back to the CPU, and that is logged */
     const char *isa;             /* see backend_options; NULL = best */
     int n_threads;               /* 0 = automatic */
+    bool pin, idle_priority;     /* see backend_options */
+    const char *numa;
     enum ternary_format format;
     int i2s_order;               /* enum i2s_order, or -1 = by the file (I2S_ORDER_128, checked) */
     size_t context_length;       /* positions a sequence may have; 0 = the model's, at most */

@@ -224,6 +224,7 @@ void *loop_main(void *arg)
 {
     struct engine *e = arg;
     pthread_setname_np(pthread_self(), "engine-loop");
+    backend_adopt_thread(e->backend);
     for (;;) {
         int64_t now_ns = clock_now_ns();
         bool closing = atomic_load_explicit(&e->closing, memory_order_acquire);

@@ -44,10 +44,11 @@ void backend_close(struct backend *be)
 {
     if (!be)
         return;
-    struct pool *pool = be->pool;
+    pool_close(be->pool);
     be->ops->close(be);
-    pool_close(pool);
 }
+
+void backend_adopt_thread(struct backend *be) { pool_adopt(be->pool); }
 
 const struct backend_info *backend_info(const struct backend *be) { return &be->info; }
 

@@ -11,6 +11,7 @@
 
 #define SERIAL_COST 16384 /* values; below it waking threads costs more than the work */
 #define PARTIAL_FLOATS ((size_t)8 << 20) /* address space; 128K positions of the 2B model fill a sixth of it */
+#define SHARED_BYTES ((size_t)1 << 20)   /* from which memory is spread over nodes */
 
 void cpu_fill_portable(struct cpu_kernels *k)
 {
@@ -103,8 +104,11 @@ void cpu_for_each(struct cpu *cpu, size_t n, size_t cost, cpu_items_fn *fn, cons
 
 static void *cpu_alloc(struct backend *be, size_t n_bytes)
 {
-    (void)be;
-    return memory_alloc(n_bytes);
+    const struct cpu *cpu = (const struct cpu *)be;
+    void *p = memory_alloc(n_bytes);
+    if (p && n_bytes >= SHARED_BYTES)
+        placement_of_shared(&cpu->placement, p, n_bytes);
+    return p;
 }
 
 static void cpu_free(struct backend *be, void *dev)
@@ -183,11 +187,16 @@ enum error_code cpu_open(const struct backend_options *options, struct backend *
         free(cpu);
         return unknown_isa(options->isa, err);
     }
+    enum error_code code = placement_open(&cpu->placement, options, n_threads, err);
+    if (code) {
+        free(cpu);
+        return code;
+    }
     cpu->map_weights = options->map_weights;
     cpu->pieces.n_floats = PARTIAL_FLOATS;
     cpu->pieces.partials = memory_alloc(PARTIAL_FLOATS * sizeof *cpu->pieces.partials);
     cpu->pieces.n_done = calloc((size_t)n_threads * CPU_UNITS_A_THREAD, sizeof *cpu->pieces.n_done);
-    cpu->base.pool = pool_open(n_threads);
+    cpu->base.pool = pool_open_placed(n_threads, placement_enter, &cpu->placement);
     if (!cpu->pieces.partials || !cpu->pieces.n_done || !cpu->base.pool) {
         pool_close(cpu->base.pool);
         cpu_close(&cpu->base);

@@ -9,6 +9,7 @@
 #define KERNELS_CPU_H
 
 #include "kernels/backend.h"
+#include "kernels/placement.h"
 #include "kernels/screen.h"
 #include "kernels/tiles.h"
 #include "kernels/triples.h"
@@ -135,6 +136,7 @@ struct cpu_pieces {
 struct cpu {
     struct backend base;
     struct cpu_kernels kernels;
+    struct placement placement;
     char name[64];
     struct cpu_pieces pieces;
     atomic_size_t next_item;

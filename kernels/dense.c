@@ -6,9 +6,9 @@
 
 #include <stdlib.h>
 
-#define FAULT_BYTES ((size_t)64 << 10) /* that Linux maps around a page that was missing */
-#define PAGED_BYTES                                                                                                    \
-    ((size_t)64 << 20) /* of rows read singly that may stay in memory; reading one again costs a microsecond */
+/* Linux maps 64 KB around a page that was missing; 64 MB of rows that were read singly may stay. Reading one again costs a microsecond. */
+#define FAULT_BYTES ((size_t)64 << 10)
+#define PAGED_BYTES ((size_t)64 << 20)
 
 static float dot_portable(const float *a, const float *b, size_t n)
 {

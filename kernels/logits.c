@@ -62,12 +62,14 @@ void cpu_screen_free(struct cpu_dense *w)
     w->head = NULL;
 }
 
-static bool alloc_head(struct cpu_dense *w)
+static bool alloc_head(const struct cpu *cpu, struct cpu_dense *w)
 {
     struct cpu_head *h = w->head = calloc(1, sizeof *h);
     if (!h || !screen_open(&h->screen, w->base.n_rows, w->base.n_cols))
         return false;
     h->n_chunks = (w->base.n_rows + CHUNK - 1) / CHUNK;
+    placement_of_rows(&cpu->placement, h->screen.high, h->n_chunks, CHUNK * screen_high_bytes(h->screen.stride));
+    placement_of_rows(&cpu->placement, h->screen.low, h->n_chunks, CHUNK * screen_low_bytes(h->screen.stride));
     h->halves = aligned_alloc(64, 2 * CPU_LOGITS_ROWS * h->screen.stride);
     h->listed = malloc(CPU_LOGITS_ROWS * h->n_chunks * sizeof *h->listed);
     h->lower = malloc(CPU_LOGITS_ROWS * h->n_chunks * GROUPS * sizeof *h->lower);
@@ -103,7 +105,7 @@ bool cpu_dense_screen(struct backend *be, struct dense *dense)
     atomic_init(&fill.bad, false);
     if (w->head)
         return true;
-    if (dense->n_cols > SCREEN_MAX_COLS || !alloc_head(w)) {
+    if (dense->n_cols > SCREEN_MAX_COLS || !alloc_head((const struct cpu *)be, w)) {
         cpu_screen_free(w);
         return false;
     }

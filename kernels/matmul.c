@@ -77,6 +77,7 @@ static bool repack(struct cpu *cpu, struct cpu_ternary *w)
     w->base.memory_bytes = l->bytes(w->base.n_rows, w->base.n_cols);
     if (!grow_scratch(cpu, l->scratch_bytes(w->base.n_cols)) || !(w->data = memory_alloc_weights(w->base.memory_bytes)))
         return false;
+    placement_of_rows(&cpu->placement, w->data, layout_n_groups(l, w->base.n_rows), l->bytes(l->group_rows, w->base.n_cols));
     l->pack(cpu->base.pool, p, w->data);
     free(p->owned);
     p->owned = NULL;
@@ -208,22 +209,24 @@ const struct cpu_layout layout_triples = {.format = TERNARY_TL2,
 
 static const struct cpu_layout *layout_of(const struct ternary *w) { return ((const struct cpu_ternary *)w)->layout; }
 
-/* Items are groups of rows of all matrices, one after the other. */
+/* Items are groups of rows: node after node, of each all matrices, so that threads work on what lies on their node. */
 static void matmul_items(struct cpu *cpu, const void *call, size_t begin, size_t end, int thread)
 {
     const struct matmul_call *c = call;
     const struct cpu_layout *prepared = NULL;
     uint8_t *scratch = cpu->scratch + (size_t)thread * cpu->scratch_bytes;
-    size_t first = 0;
-    for (size_t m = 0; m < c->n_mats; m++) {
+    size_t first = 0, n_parts = (size_t)cpu->placement.n_nodes * c->n_mats;
+    for (size_t i = 0; i < n_parts; i++) {
+        size_t m = i % c->n_mats, node_begin, node_end;
         const struct cpu_layout *l = layout_of(c->w[m]);
-        size_t last = first + layout_n_groups(l, c->w[m]->n_rows);
+        placement_range(&cpu->placement, (int)(i / c->n_mats), layout_n_groups(l, c->w[m]->n_rows), &node_begin, &node_end);
+        size_t last = first + (node_end - node_begin);
         size_t from = begin > first ? begin : first, to = end < last ? end : last;
         if (from < to) {
             if (l->prepare && l != prepared)
                 l->prepare(cpu, c, scratch);
             prepared = l;
-            l->multiply(cpu, c, m, from - first, to - first, scratch);
+            l->multiply(cpu, c, m, node_begin + from - first, node_begin + to - first, scratch);
         }
         first = last;
     }

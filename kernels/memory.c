@@ -6,6 +6,9 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
+#ifdef HAVE_NUMA
+#include <numaif.h>
+#endif
 
 #define ALIGNMENT ((size_t)64)
 #define MAP_FROM ((size_t)1 << 20)        /* bytes from which a block is mapped by itself */
@@ -143,6 +146,29 @@ void memory_free_weights(void *p)
     pthread_mutex_unlock(&lock);
     if (!c)
         free(p);
+}
+
+/* ---- nodes ------------------------------------------------------------------------------------------------------- */
+
+#define MAX_NODES 1024
+#define WORD_BITS (8 * sizeof(unsigned long))
+
+/* A page lies where its first byte belongs. */
+bool memory_place(void *p, size_t n_bytes, const int *nodes, int n_nodes)
+{
+#ifdef HAVE_NUMA
+    size_t page = (size_t)sysconf(_SC_PAGESIZE);
+    uintptr_t begin = round_up((uintptr_t)p, page), end = round_up((uintptr_t)p + n_bytes, page);
+    unsigned long mask[MAX_NODES / WORD_BITS] = {0};
+    for (int i = 0; i < n_nodes; i++)
+        if (nodes[i] < MAX_NODES)
+            mask[(size_t)nodes[i] / WORD_BITS] |= 1ul << (size_t)nodes[i] % WORD_BITS;
+    int mode = n_nodes > 1 ? MPOL_INTERLEAVE : MPOL_PREFERRED;
+    return begin >= end || mbind((void *)begin, end - begin, mode, mask, MAX_NODES, 0) == 0;
+#else
+    (void)p, (void)n_bytes, (void)nodes, (void)n_nodes;
+    return false;
+#endif
 }
 
 /* ---- mapped files ------------------------------------------------------------------------------------------------ */

@@ -10,6 +10,7 @@
 #ifndef KERNELS_MEMORY_H
 #define KERNELS_MEMORY_H
 
+#include <stdbool.h>
 #include <stddef.h>
 
 #define MEMORY_HUGE_PAGE ((size_t)2 << 20)
@@ -22,6 +23,10 @@ void memory_free(void *p);
  * to the system with the last block that it holds. */
 void *memory_alloc_weights(size_t n_bytes);
 void memory_free_weights(void *p);
+
+/* Asks that pages of [p, p + n_bytes) that are touched first from now on lie on one NUMA node, or evenly over several, by the system's
+ * numbers. A wish: false when the system refuses it, or when this is built without libnuma. */
+bool memory_place(void *p, size_t n_bytes, const int *nodes, int n_nodes);
 
 /* Drops the whole pages of [data, data + n_bytes) from resident memory. They must be of a mapping of a file that nobody writes: what is
  * read after all comes back from the file. */

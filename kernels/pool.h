@@ -1,6 +1,6 @@
 /*
  * pool: the compute threads of a CPU backend. n - 1 workers and the caller run one function each; pool_run returns when
- * all have returned, so that an operation costs one barrier. Waiting threads spin for a short while, then sleep: an idle
+ * all have returned, so that an operation costs one barrier. Waiting threads spin for a short while, then sleep in the kernel: an idle
  * pool uses no CPU. Used by one thread at a time.
  */
 #ifndef KERNELS_POOL_H
@@ -15,8 +15,15 @@ struct pool;
 /* Work of one thread: `thread` is 0 (the caller) .. n_threads - 1. */
 typedef void pool_fn(void *arg, int thread, int n_threads);
 
+/* What a thread does before its first work: takes its place on the machine. */
+typedef void pool_enter_fn(void *arg, int thread);
+
 /* Starts n_threads - 1 workers (1 <= n_threads <= POOL_MAX_THREADS); NULL when memory or threads are out. */
 struct pool *pool_open(int n_threads);
+/* The same; each worker calls `enter` (NULL: nothing). `arg` must live as long as the pool. */
+struct pool *pool_open_placed(int n_threads, pool_enter_fn *enter, void *arg);
+/* Calls `enter` as thread 0: the calling thread is to run the pool from now on. NULL is allowed. */
+void pool_adopt(struct pool *p);
 /* Ends and joins the workers. NULL is allowed. */
 void pool_close(struct pool *p);
 int pool_size(const struct pool *p);

@@ -41,6 +41,9 @@ static const struct option_def defs[] = {
     STR("device", device, "auto", "auto, cpu, gpu or cuda:N; auto and gpu fall back to the CPU"),
     STR("isa", isa, NULL, "highest instruction set to use; the best there is by default"),
     INT("threads", threads, "0", 0, 512, NULL, "compute threads; 0 = what the machine and its cgroup offer"),
+    BOOL("pin", pin, "keep each compute thread to a CPU of its own"),
+    BOOL("idle-priority", idle_priority, "compute gives way to every other thread of the machine"),
+    CHOICE("numa", numa, "auto", "auto|interleave|off", "where weights lie on machines with several memory nodes"),
     CHOICE("quantization", quantization, "auto", "auto|i2s|tl1|tl2", "layout that the ternary kernels read"),
     CHOICE("i2s-order", i2s_order, "auto", "auto|128|64", "packing of I2_S tensors in the file"),
     INT("context", context, "0", 0, 1048576, "tokens", "positions a sequence may have; 0 = the model's"),
@@ -128,6 +131,9 @@ struct engine_options options_engine(const struct service_config *c)
                                .device = c->device,
                                .isa = c->isa && c->isa[0] ? c->isa : NULL,
                                .n_threads = (int)c->threads,
+                               .pin = c->pin,
+                               .numa = c->numa,
+                               .idle_priority = c->idle_priority,
                                .i2s_order = strcmp(c->i2s_order, "128") == 0  ? I2S_ORDER_128
                                             : strcmp(c->i2s_order, "64") == 0 ? I2S_ORDER_64
                                                                               : -1,

@@ -54,6 +54,8 @@ void command_engine_options(const struct model_flags *flags, struct engine_optio
     out->device = flags->device;
     out->isa = flags->isa;
     out->n_threads = (int)flags->threads;
+    out->pin = flags->pin;
+    out->numa = flags->numa;
     out->format = format_from_name(flags->quantization);
     out->kv_type = flags->kv_type && strcmp(flags->kv_type, "int8") == 0 ? KV_INT8 : KV_F16;
     out->i2s_order = -1;

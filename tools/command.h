@@ -23,8 +23,9 @@ int command_benchmark_compare(int argc, char **argv); /* exit 1 = slower, 2 = al
 
 /* The options of every command that loads a model; the first member of its configuration struct. */
 struct model_flags {
-    const char *model, *device, *isa, *quantization, *i2s_order, *kv_type;
+    const char *model, *device, *isa, *quantization, *i2s_order, *kv_type, *numa;
     int64_t threads;
+    bool pin;
 };
 
 #define MODEL_FLAGS_FIXED                                                                                              \
@@ -36,6 +37,10 @@ struct model_flags {
              "the best there is by default"},                                                                          \
     {.name = "i2s-order", .type = OPTION_CHOICE, .offset = offsetof(struct model_flags, i2s_order),                    \
      .default_value = "auto", .choices = "auto|128|64", .help = "packing of I2_S tensors in the file"},                \
+    {.name = "pin", .type = OPTION_BOOL, .offset = offsetof(struct model_flags, pin),                                  \
+     .help = "keep each compute thread but the first to a CPU of its own"},                                            \
+    {.name = "numa", .type = OPTION_CHOICE, .offset = offsetof(struct model_flags, numa), .default_value = "auto",      \
+     .choices = "auto|interleave|off", .help = "where weights lie on machines with several memory nodes"},          \
     {.name = "kv-type", .type = OPTION_CHOICE, .offset = offsetof(struct model_flags, kv_type), .default_value = "f16", \
      .choices = "f16|int8", .help = "values of the KV cache"}
 /* And those that a benchmark has lists for. */
