@@ -128,6 +128,7 @@ CPU_KERNELS_DOTPROD(CPU_DECLARE)
 struct cpu_kernels {
     CPU_KERNELS(CPU_ENTRY)
     enum ternary_format auto_format; /* the layout whose decode is fastest with these */
+    const char *auto_reason;
 };
 #undef CPU_ENTRY
 
