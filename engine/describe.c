@@ -95,6 +95,13 @@ static void make_id(const struct engine_options *options, char *id, size_t n)
         snprintf(id, n, "model");
 }
 
+static const char *format_reason(const struct model *m, enum ternary_format asked)
+{
+    if (asked == TERNARY_AUTO)
+        return backend_info(m->backend)->auto_reason;
+    return asked == m->format ? "asked for" : "the device has not the layout that was asked for";
+}
+
 void model_describe(const struct model *m, const struct engine_options *options, const char *fallback_reason,
                     struct model_description *out)
 {
@@ -114,6 +121,7 @@ void model_describe(const struct model *m, const struct engine_options *options,
         .device_name = info->name,
         .isa = info->isa,
         .quantization = format_names[m->format],
+        .quantization_reason = format_reason(m, options->format),
         .chat_template = chat ? out->chat_template : NULL,
         .n_parameters = m->n_parameters,
         .file_bytes = gguf_file_bytes(m->gguf),

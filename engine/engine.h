@@ -67,6 +67,7 @@ void engine_close(struct engine *e);
 struct engine_model {
     const char *id, *path, *architecture, *device, *device_name, *isa;
     const char *quantization;    /* "i2s": layout that the kernels read */
+    const char *quantization_reason; /* "asked for", or why another serves, or why auto chose it */
     const char *chat_template;   /* name of the chat template in use, NULL when the model has none */
     uint64_t n_parameters, file_bytes, weight_bytes, kv_bytes, scratch_bytes;
     uint32_t vocab_size, context_length, n_kv_blocks, kv_block_size;

@@ -260,8 +260,9 @@ enum error_code engine_open(const struct engine_options *options, struct engine 
         return code;
     }
     log_info("engine", "model loaded", LOG_STR("model", e->description.model.id),
-             LOG_STR("device", e->description.model.device), LOG_INT("context_length", e->limits.context_length),
-             LOG_INT("kv_blocks", e->loop.kvcache.n_blocks),
+             LOG_STR("device", e->description.model.device), LOG_STR("quantization", e->description.model.quantization),
+             LOG_STR("quantization_reason", e->description.model.quantization_reason),
+             LOG_INT("context_length", e->limits.context_length), LOG_INT("kv_blocks", e->loop.kvcache.n_blocks),
              LOG_FLOAT("load_seconds", e->description.model.load_seconds));
     *out = e;
     return ERROR_NONE;

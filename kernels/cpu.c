@@ -19,6 +19,7 @@ void cpu_fill_portable(struct cpu_kernels *k)
     CPU_KERNELS(STORE)
 #undef STORE
     k->auto_format = TERNARY_I2S;
+    k->auto_reason = "fewest instructions a weight";
 }
 
 #if !defined(__x86_64__) && !defined(__aarch64__)
@@ -208,7 +209,13 @@ enum error_code cpu_open(const struct backend_options *options, struct backend *
                                            .name = cpu->name,
                                            .isa = isa,
                                            .n_threads = n_threads,
-                                           .memory_bytes = machine_memory_bytes()};
+                                           .memory_bytes = machine_memory_bytes(),
+                                           .auto_format = cpu->kernels.auto_format,
+                                           .auto_reason = cpu->kernels.auto_reason};
+    if (cpu->map_weights) {
+        cpu->base.info.auto_format = TERNARY_I2S;
+        cpu->base.info.auto_reason = "weights are read where the file lies";
+    }
     *out = &cpu->base;
     return ERROR_NONE;
 }

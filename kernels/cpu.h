@@ -12,6 +12,7 @@
 #include "kernels/placement.h"
 #include "kernels/screen.h"
 #include "kernels/tiles.h"
+#include "kernels/tl1.h"
 #include "kernels/triples.h"
 
 #include <stdatomic.h>
@@ -55,6 +56,10 @@ struct attention_segment {
     X(void, matmul_i2s_i8, (const struct matmul_tile *tile))                                                           \
     X(void, matmul_tiles_i8, (const struct matmul_tiles *tiles))                                                       \
     X(void, matmul_triples_i8, (const struct matmul_tiles *triples))                                                   \
+    /* one token by lookups; its tables, q [n_cols]; a group of 64 rows as 4 groups of tiles */                        \
+    X(void, matmul_tl1_i8, (const struct matmul_tl1 *tl1))                                                             \
+    X(void, tl1_tables, (const int8_t *q, size_t n_cols, uint8_t *tables))                                             \
+    X(void, tl1_unpack, (const uint8_t *group, size_t n_cols, uint8_t *tiles))                                         \
     X(void, screen_i8, (const struct screen_tile *tile))                                                               \
     /* out[j * out_stride] = dot(row, x + j * x_stride), j < n_x */                                                    \
     X(void, dots_f32, (const float *row, const float *x, size_t x_stride, size_t n_x, size_t n, float *out,            \
@@ -98,6 +103,8 @@ CPU_KERNELS(CPU_DECLARE)
 /* Variants beyond AVX2 exist where they pay. */
 matmul_tiles_i8_fn matmul_tiles_i8_avx512, matmul_tiles_i8_amx;
 matmul_triples_i8_fn matmul_triples_i8_vbmi, matmul_triples_i8_amx;
+matmul_tl1_i8_fn matmul_tl1_i8_avx512;
+tl1_tables_fn tl1_tables_avx512;
 screen_i8_fn screen_i8_avx512;
 gumbels_fn gumbels_avx512;
 attention_segment_fn attention_segment_avx512;
@@ -122,6 +129,7 @@ CPU_KERNELS_DOTPROD(CPU_DECLARE)
 struct cpu_kernels {
     CPU_KERNELS(CPU_ENTRY)
     enum ternary_format auto_format; /* the layout whose decode is fastest with these */
+    const char *auto_reason;
 };
 #undef CPU_ENTRY
 

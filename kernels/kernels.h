@@ -63,8 +63,8 @@ bool tensor_type_is_ternary(uint32_t type);
 
 struct backend;
 
-/* The ternary layouts that multiply-add or lookup kernels read at run time; all give the same integers. I2S serves all
- * requests where there is no lookup kernel for the CPU: ternary_format() says what is in use. */
+/* The ternary layouts that kernels read at run time; all give the same integers. I2S: 2-bit codes for multiply-add; TL1: table lookups of
+ * the sums of two weights; TL2: three weights an index. Mapped weights and CUDA have I2S only: ternary_format() says what is in use. */
 enum ternary_format { TERNARY_AUTO, TERNARY_I2S, TERNARY_TL1, TERNARY_TL2 };
 
 struct backend_options {
@@ -86,6 +86,8 @@ struct backend_info {
     const char *isa;          /* "portable", "avx512", "neon", "sm_90" */
     int n_threads;
     size_t memory_bytes;      /* of the device; for a CPU the machine's or the cgroup's limit */
+    enum ternary_format auto_format; /* what TERNARY_AUTO is here: the fastest for one token, measured beforehand */
+    const char *auto_reason;         /* why, in words */
 };
 
 /* Opens a device. ERROR_DEVICE_UNAVAILABLE when it (or, for cuda, its library libbitnet-cuda.so) is not there;

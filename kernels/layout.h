@@ -4,6 +4,7 @@
  *
  *   rows    as the file has them, mapped (kernels/matmul.c)            I2S
  *   tiles   2-bit codes for multiply-add (kernels/tiles.h)             I2S
+ *   tl1     table lookups of the sums of two weights (kernels/tl1.h)   TL1
  *   triples three weights a table index of 5 bits (kernels/triples.h)  TL2
  */
 #ifndef KERNELS_LAYOUT_H
@@ -36,7 +37,7 @@ struct cpu_layout {
                      uint8_t *scratch);
 };
 
-extern const struct cpu_layout layout_rows, layout_tiles, layout_triples;
+extern const struct cpu_layout layout_rows, layout_tiles, layout_tl1, layout_triples;
 
 static inline size_t layout_n_groups(const struct cpu_layout *l, size_t n_rows)
 {

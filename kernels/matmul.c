@@ -90,8 +90,8 @@ static const struct cpu_layout *choose_layout(const struct cpu *cpu, enum ternar
     if (cpu->map_weights)
         return &layout_rows;
     if (format == TERNARY_AUTO)
-        format = cpu->kernels.auto_format;
-    return format == TERNARY_TL2 ? &layout_triples : &layout_tiles;
+        format = cpu->base.info.auto_format;
+    return format == TERNARY_TL1 ? &layout_tl1 : format == TERNARY_TL2 ? &layout_triples : &layout_tiles;
 }
 
 enum error_code cpu_ternary_open(struct backend *be, const struct ternary_packed *packed, enum ternary_format format,

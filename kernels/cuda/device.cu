@@ -147,6 +147,8 @@ static enum error_code start(struct gpu *gpu, struct error *err)
     gpu->base.info.isa = gpu->isa;
     gpu->base.info.n_threads = 1;
     gpu->base.info.memory_bytes = properties.totalGlobalMem;
+    gpu->base.info.auto_format = TERNARY_I2S;
+    gpu->base.info.auto_reason = "the one layout of this device";
     return ERROR_NONE;
 }
 

@@ -42,8 +42,11 @@ static void fill_avx512(struct cpu_kernels *k)
     k->matmul_tiles_i8 = matmul_tiles_i8_avx512;
     if (has_vbmi()) {
         k->matmul_triples_i8 = matmul_triples_i8_vbmi;
-        k->auto_format = TERNARY_TL2; /* fewer bytes, and unpacked as fast as memory delivers */
+        k->auto_format = TERNARY_TL2;
+        k->auto_reason = "fewest bytes a weight, unpacked as fast as memory delivers";
     }
+    k->matmul_tl1_i8 = matmul_tl1_i8_avx512;
+    k->tl1_tables = tl1_tables_avx512;
     k->screen_i8 = screen_i8_avx512;
     k->gumbels = gumbels_avx512;
     k->attention_segment = attention_segment_avx512;

@@ -51,7 +51,8 @@ await test('tools: logits are the same bytes for every variant, thread count and
   for (const type of ['f16', 'int8']) {
     const reference = logits('--kv-type', type, '--isa', 'portable', '-t', '1');
     assert.equal(reference.length % (4096 * 4), 0);
-    for (const extra of [[], ['-t', '1'], ['-t', '2'], ['-t', '3'], ['--chunk', '1'], ['--chunk', '33'], ['--isa', 'portable', '-t', '2'], ['--isa', 'avx2'], ['--isa', 'avx512']])
+    for (const extra of [[], ['-t', '1'], ['-t', '2'], ['-t', '3'], ['--chunk', '1'], ['--chunk', '33'], ['--isa', 'portable', '-t', '2'], ['--isa', 'avx2'], ['--isa', 'avx512'],
+      ...['i2s', 'tl1', 'tl2'].flatMap((format) => [[], ['-t', '2', '--chunk', '1']].map((more) => ['--quantization', format, ...more]))])
       if (extra[0] !== '--isa' || process.arch === 'x64' || extra[1] === 'portable')
         assert.ok(logits('--kv-type', type, ...extra).equals(reference), [type, ...extra].join(' '));
   }

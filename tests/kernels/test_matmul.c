@@ -16,7 +16,9 @@ static const struct {
     const char *name;
     enum ternary_format format;
     const struct cpu_layout *layout;
-} layouts[] = {{"tiles", TERNARY_I2S, &layout_tiles}, {"triples", TERNARY_TL2, &layout_triples}};
+} layouts[] = {{"tiles", TERNARY_I2S, &layout_tiles},
+               {"tl1", TERNARY_TL1, &layout_tl1},
+               {"triples", TERNARY_TL2, &layout_triples}};
 #define N_LAYOUTS (sizeof layouts / sizeof layouts[0])
 
 /* Fillings of activations: random, and the ends of their range. */
@@ -102,6 +104,8 @@ static void run_layout(const struct cpu_layout *layout, const char *isa, const s
     struct matmul_call call = {.w = (const struct ternary *const[]){&w.base}, .y = (float *const[]){y}, .n_mats = 1, .a = &a, .n = p->n_tokens};
     ck_assert_ptr_nonnull(cpu_kernels_init(&cpu.kernels, isa));
     layout->pack(NULL, &packed, data);
+    if (layout->prepare)
+        layout->prepare(&cpu, &call, scratch);
     layout->multiply(&cpu, &call, 0, 0, layout_n_groups(layout, p->n_rows), scratch);
     guarded_free(data);
     guarded_free(scratch);
@@ -154,6 +158,8 @@ START_TEST(layouts_give_the_exact_sums)
     for (size_t r = 0; r < sizeof rows / sizeof rows[0]; r++)
         for (size_t t = 0; t < sizeof tokens / sizeof tokens[0]; t++)
             compare(rows[r], 128 + 128 * (r % 3), tokens[t], FILL_RANDOM, -1);
+    compare(1100, 256, 1, FILL_RANDOM, -1); /* more groups than lookups take together */
+    compare(300, 384, 3, FILL_RANDOM, -1);  /* and than they unpack together */
     compare(17, 8192, 75, FILL_RANDOM, -1); /* more activations than a kernel keeps in cache at once */
 }
 END_TEST
@@ -218,7 +224,8 @@ static struct backend *open_mapped(void)
 }
 
 /* Rows first .. first + n - 1 of x through the three matrices; y: [3] one after the other, each [n][rows]. */
-static void forward(struct backend *be, const struct layer *l, size_t first, size_t n, float *out)
+static void forward(struct backend *be, const struct layer *l, enum ternary_format format, size_t first, size_t n,
+                    float *out)
 {
     struct ternary *w[3];
     struct activations a;
@@ -226,7 +233,7 @@ static void forward(struct backend *be, const struct layer *l, size_t first, siz
     float *x = backend_alloc(be, n * l->n_cols * sizeof *x), *y[3];
     ck_assert(activations_open(be, n, l->n_cols, &a));
     for (int m = 0; m < 3; m++) {
-        ck_assert_msg(ternary_open(be, &l->views[m], TERNARY_AUTO, &w[m], &err) == ERROR_NONE, "%s", err.message);
+        ck_assert_msg(ternary_open(be, &l->views[m], format, &w[m], &err) == ERROR_NONE, "%s", err.message);
         y[m] = backend_alloc(be, n * l->views[m].n_rows * sizeof **y);
     }
     backend_upload(be, x, l->x + first * l->n_cols, n * l->n_cols * sizeof *x);
@@ -252,17 +259,19 @@ START_TEST(threads_and_instruction_sets_give_the_same_bits)
     size_t n = MAX_TOKENS * l.n_rows;
     float *expected = malloc(n * sizeof *expected), *found = malloc(n * sizeof *found);
     struct backend *be = open_backend("portable", 1);
-    forward(be, &l, 0, MAX_TOKENS, expected);
+    forward(be, &l, TERNARY_I2S, 0, MAX_TOKENS, expected);
     backend_close(be);
     for (int threads = 1; threads <= 3; threads++)
         for (const struct cpu_level *level = cpu_levels; level->name; level++) {
             be = open_backend(level->name, threads);
-            forward(be, &l, 0, MAX_TOKENS, found);
-            expect_same(level->name, expected, found, n, sizeof *found);
+            for (size_t i = 0; i < N_LAYOUTS; i++) {
+                forward(be, &l, layouts[i].format, 0, MAX_TOKENS, found);
+                expect_same(level->name, expected, found, n, sizeof *found);
+            }
             backend_close(be);
         }
     be = open_mapped();
-    forward(be, &l, 0, MAX_TOKENS, found);
+    forward(be, &l, TERNARY_AUTO, 0, MAX_TOKENS, found);
     expect_same("mapped", expected, found, n, sizeof *found);
     backend_close(be);
     free(expected);
@@ -278,12 +287,13 @@ START_TEST(a_batch_gives_what_single_rows_give)
     layer_open(&l, 384, rows);
     struct backend *be = open_backend(NULL, 2);
     float *batch = malloc(MAX_TOKENS * l.n_rows * sizeof *batch), single[40 + 8 + 31];
-    for (size_t c = 0; c < N_TOKEN_COUNTS; c++) {
-        size_t n = token_counts[c];
-        forward(be, &l, 0, n, batch);
+    for (size_t c = 0; c < N_TOKEN_COUNTS * N_LAYOUTS; c++) {
+        enum ternary_format format = layouts[c / N_TOKEN_COUNTS].format;
+        size_t n = token_counts[c % N_TOKEN_COUNTS];
+        forward(be, &l, format, 0, n, batch);
         for (size_t i = 0; i < n; i++) {
             const float *in_batch = batch, *alone = single;
-            forward(be, &l, i, 1, single);
+            forward(be, &l, format, i, 1, single);
             for (int m = 0; m < 3; m++) {
                 expect_same("row of a batch", alone, in_batch + i * rows[m], rows[m], sizeof *alone);
                 in_batch += n * rows[m];

@@ -179,6 +179,31 @@ START_TEST(vectors_become_f32)
 }
 END_TEST
 
+START_TEST(a_backend_says_what_auto_is_and_why)
+{
+    uint8_t data[4 * 64 + 32];
+    float scale = 0.25f;
+    memset(data, 0x55, sizeof data);
+    memcpy(data + 4 * 64, &scale, sizeof scale);
+    struct tensor_view v = {.type = TENSOR_I2_S, .data = data, .n_bytes = sizeof data, .n_rows = 4, .n_cols = 256};
+    const struct backend_options options[] = {
+        {.n_threads = 1}, {.n_threads = 1, .isa = "portable"}, {.n_threads = 1, .map_weights = true}};
+    for (int i = 0; i < 3; i++) {
+        struct backend *be;
+        struct ternary *w;
+        struct error err = {0};
+        ck_assert_int_eq(backend_open(&options[i], &be, &err), ERROR_NONE);
+        ck_assert_int_eq(ternary_open(be, &v, TERNARY_AUTO, &w, &err), ERROR_NONE);
+        ck_assert_int_eq(ternary_format(w), backend_info(be)->auto_format);
+        ck_assert_uint_gt(strlen(backend_info(be)->auto_reason), 0);
+        if (i > 0)
+            ck_assert_int_eq(ternary_format(w), TERNARY_I2S);
+        ternary_close(be, w);
+        backend_close(be);
+    }
+}
+END_TEST
+
 START_TEST(ternary_weights_are_used_in_place_or_repacked)
 {
     uint8_t data[4 * 64 + 32];
@@ -190,9 +215,16 @@ START_TEST(ternary_weights_are_used_in_place_or_repacked)
     struct backend *be = open_cpu(NULL, 2);
     struct ternary *w;
     struct error err = {0};
-    ck_assert_int_eq(ternary_open(be, &v, TERNARY_I2S, &w, &err), ERROR_NONE);
-    ck_assert_uint_eq(ternary_memory_bytes(w), 16 * 64); /* tiles of 16 rows */
-    ternary_close(be, w);
+    static const struct {
+        enum ternary_format format;
+        size_t n_bytes;
+    } repacked[] = {{TERNARY_I2S, 16 * 64}, {TERNARY_TL1, 64 * 64}, {TERNARY_TL2, 3 * 320}};
+    for (int i = 0; i < 3; i++) { /* groups of 16 or 64 rows */
+        ck_assert_int_eq(ternary_open(be, &v, repacked[i].format, &w, &err), ERROR_NONE);
+        ck_assert_int_eq(ternary_format(w), repacked[i].format);
+        ck_assert_uint_eq(ternary_memory_bytes(w), repacked[i].n_bytes);
+        ternary_close(be, w);
+    }
     backend_close(be);
     ck_assert_int_eq(backend_open(&mapped, &be, &err), ERROR_NONE);
     ck_assert_int_eq(ternary_open(be, &v, TERNARY_AUTO, &w, &err), ERROR_NONE);
@@ -201,6 +233,7 @@ START_TEST(ternary_weights_are_used_in_place_or_repacked)
     ternary_close(be, w);
     v.order = I2S_ORDER_64;
     ck_assert_int_eq(ternary_open(be, &v, TERNARY_TL1, &w, &err), ERROR_NONE);
+    ck_assert_int_eq(ternary_format(w), TERNARY_I2S); /* mapped rows have no other */
     ck_assert_uint_eq(ternary_memory_bytes(w), 4 * 64);
     ternary_close(be, w);
     data[0] = 0xff;
@@ -221,6 +254,7 @@ int main(void)
     tcase_add_test(tcase, int8_cache_needs_a_device_that_reads_it);
     tcase_add_test(tcase, tables_are_checked);
     tcase_add_test(tcase, vectors_become_f32);
+    tcase_add_test(tcase, a_backend_says_what_auto_is_and_why);
     tcase_add_test(tcase, ternary_weights_are_used_in_place_or_repacked);
     suite_add_tcase(suite, tcase);
     SRunner *runner = srunner_create(suite);
