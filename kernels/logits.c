@@ -15,109 +15,14 @@
  * allowance of the bounds for float rounding, 2^-18 |v| |x| and 2^-20 T * MAX_NOISE, so what cannot win by its bounds cannot win.
  */
 #include "kernels/arith.h"
-#include "kernels/cpu.h"
+#include "kernels/head.h"
 
 #include <stdlib.h>
 
-#define DROP_ROWS 512      /* of the file that are in memory while the screen is made */
-#define CHUNK SCREEN_CHUNK /* rows that meet all rows of x while they are in the cache */
-#define GROUP ((size_t)16)
-#define GROUPS (CHUNK / GROUP) /* of a chunk */
 #define STEP ((size_t)8)       /* chunks of an item of unlike cost */
-#define PROBES 16 /* rows beyond the wanted ones */
-#define MAX_PROBES (CPU_LOGITS_MAX_COUNT + PROBES)
 #define MAX_NOISE 22.5f        /* no noise is larger: -log(2^-32) = 22.19 */
 /* The high half of x is worth a first look when its error is about that of the weights, |w| / 100 of both: some outliers of x are not. */
 #define MAX_COARSE_ERROR 0.015
-
-struct cpu_head {
-    struct screen screen;
-    size_t n_chunks;
-    struct screen_x x[CPU_LOGITS_ROWS];
-    int8_t *halves;   /* [2][n_x][stride]: of one call's rows of x; allocated for CPU_LOGITS_ROWS */
-    uint64_t *listed; /* [CPU_LOGITS_ROWS][n_chunks]: a bit a row */
-    float *lower,
-        *upper;  /* [CPU_LOGITS_ROWS][n_chunks * GROUPS]: largest bounds of a group's rows that are not listed */
-    float *best; /* [CPU_LOGITS_ROWS][MAX_PROBES]: heaps of the largest lower bounds */
-    uint32_t *probes; /* [CPU_LOGITS_ROWS][MAX_PROBES]: rows */
-    float *probed;    /* [CPU_LOGITS_ROWS][MAX_PROBES]: their quantities, rounded down */
-    size_t n_probes[CPU_LOGITS_ROWS];
-    float least[CPU_LOGITS_ROWS];
-    atomic_size_t n_exact; /* rows of the table that a pass has read */
-};
-
-void cpu_screen_free(struct cpu_dense *w)
-{
-    if (!w->head)
-        return;
-    screen_close(&w->head->screen);
-    free(w->head->halves);
-    free(w->head->listed);
-    free(w->head->lower);
-    free(w->head->upper);
-    free(w->head->best);
-    free(w->head->probes);
-    free(w->head->probed);
-    free(w->head);
-    w->head = NULL;
-}
-
-static bool alloc_head(const struct cpu *cpu, struct cpu_dense *w)
-{
-    struct cpu_head *h = w->head = calloc(1, sizeof *h);
-    if (!h || !screen_open(&h->screen, w->base.n_rows, w->base.n_cols))
-        return false;
-    h->n_chunks = (w->base.n_rows + CHUNK - 1) / CHUNK;
-    placement_of_rows(&cpu->placement, h->screen.high, h->n_chunks, CHUNK * screen_high_bytes(h->screen.stride));
-    placement_of_rows(&cpu->placement, h->screen.low, h->n_chunks, CHUNK * screen_low_bytes(h->screen.stride));
-    h->halves = aligned_alloc(64, 2 * CPU_LOGITS_ROWS * h->screen.stride);
-    h->listed = malloc(CPU_LOGITS_ROWS * h->n_chunks * sizeof *h->listed);
-    h->lower = malloc(CPU_LOGITS_ROWS * h->n_chunks * GROUPS * sizeof *h->lower);
-    h->upper = malloc(CPU_LOGITS_ROWS * h->n_chunks * GROUPS * sizeof *h->upper);
-    h->best = malloc(CPU_LOGITS_ROWS * MAX_PROBES * sizeof *h->best);
-    h->probes = malloc(CPU_LOGITS_ROWS * MAX_PROBES * sizeof *h->probes);
-    h->probed = malloc(CPU_LOGITS_ROWS * MAX_PROBES * sizeof *h->probed);
-    return h->halves && h->listed && h->lower && h->upper && h->best && h->probes && h->probed;
-}
-
-struct fill {
-    struct cpu_dense *w;
-    atomic_bool bad;
-};
-
-static void fill_rows(struct cpu *cpu, const void *call, size_t begin, size_t end, int thread)
-{
-    struct fill *f = (struct fill *)(uintptr_t)call;
-    float *row = f->w->row + (size_t)thread * f->w->base.n_cols;
-    for (size_t r = begin; r < end; r++) {
-        cpu_dense_row(cpu, f->w, r, row);
-        if (!screen_set_row(&f->w->head->screen, r, row))
-            atomic_store(&f->bad, true);
-        if ((r + 1) % DROP_ROWS == 0 || r + 1 == end)
-            cpu_dense_drop(f->w, begin, r + 1); /* all so far: faults bring neighbours back */
-    }
-}
-
-bool cpu_dense_screen(struct backend *be, struct dense *dense)
-{
-    struct cpu_dense *w = (struct cpu_dense *)dense;
-    struct fill fill = {.w = w};
-    atomic_init(&fill.bad, false);
-    if (w->head)
-        return true;
-    if (dense->n_cols > SCREEN_MAX_COLS || !alloc_head((const struct cpu *)be, w)) {
-        cpu_screen_free(w);
-        return false;
-    }
-    cpu_for((struct cpu *)be, dense->n_rows, dense->n_cols, fill_rows, &fill);
-    if (atomic_load(&fill.bad)) {
-        cpu_screen_free(w);
-        return false;
-    }
-    screen_finish(&w->head->screen);
-    w->base.memory_bytes += w->head->screen.memory_bytes;
-    return true;
-}
 
 /* ---- one call ---------------------------------------------------------------------------------------------------- */
 
