@@ -102,6 +102,8 @@ static void start_sequence(struct engine *e, struct job *j, int64_t now_ns)
     q->slot = l->free_slots[--l->n_free_slots];
     q->running = true;
     l->running[l->n_running++] = q;
+    if (j->grammar)
+        matcher_start(l->masker, j->grammar, &q->matcher); /* without memory the first step fails it */
     if (j->n_started == j->n_choices)
         queue_remove(&e->queue, &j->item, true, now_ns);
 }
