@@ -187,16 +187,15 @@ static uint16_t continuation(struct char_table *t, const struct char_set *s, uin
         return CHARS_DEAD;
     if (n_more == 0)
         return CHARS_DONE;
+    if (c == ALL && t->all[n_more])
+        return (uint16_t)(t->all[n_more] - 1);
     row_clear(&r);
-    if (c == ALL) { /* one state serves all 64 */
-        uint16_t next = continuation(t, s, first, n_more - 1);
-        for (uint32_t i = 0; i < 64; i++)
-            r.next[0x80 + i] = next;
-    } else {
-        for (uint32_t i = 0; i < 64; i++)
-            r.next[0x80 + i] = continuation(t, s, first + i * step, n_more - 1);
-    }
-    return state_of(t, &r);
+    for (uint32_t i = 0; i < 64; i++)
+        r.next[0x80 + i] = continuation(t, s, c == ALL ? first : first + i * step, n_more - 1);
+    uint16_t state = state_of(t, &r);
+    if (c == ALL && !t->failed)
+        t->all[n_more] = (uint16_t)(state + 1);
+    return state;
 }
 
 /* The leading bytes of characters of more than one byte. The cuts leave overlong forms out. */

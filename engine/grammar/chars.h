@@ -33,7 +33,8 @@ struct char_table {
     size_t n, capacity;
     uint32_t *slots; /* [n_slots] hash table of states, 0 = free, else state + 1 */
     size_t n_slots;
-    bool failed; /* memory is out or there are too many states; sticky */
+    uint16_t all[4]; /* the state that reads n continuation bytes of any value, + 1; 0 = not made yet */
+    bool failed;     /* memory is out or there are too many states; sticky */
 };
 
 void char_table_fini(struct char_table *t);
