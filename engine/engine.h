@@ -110,6 +110,9 @@ struct grammar;
 struct grammar *grammar_ref(struct grammar *g); /* one more reference; returns g */
 void grammar_release(struct grammar *g);        /* one less; NULL is ignored */
 size_t grammar_memory_bytes(const struct grammar *g);
+/* What a text is to a grammar: none of it, the beginning of one, or a whole one. NO too when memory is out. */
+enum grammar_match { GRAMMAR_NO, GRAMMAR_BEGINS, GRAMMAR_WHOLE };
+enum grammar_match grammar_match(struct grammar *g, const char *text, size_t n_bytes);
 
 /* A grammar is built of expressions, which are numbers, each usable any number of times. What goes wrong on the way (memory, bounds) is
  * kept and told by grammar_compile, so that the calls between need no checks. One thread. */

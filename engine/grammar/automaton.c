@@ -107,10 +107,12 @@ static uint32_t frame_with(struct automaton *a, uint32_t back, uint32_t parent)
 
 /* ---- making a state ---------------------------------------------------------------------------------------------- */
 
-static void begin_state(struct automaton_work *w)
+static void begin_state(struct automaton_work *w, size_t n_threads)
 {
+    w->budget -= w->budget > n_threads ? n_threads : w->budget;
     w->n_made = w->n_todo = 0;
-    w->accepting = w->failed = false;
+    w->accepting = false;
+    w->failed = w->budget == 0;
     if (++w->stamp == 0) {
         memset(w->stamps, 0, sizeof w->stamps);
         w->stamp = 1;
@@ -140,6 +142,7 @@ static void add_thread(struct automaton_work *w, uint64_t thread)
 {
     if (!see(w, thread))
         return;
+    w->budget -= w->budget > 0;
     if (w->n_made == AUTOMATON_MAX_THREADS)
         fail(w);
     else
@@ -263,7 +266,7 @@ uint32_t automaton_start(struct automaton *a)
 {
     if (a->n_frames == 0 && frame_with(a, GRAMMAR_END, 0) != 0)
         return AUTOMATON_FAILED;
-    begin_state(a->work);
+    begin_state(a->work, 1);
     add_closure(a, a->grammar->start, 0);
     return end_state(a);
 }
@@ -272,7 +275,7 @@ uint32_t automaton_make(struct automaton *a, uint32_t state, uint32_t class)
 {
     const struct grammar *g = a->grammar;
     const struct state s = a->states[state];
-    begin_state(a->work);
+    begin_state(a->work, s.n_threads + 1);
     for (uint32_t i = 0; i < s.n_threads && !a->work->failed; i++) {
         uint64_t thread = a->threads[s.first_thread + i];
         uint32_t node = node_of(thread), frame = frame_of(thread);
@@ -325,4 +328,21 @@ void automaton_close(struct automaton *a)
     automaton_clear(a);
     grammar_release(a->grammar);
     free(a);
+}
+
+enum grammar_match grammar_match(struct grammar *g, const char *text, size_t n_bytes)
+{
+    struct automaton_work *work = calloc(1, sizeof *work);
+    struct automaton *a = work ? automaton_open(g, work) : NULL;
+    if (work)
+        work->budget = SIZE_MAX;
+    uint32_t state = a ? automaton_start(a) : AUTOMATON_FAILED;
+    for (size_t i = 0; i < n_bytes && state < AUTOMATON_FAILED; i++)
+        state = automaton_next(a, state, (uint8_t)text[i]);
+    enum grammar_match match = state >= AUTOMATON_FAILED    ? GRAMMAR_NO
+                               : a->states[state].accepting ? GRAMMAR_WHOLE
+                                                            : GRAMMAR_BEGINS;
+    automaton_close(a);
+    free(work);
+    return match;
 }

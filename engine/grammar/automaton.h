@@ -17,7 +17,7 @@
 /* Threads of a state: more come only from grammars in which texts have very many readings. */
 #define AUTOMATON_MAX_THREADS 8192
 
-/* Instead of a state: no text of the grammar goes on so; the automaton cannot grow further. */
+/* Instead of a state: no text of the grammar goes on so; the automaton cannot grow further, or the budget is spent. */
 #define AUTOMATON_DEAD 0xFFFFFFFEu
 #define AUTOMATON_FAILED 0xFFFFFFFDu
 #define AUTOMATON_UNKNOWN 0xFFFFFFFFu
@@ -47,6 +47,8 @@ struct automaton_work {
     uint32_t stamps[2 * AUTOMATON_MAX_THREADS], stamp;
     size_t n_made, n_todo;
     bool accepting, failed;
+    size_t
+        budget; /* threads that may yet be looked at; at 0 no state can be made: the user sets it before a piece of work */
 };
 
 struct automaton {

@@ -11,6 +11,9 @@
  * two looks. */
 #define AUTOMATA_BYTES ((size_t)64 << 20)
 #define AUTOMATON_BYTES (AUTOMATON_MAX_BYTES / 2)
+/* Threads that may be looked at for one mask, and for one way back: what these take holds up all sequences. */
+#define MASK_BUDGET 500000
+#define PLACE_BUDGET 4000000
 
 struct entry {
     struct automaton *automaton;
@@ -78,19 +81,12 @@ size_t masker_memory_bytes(const struct masker *m)
 
 /* ---- automata ---------------------------------------------------------------------------------------------------- */
 
-/* Forgets the states of an automaton and their masks. */
-static void clear(struct masker *m, struct automaton *a)
-{
-    for (size_t i = 0; i < m->n_masks; i++)
-        if (m->masks[i].owner == a)
-            m->masks[i].owner = NULL;
-    automaton_clear(a);
-}
-
 static void drop(struct masker *m, size_t i)
 {
-    clear(m, m->entries[i].automaton);
-    automaton_close(m->entries[i].automaton);
+    struct automaton *a = m->entries[i].automaton;
+    for (size_t k = 0; k < m->n_masks; k++)
+        m->masks[k].owner = m->masks[k].owner == a ? NULL : m->masks[k].owner;
+    automaton_close(a);
     m->entries[i] = m->entries[--m->n_entries];
 }
 
@@ -157,9 +153,9 @@ static void bound_memory(struct masker *m, struct automaton *a)
         n_bytes += automaton_memory_bytes(m->entries[i].automaton);
     if (n_bytes > AUTOMATA_BYTES)
         for (size_t i = 0; i < m->n_entries; i++)
-            clear(m, m->entries[i].automaton);
+            automaton_clear(m->entries[i].automaton);
     else if (automaton_memory_bytes(a) > AUTOMATON_BYTES)
-        clear(m, a);
+        automaton_clear(a);
 }
 
 /* ---- places ------------------------------------------------------------------------------------------------------ */
@@ -185,6 +181,7 @@ static bool find(const struct masker *m, struct matcher *x, const uint32_t *ids,
     if (x->epoch == a->epoch)
         return is_state(x->state);
     x->epoch = a->epoch;
+    a->work->budget = PLACE_BUDGET;
     x->state = automaton_start(a);
     for (size_t i = 0; i < n && is_state(x->state); i++)
         x->state = push_token(m, a, x->state, ids[i]);
@@ -195,6 +192,7 @@ bool matcher_push(struct masker *m, struct matcher *x, const uint32_t *ids, size
 {
     if (!x->automaton || !find(m, x, ids, n - 1))
         return false;
+    m->work.budget = PLACE_BUDGET;
     x->state = push_token(m, x->automaton, x->state, ids[n - 1]);
     return is_state(x->state) && automaton_is_over(x->automaton, x->state);
 }
@@ -213,6 +211,7 @@ static bool fill(struct masker *m, struct automaton *a, uint32_t state, struct t
     const struct trie *t = &m->trie;
     memset(mask->allowed, 0, m->n_words * sizeof *mask->allowed);
     mask->n_allowed = 0;
+    m->work.budget = MASK_BUDGET;
     m->path[0] = state;
     for (uint32_t i = 0; i < t->n_nodes;) {
         const struct trie_node *node = &t->nodes[i];
@@ -239,7 +238,7 @@ static struct token_mask *take_mask(struct masker *m)
     struct token_mask *oldest = &m->masks[0];
     for (size_t i = 0; i < m->n_masks && oldest->used > 0; i++)
         oldest = m->masks[i].used < oldest->used ? &m->masks[i] : oldest;
-    if (oldest->owner)
+    if (oldest->owner && oldest->owner->epoch == oldest->epoch)
         oldest->owner->states[oldest->state].mask = UINT32_MAX;
     oldest->owner = NULL;
     return oldest;
@@ -257,11 +256,12 @@ const struct token_mask *matcher_mask(struct masker *m, struct matcher *x, const
     struct token_mask *mask = number != UINT32_MAX ? &m->masks[number] : take_mask(m);
     if (number == UINT32_MAX) {
         if (!fill(m, a, x->state, mask)) {
-            clear(m, a);
+            automaton_clear(a);
             return NULL;
         }
         mask->owner = a;
         mask->state = x->state;
+        mask->epoch = a->epoch;
         a->states[x->state].mask = (uint32_t)(mask - m->masks);
     }
     mask->used = ++m->now;

@@ -17,9 +17,9 @@
 struct token_mask {
     uint64_t *allowed; /* [(n_vocab + 63) / 64] a bit a token */
     uint32_t n_allowed;
-    /* For the masker: */
-    struct automaton *owner; /* NULL = free */
-    uint32_t state;
+    /* For the masker: whose it is (NULL: nobody's), and of which state while the epoch is this */
+    struct automaton *owner;
+    uint32_t state, epoch;
     uint64_t used; /* the time of its last use */
 };
 
