@@ -154,6 +154,8 @@ static void draft(struct loop *l, struct sequence *q)
         double cost = l->draft_row_ns && l->scheduler.decode_ns ? (double)l->draft_row_ns / (double)l->scheduler.decode_ns : 0.1;
         n = draft_length(&q->draft, cost);
         n = draft_find(j->prompt, j->n_prompt, q->generated, q->n_generated, q->generated + q->n_generated, n < room ? n : room);
+        if (j->grammar)
+            n = matcher_follow(l->masker, &q->matcher, q->generated, q->n_generated, n);
     }
     q->n_draft = n;
 }

@@ -374,8 +374,8 @@ static float reach_of(float min_p, float temperature)
 struct logits_need sampler_need(const struct sampling *p, const struct sample_input *in)
 {
     bool repetition = p->repetition_penalty != 0 && p->repetition_penalty != 1;
-    struct logits_need need = {.top = 0};
-    if (in->logprobs || in->allowed || (p->temperature > 0 && p->top_k == 0 && p->top_p < 1))
+    struct logits_need need = {.allowed = in->allowed, .n_allowed = in->n_allowed};
+    if (in->logprobs || (p->temperature > 0 && p->top_k == 0 && p->top_p < 1))
         return need; /* a sum over all tokens */
     if (p->temperature == 0)
         need.top = 1;

@@ -35,6 +35,7 @@ struct sample_input {
     bool logprobs;
     uint32_t n_top; /* 0..SAMPLER_MAX_TOP */
     const uint64_t *allowed; /* a bit a token: the others are as if they were not there; NULL = all are allowed */
+    size_t n_allowed;        /* bits that are set */
 };
 
 struct sample {

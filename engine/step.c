@@ -47,7 +47,10 @@ static size_t add_rows(struct loop *l, struct sequence *q, uint32_t n, size_t at
             continue;
         struct sample_input in = input_of(q, position + 1 - n_known);
         const struct token_mask *mask = q->job->grammar ? mask_of(l, q, position + 1 - n_known, &ahead) : NULL;
-        in.allowed = mask ? mask->allowed : NULL;
+        if (mask) {
+            in.allowed = mask->allowed;
+            in.n_allowed = mask->n_allowed;
+        }
         l->masks[l->n_out] = mask;
         l->out_rows[l->n_out] = (int32_t)at;
         l->needs[l->n_out] = sampler_need(&q->job->sampling, &in);

@@ -197,6 +197,19 @@ bool matcher_push(struct masker *m, struct matcher *x, const uint32_t *ids, size
     return is_state(x->state) && automaton_is_over(x->automaton, x->state);
 }
 
+uint32_t matcher_follow(struct masker *m, struct matcher *x, const uint32_t *ids, size_t n, uint32_t n_more)
+{
+    uint32_t state, i = 0;
+    size_t n_bytes;
+    if (!x->automaton || !find(m, x, ids, n))
+        return 0;
+    m->work.budget = PLACE_BUDGET;
+    for (state = x->state; i < n_more && tokenizer_text(m->tokenizer, ids[n + i], &n_bytes); i++)
+        if (!is_state(state = push_token(m, x->automaton, state, ids[n + i])))
+            break;
+    return i;
+}
+
 /* ---- masks ------------------------------------------------------------------------------------------------------- */
 
 static void allow(struct token_mask *mask, uint32_t id)

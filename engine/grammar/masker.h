@@ -44,6 +44,8 @@ void matcher_stop(struct masker *m, struct matcher *x);
 /* What may follow the n tokens that were pushed so far, which are given again because the place may have to be found anew. Valid until
  * n_sequences other masks were asked for. NULL when the grammar has grown too large to be followed, or the matcher is stopped. */
 const struct token_mask *matcher_mask(struct masker *m, struct matcher *x, const uint32_t *ids, size_t n);
+/* How many of the n_more tokens behind the n could be drawn, as far as their text goes. */
+uint32_t matcher_follow(struct masker *m, struct matcher *x, const uint32_t *ids, size_t n, uint32_t n_more);
 /* Goes on by the last of the n tokens. True when the text is complete and nothing can follow. */
 bool matcher_push(struct masker *m, struct matcher *x, const uint32_t *ids, size_t n);
 
