@@ -197,7 +197,7 @@ static void read_object(struct schema *s, struct object *o, const json_t *schema
             return;
     }
     add_required(s, o, required, others);
-    if (others ? !json_is_false(others) : json_object_size(properties) == 0)
+    if (others ? !json_is_false(others) : !properties)
         o->others = others ? others : json_true();
     if (o->others && o->n < json_object_size(properties))
         schema_fault(s, "properties", "a property that is false cannot stand beside additionalProperties");

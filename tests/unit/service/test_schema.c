@@ -85,6 +85,7 @@ static const struct {
       "{\"\xc3\xa9\":null}"},
      {"{\"a\":1}", "{\"x\":null,\"ab\":null}", "{\"abc\":2,\"ab\":1}", "{\"x\":null,\"\":null}"}},
     {"{\"additionalProperties\":{\"type\":\"null\"}}", {"{}", "{\"a\":null,\"b\":null}"}, {"{\"a\":1}", "1"}},
+    {"{\"type\":\"object\",\"properties\":{}}", {"{}"}, {"{\"a\":1}"}},
     {"{\"type\":\"object\",\"additionalProperties\":false}", {"{}"}, {"{\"a\":1}"}},
     {"{\"properties\":{\"a\":false,\"b\":true},\"minProperties\":0,\"maxProperties\":1}",
      {"{}", "{\"b\":0}"},
