@@ -403,7 +403,8 @@ static void exact_items(struct cpu *cpu, const void *call, size_t begin, size_t 
         size_t first = chunk * CHUNK, n_here = n_rows - first < CHUNK ? n_rows - first : CHUNK;
         uint64_t any = 0;
         for (size_t j = 0; j < p->n_x; j++) {
-            wanted[j] = p->head->listed[j * p->head->n_chunks + chunk] | (p->screened ? reaching(p, chunk, j, &bounds[j]) : 0);
+            wanted[j] =
+                p->head->listed[j * p->head->n_chunks + chunk] | (p->screened ? reaching(p, chunk, j, &bounds[j]) : 0);
             any |= wanted[j];
             for (size_t i = 0; i < n_here; i++)
                 p->logits[j * n_rows + first + i] = -INFINITY;
