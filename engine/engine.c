@@ -30,6 +30,17 @@ static enum error_code reserve_place(struct engine *e, const struct request *r, 
     return code ? refuse(e, code) : ERROR_NONE;
 }
 
+/* The first request with a grammar pays for the tree of the vocabulary, on its own thread. */
+static enum error_code prepare_grammars(struct engine *e, struct error *err)
+{
+    enum error_code code = ERROR_NONE;
+    pthread_mutex_lock(&e->masker_lock);
+    if (!e->loop.masker)
+        code = masker_open(e->model->tokenizer, e->limits.vocab_size, e->loop.max_out, &e->loop.masker, err);
+    pthread_mutex_unlock(&e->masker_lock);
+    return code;
+}
+
 enum error_code engine_submit(struct engine *e, const struct request *r, struct stream **out, struct error *err)
 {
     struct error unused;
@@ -47,7 +58,11 @@ enum error_code engine_submit(struct engine *e, const struct request *r, struct 
         code = reserve_place(e, r, err);
     if (code)
         return code;
-    if ((code = job_open(&options, r, &j, err))) { /* tokenises: only for a request that has its place */
+    if (r->grammar)
+        code = prepare_grammars(e, err);
+    if (!code)
+        code = job_open(&options, r, &j, err);
+    if (code) { /* tokenises: only for a request that has its place */
         queue_give_back(&e->queue);
         return code;
     }

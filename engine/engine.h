@@ -105,6 +105,47 @@ struct engine_observer {
 };
 void engine_observe(struct engine *e, const struct engine_observer *observer);
 
+/* ---- grammars: what an answer must be -------------------------------------------------------------------------- */
+
+/* Immutable once compiled, counted; any thread. A request that has one gets only tokens with which its answer can still become a text of
+ * the grammar; where the grammar allows no more, the answer ends. */
+struct grammar;
+struct grammar *grammar_ref(struct grammar *g); /* one more reference; returns g */
+void grammar_release(struct grammar *g);        /* one less; NULL is ignored */
+size_t grammar_memory_bytes(const struct grammar *g);
+/* What a text is to a grammar: none of it, the beginning of one, or a whole one. NO too when memory is out. */
+enum grammar_match { GRAMMAR_NO, GRAMMAR_BEGINS, GRAMMAR_WHOLE };
+enum grammar_match grammar_match(struct grammar *g, const char *text, size_t n_bytes);
+
+/* A grammar is built of expressions, which are numbers, each usable any number of times. What goes wrong on the way (memory, bounds) is
+ * kept and told by grammar_compile, so that the calls between need no checks. One thread. */
+#define GRAMMAR_EMPTY 0u              /* the expression of the empty text */
+#define GRAMMAR_UNBOUNDED UINT32_MAX
+struct grammar_builder;
+struct char_range { uint32_t first, last; }; /* code points, both included */
+
+struct grammar_builder *grammar_builder_open(void); /* NULL when memory is out */
+void grammar_builder_close(struct grammar_builder *b);
+uint32_t grammar_text(struct grammar_builder *b, const char *bytes, size_t n_bytes);
+/* One character of the ranges, or of all others (`except`). in_json: as it stands inside of a JSON string, where " and \ and control
+ * characters are escaped; then all characters together may also be written as \uXXXX. U+0000 and surrogates are never meant. */
+uint32_t grammar_chars(struct grammar_builder *b, const struct char_range *ranges, size_t n, bool except, bool in_json);
+uint32_t grammar_sequence(struct grammar_builder *b, uint32_t first, uint32_t second);
+uint32_t grammar_choice(struct grammar_builder *b, uint32_t first, uint32_t second);
+/* min to max times; max GRAMMAR_UNBOUNDED: no end. Costs memory in proportion to `max`. */
+uint32_t grammar_repeat(struct grammar_builder *b, uint32_t what, uint32_t min, uint32_t max);
+/* A rule stands for an expression that is given later, so that it may contain itself, but not at its own beginning. */
+uint32_t grammar_rule(struct grammar_builder *b);
+void grammar_rule_set(struct grammar_builder *b, uint32_t rule, uint32_t what);
+uint32_t grammar_call(struct grammar_builder *b, uint32_t rule);
+/* A regular expression as ECMA 262 writes them (flag u), without look-around, back-references, word borders and \p; ^ and $ only at the
+ * ends of the whole or of an alternative that is not in brackets. search: the text must contain a match, else be one. VALIDATION_FAILED
+ * names what is not understood and its offset. */
+enum error_code grammar_regex(struct grammar_builder *b, const char *pattern, size_t n_bytes, bool search, bool in_json,
+                              uint32_t *out, struct error *err);
+/* The texts of rule `start`. VALIDATION_FAILED: a bound was passed, a rule begins with itself, or no text is possible. */
+enum error_code grammar_compile(struct grammar_builder *b, uint32_t start, struct grammar **out, struct error *err);
+
 /* ---- requests --------------------------------------------------------------------------------------------------- */
 
 struct sampling {
@@ -138,6 +179,7 @@ struct request {
     bool logprobs;
     uint32_t top_logprobs;       /* 0..20 */
     bool ignore_eos;
+    struct grammar *grammar;     /* what the answer must be, or NULL; not together with ignore_eos. A reference is taken */
     enum priority priority;
     int64_t deadline_ns;         /* clock_now_ns; 0 = the engine's default, CLOCK_NEVER = none */
     /* Called when a stream that had nothing to read has something. On the loop thread; must not block or call the engine. */

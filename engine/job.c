@@ -54,6 +54,7 @@ static bool copy_options(struct job *j, const struct job_options *o, const struc
     j->logprobs = r->logprobs;
     j->n_top = r->top_logprobs;
     j->ignore_eos = r->ignore_eos;
+    j->grammar = r->grammar ? grammar_ref(r->grammar) : NULL;
     j->item.priority = r->priority;
     j->item.arrival_ns = o->now_ns;
     j->deadline_ns = deadline_of(o, r);
@@ -117,6 +118,7 @@ void job_close(struct job *j)
     if (j->stream)
         stream_release(j->stream);
     stopper_close(j->stopper);
+    grammar_release(j->grammar);
     free(j->bias);
     free(j->id);
     free(j->prompt);

@@ -8,6 +8,7 @@
 #define ENGINE_JOB_H
 
 #include "engine/draft.h"
+#include "engine/grammar/masker.h"
 #include "engine/queue.h"
 #include "engine/stopper.h"
 #include "engine/stream.h"
@@ -30,6 +31,7 @@ struct sequence {
     struct detokenizer detokenizer;
     struct stopper_state stop;
     uint64_t safe; /* bytes of the choice's text that may be shown */
+    struct matcher matcher; /* its place in the job's grammar, while running */
     int64_t last_token_ns;
 };
 
@@ -44,6 +46,7 @@ struct job {
     struct sampling sampling;
     struct logit_bias *bias; /* owned; sampling.bias points to it */
     struct stopper *stopper;
+    struct grammar *grammar; /* a reference, or NULL */
     struct stream *stream;                            /* the loop's reference */
     int64_t deadline_ns, admitted_ns, first_token_ns; /* arrival is item.arrival_ns; 0 = not yet */
     uint32_t n_started, n_ended, n_generated;         /* sequences, sequences, tokens of all */

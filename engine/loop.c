@@ -102,6 +102,8 @@ static void start_sequence(struct engine *e, struct job *j, int64_t now_ns)
     q->slot = l->free_slots[--l->n_free_slots];
     q->running = true;
     l->running[l->n_running++] = q;
+    if (j->grammar)
+        matcher_start(l->masker, j->grammar, &q->matcher); /* without memory the first step fails it */
     if (j->n_started == j->n_choices)
         queue_remove(&e->queue, &j->item, true, now_ns);
 }
@@ -152,6 +154,8 @@ static void draft(struct loop *l, struct sequence *q)
         double cost = l->draft_row_ns && l->scheduler.decode_ns ? (double)l->draft_row_ns / (double)l->scheduler.decode_ns : 0.1;
         n = draft_length(&q->draft, cost);
         n = draft_find(j->prompt, j->n_prompt, q->generated, q->n_generated, q->generated + q->n_generated, n < room ? n : room);
+        if (j->grammar)
+            n = matcher_follow(l->masker, &q->matcher, q->generated, q->n_generated, n);
     }
     q->n_draft = n;
 }

@@ -21,6 +21,7 @@ struct loop {
     struct forward *forward;
     struct kvcache kvcache;
     struct sampler *sampler;
+    struct masker *masker; /* NULL until the first request with a grammar; made by engine_submit */
     struct scheduler scheduler;
     struct buffer text; /* of the token at hand; its memory is reserved at open */
     struct job *jobs;   /* that have started */
@@ -39,6 +40,7 @@ struct loop {
     int32_t *ids, *positions, *slots; /* [max_batch_tokens] */
     int32_t *out_rows;                /* [max_out] rows that get logits; max_out is max_sequences and the rows of drafts */
     struct logits_need *needs;        /* [max_out] what will be read of their logits */
+    const struct token_mask **masks;  /* [max_out] of sequences with a grammar: what may be drawn; NULL: it cannot be followed */
     struct sequence **out_sequences;  /* [max_out] whose they are; NULL when it ended meanwhile */
     size_t n_out;
     float *logits; /* [max_out][vocab_size] */
@@ -65,6 +67,7 @@ struct engine {
     pthread_cond_t drained;     /* with stats_lock: the loop ended a turn while draining */
     struct engine_stats stats;
     uint32_t n_live; /* under stats_lock: submitted jobs whose stream has not got its COMPLETE */
+    pthread_mutex_t masker_lock; /* for making the masker, which the queue's lock then hands to the loop */
     bool has_sync;   /* the locks have been made */
     pthread_t thread;
 

@@ -126,9 +126,10 @@ static bool alloc_arrays(struct loop *l, size_t vocab_size)
     l->out_rows = calloc(n_out, sizeof *l->out_rows);
     l->out_sequences = calloc(n_out, sizeof *l->out_sequences);
     l->needs = calloc(n_out, sizeof *l->needs);
+    l->masks = calloc(n_out, sizeof *l->masks);
     l->logits = calloc(n_out, vocab_size * sizeof *l->logits);
     return l->running && l->free_slots && l->items && l->ids && l->positions && l->slots && l->out_rows &&
-           l->out_sequences && l->needs && l->logits;
+           l->out_sequences && l->needs && l->masks && l->logits;
 }
 
 static enum error_code open_memory(struct engine *e, const struct engine_options *o, struct error *err)
@@ -166,6 +167,8 @@ static bool open_sync(struct engine *e, size_t queue_limit)
         return false;
     if (pthread_mutex_init(&e->stats_lock, NULL))
         goto fail_stats;
+    if (pthread_mutex_init(&e->masker_lock, NULL))
+        goto fail_masker;
     if (!waker_cond_init(&e->drained))
         goto fail_drained;
     if (!queue_init(&e->queue, queue_limit))
@@ -176,6 +179,8 @@ static bool open_sync(struct engine *e, size_t queue_limit)
 fail_queue:
     pthread_cond_destroy(&e->drained);
 fail_drained:
+    pthread_mutex_destroy(&e->masker_lock);
+fail_masker:
     pthread_mutex_destroy(&e->stats_lock);
 fail_stats:
     waker_fini(&e->waker);
@@ -206,6 +211,7 @@ static void close_loop(struct loop *l)
 {
     free(l->logits);
     free(l->needs);
+    free(l->masks);
     free(l->out_sequences);
     free(l->out_rows);
     free(l->slots);
@@ -215,6 +221,7 @@ static void close_loop(struct loop *l)
     free(l->free_slots);
     free(l->running);
     buffer_fini(&l->text);
+    masker_close(l->masker);
     sampler_close(l->sampler);
     kvcache_close(&l->kvcache);
 }
@@ -225,6 +232,7 @@ static void free_engine(struct engine *e)
     if (e->has_sync) {
         queue_fini(&e->queue);
         pthread_cond_destroy(&e->drained);
+        pthread_mutex_destroy(&e->masker_lock);
         pthread_mutex_destroy(&e->stats_lock);
         waker_fini(&e->waker);
     }

@@ -19,6 +19,8 @@ static void free_slot(struct loop *l, struct sequence *q)
     kvcache_release(&l->kvcache, q->slot);
     l->free_slots[l->n_free_slots++] = q->slot;
     q->running = false;
+    if (q->job->grammar)
+        matcher_stop(l->masker, &q->matcher);
     for (size_t k = 0; k < l->n_out; k++)
         if (l->out_sequences[k] == q)
             l->out_sequences[k] = NULL;

@@ -98,6 +98,16 @@ static void apply_bias(const struct sampling *p, float *logits)
         logits[p->bias[i].id] += p->bias[i].bias;
 }
 
+static void apply_mask(const uint64_t *allowed, uint32_t n, float *logits)
+{
+    for (uint32_t first = 0; first < n; first += 64) {
+        uint32_t n_here = n - first < 64 ? n - first : 64;
+        uint64_t word = allowed[first / 64];
+        for (uint32_t i = 0; i < n_here && word != UINT64_MAX; i++)
+            logits[first + i] = word >> i & 1 ? logits[first + i] : -INFINITY;
+    }
+}
+
 /* ---- order ------------------------------------------------------------------------------------------------------- */
 
 #define LANES 16
@@ -345,6 +355,8 @@ static void report_logprobs(struct sampler *s, const struct sample_input *in, co
     if (!in->n_top)
         return;
     out->n_top = (uint32_t)select_first(s, logits, in->n_top < SAMPLER_MAX_TOP ? in->n_top : SAMPLER_MAX_TOP);
+    while (out->n_top > 0 && s->candidates[out->n_top - 1].logit == -INFINITY) /* fewer tokens are allowed */
+        out->n_top--;
     for (uint32_t i = 0; i < out->n_top; i++)
         out->top[i] = (struct token_logprob){s->candidates[i].id, s->candidates[i].logit - max - log_sum};
 }
@@ -362,7 +374,7 @@ static float reach_of(float min_p, float temperature)
 struct logits_need sampler_need(const struct sampling *p, const struct sample_input *in)
 {
     bool repetition = p->repetition_penalty != 0 && p->repetition_penalty != 1;
-    struct logits_need need = {.top = 0};
+    struct logits_need need = {.allowed = in->allowed, .n_allowed = in->n_allowed};
     if (in->logprobs || (p->temperature > 0 && p->top_k == 0 && p->top_p < 1))
         return need; /* a sum over all tokens */
     if (p->temperature == 0)
@@ -393,6 +405,8 @@ enum error_code sampler_draw(struct sampler *s, const struct sampling *p, const 
     uint32_t bad;
     apply_penalties(s, p, in, logits);
     apply_bias(p, logits);
+    if (in->allowed)
+        apply_mask(in->allowed, s->vocab_size, logits);
     if (!find_best(logits, s->vocab_size, &best, &bad))
         return error_set(err, ERROR_INFERENCE_FAILED, "expected finite logits, found %f for token %u",
                          (double)logits[bad], bad);

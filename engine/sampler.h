@@ -2,12 +2,13 @@
  * Sampling: logits of one row -> one token. Everything is defined exactly, so that a token depends on the logits, the
  * parameters, the tokens so far and (seed, choice, position) only.
  *
- *   penalties -> bias -> [log-probabilities are of this] -> temperature -> top-k -> top-p -> min-p -> draw
+ *   penalties -> bias -> grammar -> [log-probabilities are of this] -> temperature -> top-k -> top-p -> min-p -> draw
  *
  * Order of tokens, wherever one is needed: logit descending, then id ascending. A weight is exp((logit - max) / T).
  *  penalties  repetition (CTRL, arXiv 1909.05858 section 4.1, as in HF): a positive logit of a token seen in prompt or
  *             output is divided, another multiplied. Then, over generated tokens only and as OpenAI defines them,
  *             logit -= count * frequency + presence.
+ *  grammar    tokens that are not allowed get -infinity; at least one is allowed
  *  top-k      the first k in order
  *  top-p      the shortest prefix in order whose weight is at least top_p of what top-k left; one token at least
  *  min-p      weight at least min_p (the best token's weight is 1)
@@ -33,6 +34,8 @@ struct sample_input {
     uint32_t choice;
     bool logprobs;
     uint32_t n_top; /* 0..SAMPLER_MAX_TOP */
+    const uint64_t *allowed; /* a bit a token: the others are as if they were not there; NULL = all are allowed */
+    size_t n_allowed;        /* bits that are set */
 };
 
 struct sample {

@@ -19,10 +19,23 @@ static struct sample_input input_of(const struct sequence *q, uint32_t n_ahead)
                                  .n_top = j->n_top};
 }
 
+/* What may be drawn behind n_ahead drafted tokens, over which `ahead` has gone by then. A drafted token that the grammar does not allow is
+ * not drawn, so what is behind it does not matter. */
+static const struct token_mask *mask_of(struct loop *l, struct sequence *q, uint32_t n_ahead, struct matcher *ahead)
+{
+    if (n_ahead > 0)
+        matcher_push(l->masker, ahead, q->generated, q->n_generated + n_ahead);
+    const struct token_mask *mask = matcher_mask(l->masker, ahead, q->generated, q->n_generated + n_ahead);
+    if (n_ahead == 0)
+        q->matcher = *ahead;
+    return mask;
+}
+
 /* Appends the next n rows of a sequence; those of its last known token and of the drafted ones get logits. */
 static size_t add_rows(struct loop *l, struct sequence *q, uint32_t n, size_t at)
 {
     uint32_t n_draft = n > sequence_n_left(q) ? n - sequence_n_left(q) : 0, n_known = q->job->n_prompt + q->n_generated;
+    struct matcher ahead = q->matcher;
     q->n_draft = n_draft;
     q->n_accepted = 0;
     for (uint32_t i = 0; i < n; i++, at++) {
@@ -33,6 +46,12 @@ static size_t add_rows(struct loop *l, struct sequence *q, uint32_t n, size_t at
         if (position + 1 < n_known)
             continue;
         struct sample_input in = input_of(q, position + 1 - n_known);
+        const struct token_mask *mask = q->job->grammar ? mask_of(l, q, position + 1 - n_known, &ahead) : NULL;
+        if (mask) {
+            in.allowed = mask->allowed;
+            in.n_allowed = mask->n_allowed;
+        }
+        l->masks[l->n_out] = mask;
         l->out_rows[l->n_out] = (int32_t)at;
         l->needs[l->n_out] = sampler_need(&q->job->sampling, &in);
         l->out_sequences[l->n_out++] = q;
@@ -104,11 +123,14 @@ static void accept(struct engine *e, struct sequence *q, const struct sample *dr
     buffer_clear(text);
     detokenizer_push(&q->detokenizer, e->model->tokenizer, drawn->id, text);
     bool stop_found = stopper_push(j->stopper, &q->stop, text->data, text->n_bytes, &q->safe);
+    bool complete = j->grammar && matcher_push(e->loop.masker, &q->matcher, q->generated, q->n_generated);
     struct stream_token token = {drawn->id, drawn->logprob, drawn->top, drawn->n_top};
     stream_push(j->stream, q->choice, &token, text->data, text->n_bytes, q->safe,
                 stop_found || q->detokenizer.n_held > 0);
     if (stop_found)
         loop_end_sequence(e, q, FINISH_STOP, true);
+    else if (complete)
+        loop_end_sequence(e, q, FINISH_STOP, false);
     else if (q->n_generated == j->max_tokens)
         loop_end_sequence(e, q, FINISH_LENGTH, false);
 }
@@ -131,6 +153,20 @@ static void judge_draft(struct loop *l, struct sequence *q, size_t k, uint32_t d
         l->out_sequences[k] = NULL;
 }
 
+/* Draws a token for row i of the step's output. */
+static enum error_code draw(struct engine *e, size_t i, struct sample *drawn, struct error *err)
+{
+    struct loop *l = &e->loop;
+    struct sequence *q = l->out_sequences[i];
+    struct sample_input in = input_of(q, 0);
+    if (q->job->grammar && !l->masks[i])
+        return error_set(err, ERROR_INFERENCE_FAILED, "the grammar has too many states to be followed further");
+    if (q->job->grammar && !l->masks[i]->n_allowed)
+        return error_set(err, ERROR_INFERENCE_FAILED, "no token of the vocabulary goes on as the grammar asks");
+    in.allowed = q->job->grammar ? l->masks[i]->allowed : NULL;
+    return sampler_draw(l->sampler, &q->job->sampling, &in, l->logits + i * e->limits.vocab_size, drawn, err);
+}
+
 static void sample_all(struct engine *e)
 {
     struct loop *l = &e->loop;
@@ -140,8 +176,7 @@ static void sample_all(struct engine *e)
         struct error err = {0};
         if (!q) /* its request ended with another choice's failure */
             continue;
-        struct sample_input in = input_of(q, 0);
-        if (sampler_draw(l->sampler, &q->job->sampling, &in, l->logits + i * e->limits.vocab_size, &drawn, &err)) {
+        if (draw(e, i, &drawn, &err)) {
             log_error("engine", "sampling failed", LOG_STR("request_id", q->job->id), LOG_STR("error", err.message));
             loop_abort_job(e, q->job, FINISH_ERROR, &err);
             continue;

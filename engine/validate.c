@@ -150,6 +150,9 @@ static enum error_code check_numbers(const struct request *r, struct error *err)
     if (r->top_logprobs && !r->logprobs)
         return error_set_param(err, ERROR_VALIDATION_FAILED, "top_logprobs",
                                "expected logprobs with it, found %u without", r->top_logprobs);
+    if (r->grammar && r->ignore_eos)
+        return error_set_param(err, ERROR_VALIDATION_FAILED, "ignore_eos",
+                               "expected no grammar with it, found one: where it is complete, the answer ends");
     if (r->priority != PRIORITY_NORMAL && r->priority != PRIORITY_LOW && r->priority != PRIORITY_HIGH)
         return error_set_param(err, ERROR_VALIDATION_FAILED, "priority", "expected normal, low or high, found %d",
                                (int)r->priority);

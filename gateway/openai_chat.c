@@ -1,6 +1,7 @@
 /* POST /v1/chat/completions. */
 #include "gateway/body.h"
 #include "gateway/emit.h"
+#include "gateway/format.h"
 #include "gateway/openai.h"
 #include "gateway/sse.h"
 
@@ -156,20 +157,9 @@ static const struct job_view stream_view = {
     .error = openai_stream_error,
 };
 
-/* Only {"type":"text"} is offered. */
-static bool check_format(const struct params *p, struct failure *f)
-{
-    const json_t *format = p->response_format.json;
-    const char *type = json_string_value(json_object_get(format, "type"));
-    if (!format || (type && strcmp(type, "text") == 0))
-        return true;
-    failure_add(f, ERROR_VALIDATION_FAILED, "response_format", "this server offers {\"type\":\"text\"} only", NULL);
-    return false;
-}
-
 static bool check(const struct params *p, struct failure *f, bool *include_usage)
 {
-    bool ok = params_check_messages(p->messages.json, f) && check_format(p, f) && params_check_bias(p, f) &&
+    bool ok = params_check_messages(p->messages.json, f) && format_check(p->response_format.json, f) && params_check_bias(p, f) &&
               openai_stream_options(p, include_usage, f);
     if (ok && p->top_logprobs.set && p->top_logprobs.i > 0 && !p->logprobs.truth) {
         failure_add(f, ERROR_VALIDATION_FAILED, "top_logprobs", "only together with logprobs", NULL);

@@ -2,6 +2,7 @@
 #include "gateway/params.h"
 
 #include "bitnet/v1/inference.pb-c.h"
+#include "gateway/format.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -151,6 +152,8 @@ struct scratch {
     Bitnet__V1__Tokens tokens;
     Bitnet__V1__Chat chat;
     Bitnet__V1__Message *messages; /* owned */
+    Bitnet__V1__ResponseFormat format;
+    char *schema; /* owned */
 };
 
 /* protobuf-c's strings are not const; packing only reads them. */
@@ -264,6 +267,15 @@ static void fill_rest(const struct params *p, const struct extras *extras, Bitne
     r->request_id = mutable(extras->request_id);
 }
 
+static bool fill_format(const struct params *p, struct scratch *scratch)
+{
+    bool ok;
+    bitnet__v1__response_format__init(&scratch->format);
+    if (format_fill(p->response_format.json, &scratch->format, &scratch->schema, &ok))
+        scratch->request.response_format = &scratch->format;
+    return ok;
+}
+
 bool params_pack(const struct params *p, const struct input *input, const struct extras *extras, struct buffer *out)
 {
     struct scratch *scratch = calloc(1, sizeof *scratch);
@@ -273,7 +285,7 @@ bool params_pack(const struct params *p, const struct input *input, const struct
     fill_rest(p, extras, &scratch->request);
     fill_sampling(p, scratch);
     fill_stop(p, scratch);
-    bool ok = fill_input(input, scratch);
+    bool ok = fill_input(input, scratch) && fill_format(p, scratch);
     size_t n = ok ? bitnet__v1__generate_request__get_packed_size(&scratch->request) : 0;
     char *to = ok ? buffer_reserve(out, n) : NULL;
     if (to)
@@ -283,6 +295,7 @@ bool params_pack(const struct params *p, const struct input *input, const struct
     free(scratch->messages);
     free(scratch->chat.messages);
     free(scratch->tokens.ids);
+    free(scratch->schema);
     free(scratch);
     return to;
 }

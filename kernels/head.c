@@ -12,6 +12,7 @@ void cpu_screen_free(struct cpu_dense *w)
     screen_close(&w->head->screen);
     free(w->head->halves);
     free(w->head->listed);
+    free(w->head->aside);
     free(w->head->lower);
     free(w->head->upper);
     free(w->head->best);
@@ -31,12 +32,13 @@ static bool alloc_head(const struct cpu *cpu, struct cpu_dense *w)
     placement_of_rows(&cpu->placement, h->screen.low, h->n_chunks, CHUNK * screen_low_bytes(h->screen.stride));
     h->halves = aligned_alloc(64, 2 * CPU_LOGITS_ROWS * h->screen.stride);
     h->listed = malloc(CPU_LOGITS_ROWS * h->n_chunks * sizeof *h->listed);
+    h->aside = malloc(CPU_LOGITS_ROWS * h->n_chunks * sizeof *h->aside);
     h->lower = malloc(CPU_LOGITS_ROWS * h->n_chunks * GROUPS * sizeof *h->lower);
     h->upper = malloc(CPU_LOGITS_ROWS * h->n_chunks * GROUPS * sizeof *h->upper);
     h->best = malloc(CPU_LOGITS_ROWS * MAX_PROBES * sizeof *h->best);
     h->probes = malloc(CPU_LOGITS_ROWS * MAX_PROBES * sizeof *h->probes);
     h->probed = malloc(CPU_LOGITS_ROWS * MAX_PROBES * sizeof *h->probed);
-    return h->halves && h->listed && h->lower && h->upper && h->best && h->probes && h->probed;
+    return h->halves && h->listed && h->aside && h->lower && h->upper && h->best && h->probes && h->probed;
 }
 
 struct fill {

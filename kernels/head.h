@@ -18,9 +18,9 @@ struct cpu_head {
     size_t n_chunks;
     struct screen_x x[CPU_LOGITS_ROWS];
     int8_t *halves;   /* [2][n_x][stride]: of one call's rows of x; allocated for CPU_LOGITS_ROWS */
-    uint64_t *listed; /* [CPU_LOGITS_ROWS][n_chunks]: a bit a row */
-    float *lower,
-        *upper;  /* [CPU_LOGITS_ROWS][n_chunks * GROUPS]: largest bounds of a group's rows that are not listed */
+    uint64_t *listed;     /* [CPU_LOGITS_ROWS][n_chunks]: a bit a row */
+    uint64_t *aside;      /* the same of rows that take no part in the screening: listed, or not allowed */
+    float *lower, *upper; /* [CPU_LOGITS_ROWS][n_chunks * GROUPS]: largest bounds of a group's rows that take part */
     float *best; /* [CPU_LOGITS_ROWS][MAX_PROBES]: heaps of the largest lower bounds */
     uint32_t *probes; /* [CPU_LOGITS_ROWS][MAX_PROBES]: rows */
     float *probed;    /* [CPU_LOGITS_ROWS][MAX_PROBES]: their quantities, rounded down */

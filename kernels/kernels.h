@@ -253,6 +253,8 @@ struct logits_need {
         const uint32_t *ids; /* [n] `stride` words apart; borrowed; may repeat */
         size_t n, stride;
     } lists[LOGITS_MAX_LISTS];
+    const uint64_t *allowed; /* a bit a row, n_allowed of them set: no other row is read, listed or not; NULL: all are allowed */
+    size_t n_allowed;
 };
 
 /* As op_logits without round_f16, for rows of which needs[j] says what will be read: those logits are exactly op_logits',

@@ -9,7 +9,8 @@
  * quantity of that size, so one whose upper bound is below is not among the `count` largest and does not equal the last of them.
  *
  * Listed rows take no part in this: they are computed in any case. So the caller may change them at will: the `count` largest of the
- * whole are among them and the `count` largest of the others.
+ * whole are among them and the `count` largest of the others. Rows that are not allowed take no part either, and are not computed; where
+ * few are allowed these count as listed, and nothing is screened.
  *
  * A draw compares fl(fl(logit / T) + noise) in double, off by less than 2^-51 (|logit| / T + noise). Times T that is far below the
  * allowance of the bounds for float rounding, 2^-18 |v| |x| and 2^-20 T * MAX_NOISE, so what cannot win by its bounds cannot win.
@@ -35,12 +36,38 @@ struct pass {
     size_t n_x;
     const struct logits_need *needs;
     float *logits;              /* [n_x][n_rows]: the estimates until they are replaced */
+    bool screened;              /* some row of x needs bounds */
     bool all_bits, both_halves; /* in the first look: not both, or there is no second */
 };
 
 static const float *row_of_x(const struct pass *p, size_t j)
 {
     return p->x + (size_t)p->rows[j] * p->w->base.n_cols;
+}
+
+/* Few rows are read one by one sooner than all bounds are computed. */
+static bool few_allowed(const struct cpu_dense *w, const struct logits_need *need)
+{
+    return need->allowed && need->n_allowed <= w->base.n_rows / 8;
+}
+
+static void prepare_rows(const struct pass *p, size_t j)
+{
+    const struct logits_need *need = &p->needs[j];
+    size_t n_chunks = p->head->n_chunks;
+    uint64_t *listed = p->head->listed + j * n_chunks, *aside = p->head->aside + j * n_chunks;
+    memset(listed, 0, n_chunks * sizeof *listed);
+    for (size_t l = 0; l < LOGITS_MAX_LISTS; l++)
+        for (size_t i = 0; i < need->lists[l].n; i++) {
+            uint32_t id = need->lists[l].ids[i * need->lists[l].stride];
+            listed[id / CHUNK] |= UINT64_C(1) << id % CHUNK;
+        }
+    bool few = few_allowed(p->w, need);
+    for (size_t c = 0; c < n_chunks; c++) {
+        uint64_t allowed = need->allowed ? need->allowed[c] : UINT64_MAX;
+        listed[c] = few ? allowed : listed[c] & allowed;
+        aside[c] = few ? UINT64_MAX : listed[c] | ~allowed;
+    }
 }
 
 static void prepare_items(struct cpu *cpu, const void *call, size_t begin, size_t end, int thread)
@@ -50,14 +77,8 @@ static void prepare_items(struct cpu *cpu, const void *call, size_t begin, size_
     size_t stride = h->screen.stride;
     (void)cpu, (void)thread;
     for (size_t j = begin; j < end; j++) {
-        uint64_t *listed = h->listed + j * h->n_chunks;
         screen_split(&h->screen, row_of_x(p, j), h->halves + j * stride, h->halves + (p->n_x + j) * stride, &h->x[j]);
-        memset(listed, 0, h->n_chunks * sizeof *listed);
-        for (size_t l = 0; l < LOGITS_MAX_LISTS; l++)
-            for (size_t i = 0; i < p->needs[j].lists[l].n; i++) {
-                uint32_t id = p->needs[j].lists[l].ids[i * p->needs[j].lists[l].stride];
-                listed[id / CHUNK] |= UINT64_C(1) << id % CHUNK;
-            }
+        prepare_rows(p, j);
     }
 }
 
@@ -87,7 +108,7 @@ static void bound_chunk(struct cpu *cpu, const struct pass *p, size_t chunk, siz
     const struct screen_x *x = &p->head->x[j];
     const struct screen_bound b = bound_of(p, j, false);
     size_t first = chunk * CHUNK, n = s->n_rows - first < CHUNK ? s->n_rows - first : CHUNK;
-    uint64_t listed = p->head->listed[j * p->head->n_chunks + chunk];
+    uint64_t aside = p->head->aside[j * p->head->n_chunks + chunk];
     int32_t high_centre = b.centre * x->high_sum, low_centre = b.centre * x->low_sum;
     float quantity[CHUNK], lower[CHUNK], upper[CHUNK], noise[CHUNK];
     for (size_t i = 0; i < CHUNK; i++)
@@ -107,8 +128,8 @@ static void bound_chunk(struct cpu *cpu, const struct pass *p, size_t chunk, siz
         lower[i] = quantity[i] - slack;
         upper[i] = quantity[i] + slack;
     }
-    for (size_t i = 0; (listed || n < CHUNK) && i < CHUNK; i++)
-        if (i >= n || listed >> i & 1)
+    for (size_t i = 0; (aside || n < CHUNK) && i < CHUNK; i++)
+        if (i >= n || aside >> i & 1)
             lower[i] = upper[i] = -INFINITY;
     size_t at = (j * p->head->n_chunks + chunk) * GROUPS;
     for (size_t g = 0; g < GROUPS; g++) {
@@ -196,13 +217,13 @@ static void raise_least(const struct pass *p, size_t j, const float *lower, size
     h->least[j] = least > h->least[j] ? least : h->least[j];
 }
 
-/* The row of a group that looks best; listed ones are left out. */
+/* The row of a group that looks best, of those that take part. */
 static size_t best_of_group(const struct pass *p, size_t group, size_t j)
 {
     const float *quantity = p->logits + j * p->w->base.n_rows;
     size_t best = SIZE_MAX;
     for (size_t r = group * GROUP; r < (group + 1) * GROUP && r < p->w->base.n_rows; r++)
-        if (!(p->head->listed[j * p->head->n_chunks + r / CHUNK] >> r % CHUNK & 1) &&
+        if (!(p->head->aside[j * p->head->n_chunks + r / CHUNK] >> r % CHUNK & 1) &&
             (best == SIZE_MAX || quantity[r] > quantity[best]))
             best = r;
     return best;
@@ -267,12 +288,13 @@ static void choose_items(struct cpu *cpu, const void *call, size_t begin, size_t
     struct cpu_head *h = p->head;
     (void)cpu, (void)thread;
     for (size_t j = begin; j < end; j++)
-        raise_least(p, j, h->lower + j * h->n_chunks * GROUPS, h->n_chunks * GROUPS);
+        if (!few_allowed(p->w, &p->needs[j])) /* of these nothing was screened */
+            raise_least(p, j, h->lower + j * h->n_chunks * GROUPS, h->n_chunks * GROUPS);
 }
 
 /* ---- the second look --------------------------------------------------------------------------------------------- */
 
-/* The rows of a chunk whose upper bound reaches least[j]; listed ones are left out. */
+/* The rows of a chunk whose upper bound reaches least[j], of those that take part. */
 static uint64_t reaching(const struct pass *p, size_t chunk, size_t j, const struct screen_bound *b)
 {
     const struct screen *s = &p->head->screen;
@@ -287,7 +309,7 @@ static uint64_t reaching(const struct pass *p, size_t chunk, size_t j, const str
                 quantity[r] + (b->per_error * b->error[r] + b->per_norm * s->norm[r] + b->constant) >= least)
                 found |= UINT64_C(1) << i;
         }
-    return found & ~p->head->listed[j * p->head->n_chunks + chunk];
+    return found & ~p->head->aside[j * p->head->n_chunks + chunk];
 }
 
 /* What the first look left out of the estimate of row r: the low plane times both halves, or both planes times the low half. */
@@ -365,7 +387,8 @@ static void exact_items(struct cpu *cpu, const void *call, size_t begin, size_t 
         size_t first = chunk * CHUNK, n_here = n_rows - first < CHUNK ? n_rows - first : CHUNK;
         uint64_t any = 0;
         for (size_t j = 0; j < p->n_x; j++) {
-            wanted[j] = reaching(p, chunk, j, &bounds[j]) | p->head->listed[j * p->head->n_chunks + chunk];
+            wanted[j] =
+                p->head->listed[j * p->head->n_chunks + chunk] | (p->screened ? reaching(p, chunk, j, &bounds[j]) : 0);
             any |= wanted[j];
             for (size_t i = 0; i < n_here; i++)
                 p->logits[j * n_rows + first + i] = -INFINITY;
@@ -389,8 +412,9 @@ static bool can_screen(const struct cpu_dense *w, const struct logits_need *need
     size_t n_listed = 0;
     for (size_t l = 0; l < LOGITS_MAX_LISTS; l++)
         n_listed += need->lists[l].n;
-    return w->head && (need->top || need->within > 0 || need->temperature > 0) && n_listed <= w->base.n_rows / 4 &&
-           need->top <= CPU_LOGITS_MAX_COUNT && need->top <= w->head->n_chunks * GROUPS / 2;
+    bool bounded = (need->top || need->within > 0 || need->temperature > 0) && n_listed <= w->base.n_rows / 4 &&
+                   need->top <= CPU_LOGITS_MAX_COUNT && w->head && need->top <= w->head->n_chunks * GROUPS / 2;
+    return w->head && (bounded || few_allowed(w, need));
 }
 
 /* A single row of x looks at the high plane first. */
@@ -410,13 +434,16 @@ static void run_pass(struct cpu *cpu, struct pass *p)
     p->all_bits = p->n_x > 1;
     p->both_halves = p->n_x == 1;
     for (size_t j = 0; j < p->n_x; j++) {
+        p->screened |= !few_allowed(p->w, &p->needs[j]);
         p->both_halves |= h->x[j].coarse_error > MAX_COARSE_ERROR * h->x[j].norm;
         h->least[j] = -INFINITY;
     }
-    cpu_for(cpu, h->n_chunks, CHUNK * n * p->n_x, bound_items, p);
-    cpu_for(cpu, p->n_x, h->n_chunks * GROUPS, choose_items, p);
-    raise_by_probes(cpu, p);
-    if (!p->all_bits || !p->both_halves) {
+    if (p->screened) {
+        cpu_for(cpu, h->n_chunks, CHUNK * n * p->n_x, bound_items, p);
+        cpu_for(cpu, p->n_x, h->n_chunks * GROUPS, choose_items, p);
+        raise_by_probes(cpu, p);
+    }
+    if (p->screened && (!p->all_bits || !p->both_halves)) {
         cpu_for_each(cpu, n_items, STEP * CHUNK * p->n_x, refine_items, p);
         cpu_for(cpu, p->n_x, h->n_chunks * GROUPS, choose_items, p);
     }

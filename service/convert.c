@@ -89,10 +89,14 @@ enum error_code convert_request(const struct service *s, const Bitnet__V1__Gener
 {
     memset(&out->request, 0, sizeof out->request);
     out->messages = NULL;
+    out->grammar = NULL;
     struct request *q = &out->request;
     enum error_code code = convert_input(r, out, err);
     if (!code)
         code = convert_sampling(s, r->sampling, out, err);
+    if (!code && r->response_format)
+        code = formats_get(s->formats, r->response_format, &out->grammar, err);
+    q->grammar = out->grammar;
     q->max_tokens = r->max_tokens ? r->max_tokens : DEFAULT_MAX_TOKENS;
     q->stop = (const char *const *)r->stop;
     q->n_stop = r->n_stop;
@@ -112,7 +116,9 @@ enum error_code convert_request(const struct service *s, const Bitnet__V1__Gener
 void convert_fini(struct converted *c)
 {
     free(c->messages);
+    grammar_release(c->grammar);
     c->messages = NULL;
+    c->grammar = NULL;
 }
 
 Bitnet__V1__FinishReason convert_finish(enum finish_reason finish)

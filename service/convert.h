@@ -3,6 +3,7 @@
 #define SERVICE_CONVERT_H
 
 #include "bitnet/v1/inference.pb-c.h"
+#include "service/formats.h"
 #include "service/service.h"
 
 #define CONVERT_MAX_BIAS 300
@@ -11,6 +12,7 @@
 struct converted {
     struct request request;
     struct chat_message *messages; /* owned */
+    struct grammar *grammar;       /* a reference */
     struct logit_bias bias[CONVERT_MAX_BIAS];
     bool call_deadline; /* the call's deadline comes before timeout_ms */
 };

@@ -8,6 +8,7 @@
  */
 #include "base/clock.h"
 #include "base/log.h"
+#include "service/formats.h"
 #include "service/options.h"
 #include "service/service.h"
 
@@ -79,8 +80,9 @@ static enum error_code load(struct program *p, struct error *err)
     log_model(engine_model(s->engine));
     s->metrics = service_metrics_open(s->engine);
     s->health = health_open();
+    s->formats = formats_open();
     s->reflection = reflection_open(proto_descriptors, proto_descriptors_n_bytes);
-    if (!s->metrics || !s->health || !s->reflection)
+    if (!s->metrics || !s->health || !s->formats || !s->reflection)
         return error_set(err, ERROR_MEMORY_EXHAUSTED, "no memory to start");
     return ERROR_NONE;
 }
@@ -110,6 +112,7 @@ static void close_all(struct program *p)
         engine_close(p->service.engine);
     service_metrics_close(p->service.metrics);
     health_close(p->service.health);
+    formats_close(p->service.formats);
     reflection_close(p->service.reflection);
 }
 

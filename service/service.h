@@ -25,6 +25,7 @@ struct service_config {
 
 struct service_metrics;
 struct health;
+struct formats;
 struct reflection;
 
 /* What all handlers share; made by main, immutable but for the atomics and what guards itself. */
@@ -33,6 +34,7 @@ struct service {
     struct engine *engine;
     struct service_metrics *metrics;
     struct health *health;
+    struct formats *formats;
     struct reflection *reflection;
     int64_t started_ns;
     atomic_bool draining;

@@ -13,6 +13,12 @@ static bool is_silent(const struct tokenizer *t, uint32_t id)
     return t->kinds[id] == TOKEN_CONTROL || t->kinds[id] == TOKEN_UNKNOWN || t->kinds[id] == TOKEN_UNUSED;
 }
 
+const char *tokenizer_text(const struct tokenizer *t, uint32_t id, size_t *n_bytes)
+{
+    const char *piece = tokenizer_piece(t, id, n_bytes);
+    return piece == NULL || t->kinds == NULL || is_silent(t, id) ? NULL : piece;
+}
+
 enum error_code tokenizer_decode(const struct tokenizer *t, const uint32_t *ids, size_t n, bool skip_special,
                                  struct buffer *out, struct error *err)
 {

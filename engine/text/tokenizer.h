@@ -16,6 +16,9 @@ enum error_code tokenizer_from_gguf(const struct gguf *g, uint32_t n_vocab, stru
 /* Name of the chat template in use ("bitnet-2b4t", "llama3", "falcon3", "chatml", "llama2", ...), or NULL. */
 const char *tokenizer_chat_template(const struct tokenizer *t);
 
+/* What token `id` adds to an answer's text (borrowed), NULL for tokens that stand for no text of their own. */
+const char *tokenizer_text(const struct tokenizer *t, uint32_t id, size_t *n_bytes);
+
 /* Incremental detokenisation of one sequence: bytes in, whole characters out. Invalid bytes become U+FFFD. */
 struct detokenizer { char held[4]; uint8_t n_held; };
 /* Appends to `out` the text that token `id` completes (control tokens have no text). */

@@ -100,7 +100,7 @@ static inline __m256 finite_values(__m256 x)
 /* Rounded to F16, or to 16 bits and a multiple of 16 of them. */
 static float load_query(const float *q, size_t dim, enum kv_type type, float scale, float *out)
 {
-    const int nearest = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
+    enum { nearest = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }; /* clang takes no variable */
     if (type == KV_F16) {
         for (size_t i = 0; i < dim; i += ARITH_LANES) {
             struct lanes v = lanes_first(q + i, dim - i);

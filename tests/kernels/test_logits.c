@@ -66,6 +66,11 @@ static double quantity(const struct logits_need *need, const float *full, size_t
     return (double)full[r] / (double)need->temperature + (double)kernel_gumbel(need->seed, need->choice, need->position, (uint32_t)r);
 }
 
+static bool is_allowed(const struct logits_need *need, size_t r)
+{
+    return !need->allowed || (need->allowed[r / 64] >> r % 64 & 1);
+}
+
 /* Each logit is exact or left out; what is needed is not left out. */
 static void check(const float *full, const float *found, const struct logits_need *need, size_t *n_kept)
 {
@@ -75,17 +80,22 @@ static void check(const float *full, const float *found, const struct logits_nee
     for (size_t l = 0; l < LOGITS_MAX_LISTS; l++)
         for (size_t i = 0; i < need->lists[l].n; i++)
             listed[need->lists[l].ids[i * need->lists[l].stride]] = true;
-    memcpy(wanted, listed, sizeof wanted);
+    for (size_t r = 0; r < N_ROWS; r++)
+        wanted[r] = listed[r] || !is_allowed(need, r);
     for (size_t k = 0; k < count; k++) {
         size_t best = N_ROWS;
         for (size_t r = 0; r < N_ROWS; r++)
             if (!wanted[r] && (best == N_ROWS || quantity(need, full, r) > quantity(need, full, best)))
                 best = r;
+        if (best == N_ROWS) { /* fewer are allowed: all are needed */
+            last = -INFINITY;
+            break;
+        }
         wanted[best] = true;
         last = quantity(need, full, best);
     }
     for (size_t r = 0; r < N_ROWS; r++) { /* of equal ones the lowest id counts, so all must be there */
-        bool left_out = found[r] == -INFINITY, needed = listed[r] || quantity(need, full, r) >= last - (double)need->within;
+        bool left_out = found[r] == -INFINITY, needed = is_allowed(need, r) && (listed[r] || quantity(need, full, r) >= last - (double)need->within);
         ck_assert_msg(left_out ? !needed : memcmp(&full[r], &found[r], sizeof *full) == 0,
                       "row %zu: expected %g, found %g", r, (double)full[r], (double)found[r]);
         *n_kept += !left_out;
@@ -138,6 +148,40 @@ START_TEST(what_is_needed_is_exact)
             }
             head_close(&h);
         }
+}
+END_TEST
+
+/* Of rows that are not allowed nothing is needed, and the largest are those of the others: many or few, with and without other rows of x. */
+START_TEST(rows_that_are_not_allowed_do_not_count)
+{
+    static const uint32_t ids[] = {17, 3, 2999, 64, 1000};
+    static uint64_t masks[3][(N_ROWS + 63) / 64];
+    for (size_t i = 0; cpu_levels[i].name; i++) {
+        struct head h;
+        head_open(&h, 256, cpu_levels[i].name, 2);
+        for (uint32_t state = 0; state < 12; state++) {
+            new_state(&h, (int)state % 4);
+            size_t n_allowed[3] = {0};
+            memset(masks, 0, sizeof masks);
+            for (int m = 0; m < 3; m++) /* nearly all, a few, half */
+                for (size_t r = 0; r < N_ROWS; r++) {
+                    bool allowed = random_next() % 40 < (m == 0 ? 39u : m == 1 ? 1u : 20u);
+                    masks[m][r / 64] |= (uint64_t)allowed << r % 64;
+                    n_allowed[m] += allowed;
+                }
+            struct logits_need needs[3] = {
+                {.top = 1 + state, .lists = {{ids, state % 5, 1}}, .allowed = masks[0], .n_allowed = n_allowed[0]},
+                {.top = state % 2 ? 5000 : 1, .lists = {{ids, state % 5, 1}}, .allowed = masks[1], .n_allowed = n_allowed[1]},
+                {.temperature = 2.0f, .seed = state, .allowed = masks[2], .n_allowed = n_allowed[2]},
+            };
+            compare_all(&h, needs);
+            needs[0] = (struct logits_need){.within = 0.5f, .allowed = masks[2], .n_allowed = n_allowed[2]};
+            needs[1].top = 0; /* all of the few */
+            needs[2].allowed = NULL;
+            compare_all(&h, needs);
+        }
+        head_close(&h);
+    }
 }
 END_TEST
 
@@ -287,5 +331,5 @@ START_TEST(a_table_that_is_not_finite_has_no_screen)
 }
 END_TEST
 
-RUN_SUITE("kernels/logits", what_is_needed_is_exact, many_rows_are_screened_together, sums_of_a_screen_agree, noise_agrees, most_rows_are_left_out, all_logits_and_what_a_screen_cannot_hold_are_full,
+RUN_SUITE("kernels/logits", what_is_needed_is_exact, rows_that_are_not_allowed_do_not_count, many_rows_are_screened_together, sums_of_a_screen_agree, noise_agrees, most_rows_are_left_out, all_logits_and_what_a_screen_cannot_hold_are_full,
           what_is_read_is_the_screen_or_all, a_table_that_is_not_finite_has_no_screen)

@@ -39,7 +39,7 @@ END_TEST
 START_TEST(test_penalties)
 {
     uint32_t prompt[] = {2, 5, 5}, generated[] = {4, 4, 0, 4};
-    struct sample_input in = {prompt, 3, generated, 4, 0, true, V};
+    struct sample_input in = {prompt, 3, generated, 4, 0, true, V, NULL, 0};
     struct sampling p = greedy();
     p.repetition_penalty = 2;
     p.presence_penalty = 0.5f;
@@ -70,7 +70,7 @@ START_TEST(test_penalties_leave_nothing_behind)
     struct sampler *s;
     struct sample a[2], b[2];
     uint32_t prompt[] = {1, 4}, seen[] = {2, 2}, other = 7;
-    struct sample_input penalised = {prompt, 2, seen, 2, 0, true, 3}, fresh = {&other, 1, NULL, 0, 0, true, 3};
+    struct sample_input penalised = {prompt, 2, seen, 2, 0, true, 3, NULL, 0}, fresh = {&other, 1, NULL, 0, 0, true, 3, NULL, 0};
     memset(a, 0, sizeof a); /* compared byte by byte */
     memset(b, 0, sizeof b);
     struct sampling p = greedy();
@@ -220,13 +220,38 @@ START_TEST(test_position_counts_prompt_and_output)
         struct sampling p = greedy();
         p.temperature = 2;
         p.seed = n;
-        struct sample_input a = {.prompt = tokens, .n_prompt = 5}, b = {tokens, 2, tokens, 3, 0, false, 0},
+        struct sample_input a = {.prompt = tokens, .n_prompt = 5}, b = {tokens, 2, tokens, 3, 0, false, 0, NULL, 0},
                             c = {.prompt = tokens, .n_prompt = 6};
         uint32_t drawn = draw(&p, &a, base_logits).id;
         ck_assert_uint_eq(draw(&p, &b, base_logits).id, drawn);
         n_other += draw(&p, &c, base_logits).id != drawn;
     }
     ck_assert_uint_gt(n_other, 300);
+}
+END_TEST
+
+/* Tokens that are not allowed are as if their logits were -infinity, and are not reported. */
+START_TEST(test_a_mask_leaves_tokens_out)
+{
+    static const uint64_t allowed = 0xB2; /* 1, 4, 5, 7 */
+    static const struct logit_bias bias[] = {{2, 50}};
+    float left[V];
+    for (int i = 0; i < V; i++)
+        left[i] = allowed >> i & 1 ? base_logits[i] : -INFINITY;
+    for (uint32_t n = 0; n < 200; n++) {
+        struct sampling p = {.temperature = n % 4 ? 1.5f : 0, .top_k = n % 3, .top_p = n % 5 ? 1 : 0.8f, .repetition_penalty = 1,
+                             .seed = n, .bias = bias, .n_bias = n % 2};
+        struct sample_input masked = {.logprobs = true, .n_top = 6, .allowed = &allowed, .n_allowed = 4}, plain = masked;
+        plain.allowed = NULL;
+        struct sample a = draw(&p, &masked, base_logits);
+        p.n_bias = 0;
+        struct sample b = draw(&p, &plain, left);
+        ck_assert_uint_eq(a.id, b.id);
+        ck_assert_float_eq(a.logprob, b.logprob);
+        ck_assert_uint_eq(a.n_top, 4);
+        ck_assert_uint_eq(a.top[0].id, 4);
+        ck_assert_uint_eq(a.top[3].id, 7);
+    }
 }
 END_TEST
 
@@ -308,4 +333,4 @@ END_TEST
 
 SUITE("sampler", test_greedy_takes_the_lowest_of_equals, test_penalties, test_penalties_leave_nothing_behind, test_bias,
       test_truncation_tables, test_draw_is_softmax, test_choices_are_independent,
-      test_position_counts_prompt_and_output, test_large_vocabulary_by_definition, test_bad_logits)
+      test_position_counts_prompt_and_output, test_a_mask_leaves_tokens_out, test_large_vocabulary_by_definition, test_bad_logits)

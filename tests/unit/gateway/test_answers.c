@@ -334,7 +334,14 @@ static const struct refusal refusals[] = {
     {"POST", CHAT, JSON_TYPE, "{\"messages\":[{\"role\":\"user\",\"content\":[{\"type\":\"image_url\"}]}]}", 400,
      "content"},
     {"POST", CHAT, JSON_TYPE, "{" MESSAGES ",\"tools\":[{}]}", 400, "\"param\":\"tools\""},
-    {"POST", CHAT, JSON_TYPE, "{" MESSAGES ",\"response_format\":{\"type\":\"json_object\"}}", 400, "response_format"},
+    {"POST", CHAT, JSON_TYPE, "{" MESSAGES ",\"response_format\":1}", 400, "\"param\":\"response_format\""},
+    {"POST", CHAT, JSON_TYPE, "{" MESSAGES ",\"response_format\":{\"type\":\"xml\"}}", 400, "\"param\":\"response_format.type\""},
+    {"POST", CHAT, JSON_TYPE, "{" MESSAGES ",\"response_format\":{\"type\":\"regex\"}}", 400,
+     "\"param\":\"response_format.pattern\""},
+    {"POST", CHAT, JSON_TYPE, "{" MESSAGES ",\"response_format\":{\"type\":\"json_schema\"}}", 400,
+     "\"param\":\"response_format.json_schema\""},
+    {"POST", CHAT, JSON_TYPE, "{" MESSAGES ",\"response_format\":{\"type\":\"json_schema\",\"json_schema\":{\"schema\":[]}}}", 400,
+     "\"param\":\"response_format.json_schema.schema\""},
     {"POST", CHAT, JSON_TYPE, "{" MESSAGES ",\"n\":9}", 400, "\"param\":\"n\""},
     {"POST", CHAT, JSON_TYPE, "{" MESSAGES ",\"top_logprobs\":2}", 400, "top_logprobs"},
     {"POST", CHAT, JSON_TYPE, "{" MESSAGES ",\"logit_bias\":{\"x\":1}}", 400, "logit_bias"},
@@ -349,6 +356,36 @@ static const struct refusal refusals[] = {
     {"POST", "/v1/completions", JSON_TYPE, "{\"prompt\":\"a\",\"max_tokens\":0}", 400, "\"param\":\"max_tokens\""},
     {"POST", "/detokenize", JSON_TYPE, "{\"tokens\":[1.5]}", 400, "\"param\":\"tokens\""},
 };
+
+/* What becomes of a response_format: the schema in the order of its keys. */
+static void expect_format(const char *format, int kind, const char *text)
+{
+    char body[512];
+    setup();
+    snprintf(body, sizeof body, "{" MESSAGES ",\"response_format\":%s}", format);
+    app_request(&app, "POST", CHAT, JSON_TYPE, body);
+    ck_assert_int_eq(app_n_calls, 1);
+    Bitnet__V1__GenerateRequest *q = app_generate_request(0);
+    ck_assert(!q->response_format == !kind);
+    if (kind) {
+        ck_assert_int_eq((int)q->response_format->format_case, kind);
+        if (text)
+            ck_assert_str_eq(q->response_format->regex, text); /* both strings are one union */
+    }
+    bitnet__v1__generate_request__free_unpacked(q, NULL);
+    app_close(&app);
+}
+
+START_TEST(response_formats_are_passed_on)
+{
+    expect_format("null", 0, NULL);
+    expect_format("{\"type\":\"text\"}", 0, NULL);
+    expect_format("{\"type\":\"json_object\"}", BITNET__V1__RESPONSE_FORMAT__FORMAT_JSON_OBJECT, NULL);
+    expect_format("{\"type\":\"regex\",\"pattern\":\"a|b\"}", BITNET__V1__RESPONSE_FORMAT__FORMAT_REGEX, "a|b");
+    expect_format("{\"type\":\"json_schema\",\"json_schema\":{\"name\":\"n\",\"strict\":true,\"schema\":{\"z\":1.5,\"a\":[]}}}",
+                  BITNET__V1__RESPONSE_FORMAT__FORMAT_JSON_SCHEMA, "{\"z\":1.5,\"a\":[]}");
+}
+END_TEST
 
 START_TEST(refuses)
 {
@@ -397,5 +434,6 @@ END_TEST
 
 SUITE("answers", inference, inference_stream, progress_every_sixteen_tokens, chat, chat_stream,
       completions_of_two_prompts, completions_stream, an_error_before_the_first_token_has_its_status,
-      an_error_in_mid_stream_is_an_event, one_failing_prompt_cancels_the_others, a_slow_reader_holds_the_engine,
+      an_error_in_mid_stream_is_an_event, one_failing_prompt_cancels_the_others, response_formats_are_passed_on,
+      a_slow_reader_holds_the_engine,
       refuses, live_needs_no_engine, the_page_of_metrics)
