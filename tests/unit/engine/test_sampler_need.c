@@ -135,16 +135,11 @@ static size_t compare(struct head *h, struct sampler *s, uint32_t round, size_t 
         p[j] = rows[(round + j * 5) % N_PARAMS].p;
         p[j].top_p = p[j].top_p > 0 ? p[j].top_p : 1;
         p[j].seed = round / 7;
-<<<<<<< HEAD
-        in[j] = (struct sample_input){
-            .prompt = prompt, .n_prompt = 6, .generated = generated, .n_generated = round % 6, .choice = (uint32_t)j};
-=======
         in[j] = (struct sample_input){.prompt = prompt, .n_prompt = 6, .generated = generated, .n_generated = round % 6, .choice = (uint32_t)j};
         if (round / 2 % 4 < 3) {
             in[j].allowed = masks[(round / 2 + j) % 3];
             in[j].n_allowed = n_allowed[(round / 2 + j) % 3];
         }
->>>>>>> a5769e6 (engine: the head computes what a grammar allows; drafts that it refuses are not tried)
         needs[j] = sampler_need(&p[j], &in[j]);
     }
     op_logits(h->be, h->plain, x, order, n_x, false, full);
@@ -155,14 +150,9 @@ static size_t compare(struct head *h, struct sampler *s, uint32_t round, size_t 
             n_left_out += found[j * V + i] == -INFINITY;
         ck_assert_int_eq(sampler_draw(s, &p[j], &in[j], full + j * V, &a, NULL), ERROR_NONE);
         ck_assert_int_eq(sampler_draw(s, &p[j], &in[j], found + j * V, &b, NULL), ERROR_NONE);
-<<<<<<< HEAD
-        ck_assert_msg(a.id == b.id, "%s, round %u, row %zu of %zu: expected token %u, drew %u",
-                      rows[(round + j * 5) % N_PARAMS].name, round, j, n_x, a.id, b.id);
-=======
         ck_assert(!in[j].allowed || (in[j].allowed[a.id / 64] >> a.id % 64 & 1));
         ck_assert_msg(a.id == b.id, "%s, round %u, row %zu of %zu: expected token %u, drew %u", rows[(round + j * 5) % N_PARAMS].name, round, j,
                       n_x, a.id, b.id);
->>>>>>> a5769e6 (engine: the head computes what a grammar allows; drafts that it refuses are not tried)
     }
     return n_left_out;
 }
@@ -173,12 +163,8 @@ static void compare_all(const char *isa, int n_threads, uint32_t n_rounds)
     struct sampler *s;
     float x[N_X * DIM];
     size_t n_left_out = 0;
-<<<<<<< HEAD
-    head_open(&h, isa, n_threads);
-=======
     make_masks();
-    head_open(&h, isa);
->>>>>>> a5769e6 (engine: the head computes what a grammar allows; drafts that it refuses are not tried)
+    head_open(&h, isa, n_threads);
     ck_assert_int_eq(sampler_open(V, &s, NULL), ERROR_NONE);
     for (uint32_t round = 0; round < n_rounds * N_PARAMS; round++) {
         new_state(round, x);
