@@ -213,6 +213,8 @@ END_TEST
 #define ROWS_B ((size_t)37)
 #define COLS ((size_t)128)
 
+static void nothing(void *arg, int thread, int n_threads) { (void)arg, (void)thread, (void)n_threads; }
+
 /* y of two matrices on a backend whose threads are on n_nodes nodes. */
 static void multiply(int n_nodes, float *y)
 {
@@ -229,6 +231,7 @@ static void multiply(int n_nodes, float *y)
     for (size_t i = 0; i < COLS; i++)
         x[i] = (float)(i % 7) - 2.5f;
     ck_assert(!backend_open(&(struct backend_options){.n_threads = 3}, &be, &err));
+    pool_run(be->pool, nothing, NULL); /* workers have looked at their places */
     machine(&t, n_nodes, 1);
     placement_spread(&((struct cpu *)be)->placement, &t, 3);
     struct tensor_view v = {
