@@ -110,28 +110,34 @@ static void project(struct forward *f, const struct kv_cache *kv, size_t layer, 
     op_kv_write(be, kv, layer, batch, f->k, f->v);
 }
 
-static void attend(struct forward *f, const struct kv_cache *kv, size_t layer, const struct batch_view *batch)
+/* Rows first .. first + n - 1 of the batch. */
+static void attend(struct forward *f, const struct kv_cache *kv, size_t layer, const struct batch_view *batch, size_t first, size_t n)
 {
     const struct model_shape *s = &f->model->shape;
     const struct model_layer *w = &f->model->layers[layer];
     struct backend *be = f->model->backend;
+    struct batch_view part = *batch;
     size_t width = tensor_size(s, SIZE_Q);
-    op_attention(be, kv, layer, batch, f->q, s->n_heads, f->att);
-    op_norm_quantize(be, f->att, w->attn_sub_norm, s->norm_eps, batch->n, width, f->att, &f->act);
-    op_matmul(be, (const struct ternary *const[]){w->o}, &f->h, 1, &f->act, batch->n);
-    op_add(be, f->x, f->h, batch->n * s->dim);
+    part.n = n;
+    part.positions += first;
+    part.sequences += first;
+    op_attention(be, kv, layer, &part, f->q + first * width, s->n_heads, f->att);
+    op_norm_quantize(be, f->att, w->attn_sub_norm, s->norm_eps, n, width, f->att, &f->act);
+    op_matmul(be, (const struct ternary *const[]){w->o}, &f->h, 1, &f->act, n);
+    op_add(be, f->x + first * s->dim, f->h, n * s->dim);
 }
 
-static void feed_forward(struct forward *f, size_t layer, size_t n)
+static void feed_forward(struct forward *f, size_t layer, size_t first, size_t n)
 {
     const struct model_shape *s = &f->model->shape;
     const struct model_layer *w = &f->model->layers[layer];
     struct backend *be = f->model->backend;
-    op_norm_quantize(be, f->x, w->ffn_norm, s->norm_eps, n, s->dim, f->h, &f->act);
+    float *x = f->x + first * s->dim;
+    op_norm_quantize(be, x, w->ffn_norm, s->norm_eps, n, s->dim, f->h, &f->act);
     op_matmul(be, (const struct ternary *const[]){w->gate, w->up}, (float *const[]){f->gate, f->up}, 2, &f->act, n);
     op_ffn_quantize(be, s->ffn_act, f->gate, f->up, w->ffn_sub_norm, s->norm_eps, n, s->ffn_dim, f->gate, &f->act);
     op_matmul(be, (const struct ternary *const[]){w->down}, &f->h, 1, &f->act, n);
-    op_add(be, f->x, f->h, n * s->dim);
+    op_add(be, x, f->h, n * s->dim);
 }
 
 enum error_code forward_run(struct forward *f, const struct kv_cache *kv, const struct batch_view *batch,
@@ -143,12 +149,16 @@ enum error_code forward_run(struct forward *f, const struct kv_cache *kv, const 
     assert(batch->n > 0 && batch->n <= f->max_rows && n_out <= batch->n);
     assert(kv->n_layers == s->n_layers && kv->n_kv_heads == s->n_kv_heads && kv->head_dim == s->head_dim);
     op_embed(m->backend, m->embedding, ids, batch->n, f->x);
-    for (size_t layer = 0; layer < s->n_layers; layer++) {
+    for (size_t layer = 0, first = 0, n = batch->n; layer < s->n_layers; layer++) {
         project(f, kv, layer, batch);
-        if (n_out == 0 && layer + 1 == s->n_layers)
-            break; /* a prefill chunk: nothing reads past the last layer's cache */
-        attend(f, kv, layer, batch);
-        feed_forward(f, layer, batch->n);
+        if (layer + 1 == s->n_layers) { /* past the last layer's cache nothing is read but the rows that want logits */
+            first = n_out ? (size_t)out_rows[0] : 0;
+            n = n_out ? (size_t)out_rows[n_out - 1] + 1 - first : 0;
+        }
+        if (n == 0)
+            break;
+        attend(f, kv, layer, batch, first, n);
+        feed_forward(f, layer, first, n);
     }
     if (n_out) {
         op_rmsnorm(m->backend, f->x, m->output_norm, s->norm_eps, batch->n, s->dim, f->h);

@@ -65,7 +65,7 @@ void forward_close(struct forward *f);
 size_t forward_memory_bytes(const struct forward *f);
 
 /* Runs batch->n rows (token ids[i] at batch->positions[i]) through the model, writing K and V into `kv`, then the head for the n_out rows
- * out_rows[] -> host logits [n_out][vocab_size]. needs[j] says what will be read of row j (see op_logits_needed); NULL = all, and then
+ * out_rows[], ascending, -> host logits [n_out][vocab_size]. needs[j] says what will be read of row j (see op_logits_needed); NULL = all, and then
  * round_head_f16 as for op_logits. Allocates nothing. */
 enum error_code forward_run(struct forward *f, const struct kv_cache *kv, const struct batch_view *batch, const int32_t *ids,
                             const int32_t *out_rows, size_t n_out, const struct logits_need *needs, bool round_head_f16,
