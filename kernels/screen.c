@@ -10,6 +10,7 @@
 
 #define BLOCK 256
 #define BASE 254
+#define SIZE_BITS 0x7fffffffu    /* of a float: all but the sign */
 #define LIMIT (127 * BASE + 126) /* one more would round up to 128 * BASE */
 /* More than the rounding of sums of squares in float lanes, of a root, and of what is made of them. */
 #define UP 1.0001f
@@ -53,13 +54,12 @@ struct row_sums {
     float coarse[ARITH_LANES], fine[ARITH_LANES]; /* what stands for them */
 };
 
-static void quantize_block(const float *w, float inverse, uint8_t *u, struct row_sums *sums)
+/* |w| * inverse is at most 127 and a rounding, so fine is within +-127. */
+static void quantize_block(const float *restrict w, float inverse, uint8_t *restrict u, struct row_sums *restrict sums)
 {
     for (size_t i = 0; i < BLOCK; i += ARITH_LANES)
         for (size_t l = 0; l < ARITH_LANES; l++) {
             float v = w[i + l] * inverse, fine = rintf(v);
-            fine = fine > 127.0f ? 127.0f : fine;
-            fine = fine < -127.0f ? -127.0f : fine;
             int32_t code = (int32_t)fine + 128;
             float coarse = (float)(code & ~3) - 126.5f, d = v - fine, coarse_d = v - coarse;
             sums->weights[l] += v * v;
@@ -71,7 +71,7 @@ static void quantize_block(const float *w, float inverse, uint8_t *u, struct row
         }
 }
 
-static void pack_block(const uint8_t *u, uint8_t *high, uint8_t *low)
+static void pack_block(const uint8_t *restrict u, uint8_t *restrict high, uint8_t *restrict low)
 {
     for (size_t i = 0; i < 64; i++) {
         unsigned a = u[i], b = u[64 + i], c = u[128 + i], d = u[192 + i];
@@ -90,15 +90,25 @@ static float root_of_lanes(const float lane[ARITH_LANES])
     return sqrtf(sum) * UP;
 }
 
-/* The largest size, infinity when a value is not finite. */
+/* The largest size, infinity or NaN when a value is not finite. Sizes are in the order of their bits. */
 static float max_size(const float *w, size_t n)
 {
-    float max = 0.0f;
-    for (size_t i = 0; i < n; i++) {
-        float a = fabsf(w[i]);
-        max = a <= max ? max : a < INFINITY ? a : INFINITY;
+    uint32_t lane[ARITH_LANES] = {0}, bits[ARITH_LANES], max = 0;
+    size_t i = 0;
+    float size;
+    for (; i + ARITH_LANES <= n; i += ARITH_LANES) {
+        memcpy(bits, w + i, sizeof bits);
+        for (size_t l = 0; l < ARITH_LANES; l++)
+            lane[l] = (bits[l] & SIZE_BITS) > lane[l] ? bits[l] & SIZE_BITS : lane[l];
     }
-    return max;
+    for (; i < n; i++) {
+        memcpy(bits, w + i, sizeof *bits);
+        max = (bits[0] & SIZE_BITS) > max ? bits[0] & SIZE_BITS : max;
+    }
+    for (size_t l = 0; l < ARITH_LANES; l++)
+        max = lane[l] > max ? lane[l] : max;
+    memcpy(&size, &max, sizeof size);
+    return size;
 }
 
 bool screen_set_row(struct screen *s, size_t r, const float *w)

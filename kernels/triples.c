@@ -21,6 +21,17 @@ size_t triples_bytes(size_t n_rows, size_t n_cols)
     return tiles_n_groups(n_rows) * (triples_cols(n_cols) / TRIPLES_COLS) * TRIPLES_BYTES;
 }
 
+/* The 128 codes of a block of I2S_ORDER_128. */
+static void unpack_block(const uint8_t *restrict block, uint8_t *restrict codes)
+{
+    for (int i = 0; i < 32; i++) {
+        codes[i] = block[i] >> 6;
+        codes[32 + i] = block[i] >> 4 & 3;
+        codes[64 + i] = block[i] >> 2 & 3;
+        codes[96 + i] = block[i] & 3;
+    }
+}
+
 /* The codes of 384 columns from column c of a row in I2S_ORDER_128 on: whole blocks of both layouts. Code 1 beyond the row. */
 #define SPAN 384
 static void unpack_span(const struct ternary_packed *w, size_t r, size_t c, uint8_t *codes)
@@ -30,13 +41,7 @@ static void unpack_span(const struct ternary_packed *w, size_t r, size_t c, uint
             memset(codes, 1, TENSOR_PACK_COLS);
             continue;
         }
-        const uint8_t *block = w->rows + r * w->row_bytes + (c + b) / 4;
-        for (int i = 0; i < 32; i++) {
-            codes[i] = block[i] >> 6;
-            codes[32 + i] = block[i] >> 4 & 3;
-            codes[64 + i] = block[i] >> 2 & 3;
-            codes[96 + i] = block[i] & 3;
-        }
+        unpack_block(w->rows + r * w->row_bytes + (c + b) / 4, codes);
     }
 }
 
@@ -49,7 +54,7 @@ static uint32_t load4(const uint8_t *p)
 
 /* The four indices of each vector of one row, in the bytes of a word: none exceeds 26, so words are added as they are. They go to
  * bytes 4 row .. 4 row + 3 of the lines. */
-static void pack_block(const uint8_t *codes, size_t row, uint8_t *block)
+static void pack_block(const uint8_t *restrict codes, size_t row, uint8_t *restrict block)
 {
     const uint32_t low3 = 0x07070707u, low2 = 0x03030303u, one = 0x01010101u;
     uint32_t v[TRIPLES_VECTORS];
