@@ -38,6 +38,7 @@ struct pass {
     float *logits;              /* [n_x][n_rows]: the estimates until they are replaced */
     bool screened;              /* some row of x needs bounds */
     bool all_bits, both_halves; /* in the first look: not both, or there is no second */
+    struct screen_bound bounds[2][CPU_LOGITS_ROWS]; /* of the first and the second look */
 };
 
 static const float *row_of_x(const struct pass *p, size_t j)
@@ -84,12 +85,16 @@ static void prepare_items(struct cpu *cpu, const void *call, size_t begin, size_
 
 /* ---- bounds ------------------------------------------------------------------------------------------------------ */
 
-static struct screen_bound bound_of(const struct pass *p, size_t j, bool second)
+static const struct screen_bound *bound_of(const struct pass *p, size_t j, bool second) { return &p->bounds[second][j]; }
+
+static void make_bounds(struct pass *p)
 {
-    struct screen_bound b =
-        screen_bound(&p->head->screen, &p->head->x[j], second || p->all_bits, second || p->both_halves);
-    b.constant += p->needs[j].temperature * MAX_NOISE * 0x1p-20f;
-    return b;
+    for (size_t j = 0; j < p->n_x; j++)
+        for (int second = 0; second < 2; second++) {
+            struct screen_bound *b = &p->bounds[second][j];
+            *b = screen_bound(&p->head->screen, &p->head->x[j], second || p->all_bits, second || p->both_halves);
+            b->constant += p->needs[j].temperature * MAX_NOISE * 0x1p-20f;
+        }
 }
 
 /* Temperature times the noise of a chunk's rows. */
@@ -106,7 +111,7 @@ static void bound_chunk(struct cpu *cpu, const struct pass *p, size_t chunk, siz
 {
     const struct screen *s = &p->head->screen;
     const struct screen_x *x = &p->head->x[j];
-    const struct screen_bound b = bound_of(p, j, false);
+    const struct screen_bound b = *bound_of(p, j, false);
     size_t first = chunk * CHUNK, n = s->n_rows - first < CHUNK ? s->n_rows - first : CHUNK;
     uint64_t aside = p->head->aside[j * p->head->n_chunks + chunk];
     int32_t high_centre = b.centre * x->high_sum, low_centre = b.centre * x->low_sum;
@@ -265,7 +270,7 @@ static void probe_items(struct cpu *cpu, const void *call, size_t begin, size_t 
             chunk_noise(cpu, &p->needs[j], r / CHUNK * CHUNK, noise);
             *out += noise[r % CHUNK];
         }
-        *out -= fabsf(*out) * 0x1p-20f + bound_of(p, j, true).constant;
+        *out -= fabsf(*out) * 0x1p-20f + bound_of(p, j, true)->constant;
     }
 }
 
@@ -340,7 +345,7 @@ static float look_again(struct cpu *cpu, const struct pass *p, size_t r, size_t 
 static void refine_chunk(struct cpu *cpu, const struct pass *p, size_t chunk, size_t j)
 {
     const struct screen *s = &p->head->screen;
-    const struct screen_bound first_look = bound_of(p, j, false), b = bound_of(p, j, true);
+    const struct screen_bound first_look = *bound_of(p, j, false), b = *bound_of(p, j, true);
     size_t first = chunk * CHUNK, at = (j * p->head->n_chunks + chunk) * GROUPS;
     float *lower = p->head->lower + at, *upper = p->head->upper + at, *quantity = p->logits + j * s->n_rows + first;
     uint64_t found = reaching(p, chunk, j, &first_look);
@@ -378,17 +383,14 @@ static void exact_items(struct cpu *cpu, const void *call, size_t begin, size_t 
     const struct pass *p = call;
     size_t n = p->w->base.n_cols, n_rows = p->w->base.n_rows;
     float *row = p->w->row + (size_t)thread * n;
-    struct screen_bound bounds[CPU_LOGITS_ROWS];
     uint64_t wanted[CPU_LOGITS_ROWS];
     size_t n_exact = 0;
-    for (size_t j = 0; j < p->n_x; j++)
-        bounds[j] = bound_of(p, j, true);
     for (size_t chunk = begin * STEP; chunk < end * STEP && chunk < p->head->n_chunks; chunk++) {
         size_t first = chunk * CHUNK, n_here = n_rows - first < CHUNK ? n_rows - first : CHUNK;
         uint64_t any = 0;
         for (size_t j = 0; j < p->n_x; j++) {
             wanted[j] =
-                p->head->listed[j * p->head->n_chunks + chunk] | (p->screened ? reaching(p, chunk, j, &bounds[j]) : 0);
+                p->head->listed[j * p->head->n_chunks + chunk] | (p->screened ? reaching(p, chunk, j, bound_of(p, j, true)) : 0);
             any |= wanted[j];
             for (size_t i = 0; i < n_here; i++)
                 p->logits[j * n_rows + first + i] = -INFINITY;
@@ -438,6 +440,7 @@ static void run_pass(struct cpu *cpu, struct pass *p)
         p->both_halves |= h->x[j].coarse_error > MAX_COARSE_ERROR * h->x[j].norm;
         h->least[j] = -INFINITY;
     }
+    make_bounds(p);
     if (p->screened) {
         cpu_for(cpu, h->n_chunks, CHUNK * n * p->n_x, bound_items, p);
         cpu_for(cpu, p->n_x, h->n_chunks * GROUPS, choose_items, p);
