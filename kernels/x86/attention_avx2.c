@@ -127,8 +127,9 @@ static float load_query(const float *q, size_t dim, enum kv_type type, float sca
 ALWAYS_INLINE void step_f16(const float *q, const int H, const uint8_t *k, size_t row_bytes, size_t keep,
                             struct lanes *sum)
 {
+    const int n_positions = TILE / H;
 #pragma GCC unroll 4
-    for (int j = 0; j < TILE / H; j++) {
+    for (int j = 0; j < n_positions; j++) {
         struct lanes kk = lanes_load_f16(k + (size_t)j * row_bytes);
         if (keep)
             kk = lanes_keep(kk, keep);
@@ -155,13 +156,14 @@ ALWAYS_INLINE __m128 dots_f16(const float *q, const int H, const uint8_t *k, siz
 /* Integers, so of any order. */
 ALWAYS_INLINE __m128 dots_i8(const float *q, const int H, const uint8_t *k, size_t dim)
 {
+    const int n_positions = TILE / H;
     __m256i sum[TILE];
 #pragma GCC unroll 4
     for (int a = 0; a < TILE; a++)
         sum[a] = _mm256_setzero_si256();
     for (size_t i = 0; i < dim; i += 16)
 #pragma GCC unroll 4
-        for (int j = 0; j < TILE / H; j++) {
+        for (int j = 0; j < n_positions; j++) {
             __m256i kk = _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)(k + (size_t)j * dim + i)));
 #pragma GCC unroll 4
             for (int h = 0; h < H; h++) {

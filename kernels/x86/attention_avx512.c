@@ -97,12 +97,13 @@ ALWAYS_INLINE void store_tile(__m512 y, const int H, float *p)
 ALWAYS_INLINE void step_f16(const float *q, const int H, const uint8_t *k, size_t row_bytes, __mmask16 mask,
                             bool masked, __m512 *sum)
 {
+    const int n_positions = TILE / H;
     __m512 qq[4];
 #pragma GCC unroll 4
     for (int h = 0; h < H; h++)
         qq[h] = _mm512_load_ps(q + h * KERNELS_MAX_HEAD_DIM);
 #pragma GCC unroll 16
-    for (int j = 0; j < TILE / H; j++) {
+    for (int j = 0; j < n_positions; j++) {
         __m512 kk = lanes_of(k + (size_t)j * row_bytes, KV_F16).v;
         if (masked)
             kk = _mm512_maskz_mov_ps(mask, kk);
@@ -114,6 +115,7 @@ ALWAYS_INLINE void step_f16(const float *q, const int H, const uint8_t *k, size_
 
 ALWAYS_INLINE void dots(const float *q, const int H, const enum kv_type T, const uint8_t *k, size_t dim, float *p)
 {
+    const int n_positions = TILE / H;
     size_t row_bytes = dim * KV_TYPE_BYTES(T), i = 0;
     if (T == KV_F16) {
         __m512 sum[TILE];
@@ -141,7 +143,7 @@ ALWAYS_INLINE void dots(const float *q, const int H, const enum kv_type T, const
         for (int h = 0; h < H; h++)
             qq[h] = _mm512_load_si512((const int16_t *)(q + h * KERNELS_MAX_HEAD_DIM) + i);
 #pragma GCC unroll 16
-        for (int j = 0; j < TILE / H; j++) {
+        for (int j = 0; j < n_positions; j++) {
             __m512i kk = _mm512_cvtepi8_epi16(_mm256_loadu_si256((const __m256i *)(k + (size_t)j * row_bytes + i)));
 #pragma GCC unroll 4
             for (int h = 0; h < H; h++)
