@@ -42,8 +42,10 @@ ALWAYS_INLINE void sums_add(__m512i *sums, int step, __m512i codes, const int8_t
 {
     __m512i *chain = sums + step % VNNI_CHAINS(T) * T;
 #pragma GCC unroll 16
-    for (int i = 0; i < T; i++)
+    for (int i = 0; i < T; i++) {
         chain[i] = _mm512_dpbusd_epi32(chain[i], codes, broadcast4(q + 4 * i));
+        __asm__("" : "+v"(chain[i])); /* gcc would copy it to another register and, with many, to memory */
+    }
 }
 
 ALWAYS_INLINE void sums_finish(const struct matmul_tiles *m, size_t g, size_t t, const __m512i *sums, const int T)

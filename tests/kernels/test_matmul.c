@@ -160,6 +160,10 @@ START_TEST(layouts_give_the_exact_sums)
             compare(rows[r], 128 + 128 * (r % 3), tokens[t], FILL_RANDOM, -1);
     compare(1100, 256, 1, FILL_RANDOM, -1); /* more groups than lookups take together */
     compare(300, 384, 3, FILL_RANDOM, -1);  /* and than they unpack together */
+    compare(64, 128, 9, FILL_RANDOM, -1);   /* a band that is looked up, of one block, one and a half, two and a half chunks */
+    compare(128, 256, 65, FILL_RANDOM, -1);
+    compare(200, 384, 67, FILL_RANDOM, -1);
+    compare(2250, 512, 10, FILL_RANDOM, -1); /* more bands than scratch has room for */
     compare(17, 8192, 75, FILL_RANDOM, -1); /* more activations than a kernel keeps in cache at once */
 }
 END_TEST
@@ -182,6 +186,9 @@ START_TEST(extreme_values_do_not_overflow)
             for (size_t c = 0; c < sizeof cols / sizeof cols[0]; c++)
                 for (size_t t = 1; t <= 17; t += 4)
                     compare(5, cols[c], t, (enum filling)f, code);
+    for (int f = 0; f < N_FILLINGS; f++)
+        for (int code = -1; code < 3; code++)
+            compare(64, 512, 9, (enum filling)f, code); /* a band of lookups, of whole chunks */
 }
 END_TEST
 
