@@ -57,14 +57,19 @@ struct triple_sources {
     int16_t pair[CHUNK_TRIPLES], third[CHUNK_TRIPLES];
 };
 
+#define PAIR4(k) 12 * (k), 12 * (k) + 4, 12 * (k) + 1, 12 * (k) + 5, 12 * (k) + 2, 12 * (k) + 6, 12 * (k) + 3, 12 * (k) + 7
+#define THIRD4(k) 12 * (k) + 8, 0, 12 * (k) + 9, 0, 12 * (k) + 10, 0, 12 * (k) + 11, 0
+static const _Alignas(64) uint8_t pick_sources[64] = {PAIR4(0),  PAIR4(1),  PAIR4(2),  PAIR4(3),
+                                                      THIRD4(0), THIRD4(1), THIRD4(2), THIRD4(3)};
+#define SOURCE_BYTES 0x55555555ffffffffull /* all but the zeros beside the thirds */
+
 static void sort_triples(const int8_t *q, size_t n_triples, struct triple_sources *s)
 {
-    const __m128i order = _mm_setr_epi8(0, 4, 1, 5, 2, 6, 3, 7, 8, -1, 9, -1, 10, -1, 11, -1);
-    for (size_t k = 0; k < n_triples; k += 4, q += TRIPLES_STEP) {
-        __m128i x = _mm_xor_si128(_mm_maskz_loadu_epi8(0xfff, q), _mm_set1_epi8(-128));
-        x = _mm_shuffle_epi8(x, order);
-        _mm_storel_epi64((__m128i *)(s->pair + k), x);
-        _mm_storel_epi64((__m128i *)(s->third + k), _mm_unpackhi_epi64(x, x));
+    for (size_t k = 0; k < n_triples; k += 16, q += 4 * TRIPLES_STEP) {
+        __m512i x = _mm512_xor_si512(_mm512_maskz_loadu_epi8(0xffffffffffff, q), _mm512_set1_epi8(-128));
+        x = _mm512_maskz_permutexvar_epi8(SOURCE_BYTES, _mm512_load_si512(pick_sources), x);
+        _mm256_storeu_si256((__m256i *)(s->pair + k), _mm512_castsi512_si256(x));
+        _mm256_storeu_si256((__m256i *)(s->third + k), _mm512_extracti64x4_epi64(x, 1));
     }
 }
 
@@ -81,7 +86,10 @@ static void make_tables(const struct matmul_tiles *m, const struct chunk *c, siz
     third = _mm512_and_si512(third, low);
     for (size_t i = 0; i < n_tokens; i++) {
         struct triple_sources s;
-        sort_triples(m->q + (t + i) * m->q_stride + c->begin, c->n_triples, &s);
+        const int8_t *q = m->q + (t + i) * m->q_stride + c->begin;
+        for (size_t k = 0; k < CHUNK_COLS; k += 64)
+            _mm_prefetch((const char *)q + TOKENS * m->q_stride + k, _MM_HINT_T0);
+        sort_triples(q, c->n_triples, &s);
         for (size_t k = 0; k < c->n_triples; k++) {
             __m512i sums = _mm512_sub_epi16(_mm512_maddubs_epi16(_mm512_set1_epi16(s.pair[k]), pair), excess);
             sums = _mm512_add_epi16(sums, _mm512_maddubs_epi16(_mm512_set1_epi16(s.third[k]), third));
