@@ -5,6 +5,8 @@
 
 #include "base/clock.h"
 
+#include <pthread.h>
+
 static uint32_t hog_ids[8];
 
 static bool one_is_paused(const struct engine_stats *st)
@@ -313,6 +315,114 @@ START_TEST(test_at_most_twice)
 }
 END_TEST
 
+/* ---- everything at once ------------------------------------------------------------------------------------------ */
+
+#define N_KINDS 24
+#define N_LOAD_THREADS 3
+#define N_EACH 150
+
+struct load {
+    struct engine *e;
+    struct harness_answer **alone;
+    unsigned random;
+    size_t n_whole, n_refused, n_ended;
+};
+
+static struct request kind(uint32_t i, uint32_t *ids)
+{
+    struct request r = harness_request(200 + i % 7, ids, 1 + i * 23 % 150, 1 + i * 31 % 90); /* some begin alike */
+    r.sampling.temperature = i % 2 ? 1 : 0;
+    r.ignore_eos = i % 3 > 0;
+    r.n = i % 5 == 4 ? 2 : 1;
+    r.logprobs = i % 2;
+    return r;
+}
+
+/* Up to eight at once; some are cancelled, some have a deadline that is short. */
+static void *put_load(void *arg)
+{
+    static const char *const clients[] = {NULL, "a", "b", "c"};
+    struct load *l = arg;
+    struct stream *streams[8] = {NULL};
+    uint32_t kinds[8], ids[160];
+    for (int n = 0; n < N_EACH + 8; n++) {
+        int at = n % 8;
+        if (streams[at] && rand_r(&l->random) % 8 == 0)
+            stream_cancel(streams[at]);
+        if (streams[at]) {
+            struct harness_answer *a = harness_finish(streams[at]);
+            if (a->finish == FINISH_STOP || a->finish == FINISH_LENGTH) {
+                harness_expect_same(l->alone[kinds[at]], a, kinds[at] % 5 == 4 ? 2 : 1);
+                l->n_whole++;
+            } else {
+                ck_assert(a->finish == FINISH_CANCELLED || a->finish == FINISH_DEADLINE);
+                l->n_ended++;
+            }
+            free(a);
+            streams[at] = NULL;
+        }
+        if (n >= N_EACH)
+            continue;
+        struct error err = {0};
+        struct request r = kind(kinds[at] = (uint32_t)rand_r(&l->random) % N_KINDS, ids);
+        r.priority = (enum priority)(rand_r(&l->random) % 3);
+        r.client_id = clients[rand_r(&l->random) % 4];
+        if (rand_r(&l->random) % 6 == 0)
+            r.deadline_ns = clock_now_ns() + rand_r(&l->random) % 40 * CLOCK_NS_PER_MS;
+        if (engine_submit(l->e, &r, &streams[at], &err)) {
+            ck_assert_msg(err.code == ERROR_SERVICE_UNAVAILABLE && err.reason && err.retry_after_ms > 0, "%s", err.message);
+            streams[at] = NULL;
+            l->n_refused++;
+        }
+    }
+    return NULL;
+}
+
+/* Few slots, few blocks, short bounds, and requests of all kinds: who gets to its end has its own answer, and in the end nothing is held. */
+START_TEST(test_random_load)
+{
+    static uint32_t ids[160];
+    struct harness_answer *alone[N_KINDS];
+    struct load loads[N_LOAD_THREADS];
+    pthread_t threads[N_LOAD_THREADS];
+    struct engine_stats st;
+    size_t n_whole = 0, n_refused = 0, n_ended = 0;
+    struct engine *e = harness_open((struct engine_options){.n_threads = 1});
+    for (uint32_t i = 0; i < N_KINDS; i++) {
+        struct request r = kind(i, ids);
+        alone[i] = harness_finish(harness_submit(e, &r));
+    }
+    engine_close(e);
+    e = harness_open((struct engine_options){.n_threads = 1,
+                                             .max_sequences = 5,
+                                             .kv_cache_bytes = bytes_of_blocks(20),
+                                             .max_batch_tokens = 48,
+                                             .queue_limit = 22,
+                                             .queue_tokens = 2500});
+    for (unsigned i = 0; i < N_LOAD_THREADS; i++) {
+        loads[i] = (struct load){.e = e, .alone = alone, .random = 31 * i + 1};
+        ck_assert_int_eq(pthread_create(&threads[i], NULL, put_load, &loads[i]), 0);
+    }
+    for (unsigned i = 0; i < N_LOAD_THREADS; i++) {
+        pthread_join(threads[i], NULL);
+        n_whole += loads[i].n_whole;
+        n_refused += loads[i].n_refused;
+        n_ended += loads[i].n_ended;
+    }
+    harness_await(e, harness_idle);
+    engine_stats(e, &st);
+    ck_assert_uint_eq(st.n_waiting_tokens, 0);
+    ck_assert_uint_eq(st.n_requests, n_whole + n_ended);
+    ck_assert_uint_eq(st.n_rejected, n_refused);
+    ck_assert_uint_eq(n_whole + n_ended + n_refused, N_LOAD_THREADS * N_EACH);
+    ck_assert_uint_gt(st.n_preempted, 0);
+    ck_assert_uint_gt(n_whole, 50);
+    engine_close(e);
+    for (uint32_t i = 0; i < N_KINDS; i++)
+        free(alone[i]);
+}
+END_TEST
+
 SUITE("engine_admission", test_refused_before_tokenising, test_full_queue_is_said_before_tokenising, test_clients_take_turns,
       test_preempted_for_a_slot, test_preempted_without_prefix_cache, test_preempted_for_blocks, test_ends_of_a_preempted_one,
-      test_at_most_twice)
+      test_at_most_twice, test_random_load)
