@@ -8,8 +8,8 @@
  *   tag = max(clock, tag of the client's item that was served before) + cost       ties: who came first
  *
  * So between two clients that both wait the tokens served differ by no more than one request of each, whatever they send; a client that
- * comes new waits for at most the tokens that it asks for from each of the others, and the request under way; and as the clock only goes
- * forward, nothing starves. A client of which nothing waits has left no debt, so nothing is remembered of it: memory is what waits.
+ * comes new waits, for each of the others, for as many tokens as it asks for and one request at most; and as the clock only goes forward,
+ * nothing starves. A client of which nothing waits has left no debt, so nothing is remembered of it: memory is what waits.
  *
  * Constant time but for a heap of clients, which is logarithmic. No lock, no clock of its own.
  */

@@ -157,7 +157,7 @@ static bool four_generate(const struct engine_stats *st)
     return st->n_running == N_LOW && st->n_generated_tokens > 200;
 }
 
-/* Runs the low requests, and high ones in the middle of them; `paused`: nobody reads before, so that it is known where they are. */
+/* Runs low requests, which nobody reads until four high ones have ended in the middle of them; by_blocks: blocks are short, else slots. */
 static void interrupt(struct engine_options options, bool by_blocks)
 {
     static uint32_t ids[N_LOW][160], high_ids[4][200];
