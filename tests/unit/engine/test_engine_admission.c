@@ -319,7 +319,7 @@ END_TEST
 
 #define N_KINDS 24
 #define N_LOAD_THREADS 3
-#define N_EACH 150
+#define N_EACH 70
 
 struct load {
     struct engine *e;
@@ -338,6 +338,15 @@ static struct request kind(uint32_t i, uint32_t *ids)
     return r;
 }
 
+/* The finish of all is that of choice 0; another may have been cut off. */
+static bool is_whole(const struct harness_answer *a, uint32_t n_choices)
+{
+    bool whole = true;
+    for (uint32_t c = 0; c < n_choices; c++)
+        whole &= a->choices[c].finish == FINISH_STOP || a->choices[c].finish == FINISH_LENGTH;
+    return whole;
+}
+
 /* Up to eight at once; some are cancelled, some have a deadline that is short. */
 static void *put_load(void *arg)
 {
@@ -351,11 +360,12 @@ static void *put_load(void *arg)
             stream_cancel(streams[at]);
         if (streams[at]) {
             struct harness_answer *a = harness_finish(streams[at]);
-            if (a->finish == FINISH_STOP || a->finish == FINISH_LENGTH) {
-                harness_expect_same(l->alone[kinds[at]], a, kinds[at] % 5 == 4 ? 2 : 1);
+            uint32_t n_choices = kinds[at] % 5 == 4 ? 2 : 1;
+            ck_assert_int_ne(a->finish, FINISH_ERROR);
+            if (is_whole(a, n_choices)) {
+                harness_expect_same(l->alone[kinds[at]], a, n_choices);
                 l->n_whole++;
             } else {
-                ck_assert(a->finish == FINISH_CANCELLED || a->finish == FINISH_DEADLINE);
                 l->n_ended++;
             }
             free(a);
@@ -416,7 +426,7 @@ START_TEST(test_random_load)
     ck_assert_uint_eq(st.n_rejected, n_refused);
     ck_assert_uint_eq(n_whole + n_ended + n_refused, N_LOAD_THREADS * N_EACH);
     ck_assert_uint_gt(st.n_preempted, 0);
-    ck_assert_uint_gt(n_whole, 50);
+    ck_assert_uint_gt(n_whole, 30);
     engine_close(e);
     for (uint32_t i = 0; i < N_KINDS; i++)
         free(alone[i]);
