@@ -64,7 +64,7 @@ await test('admission: a client that floods does not hold another up', async () 
 });
 
 await test('admission: low priority gives way to high and goes on with the same text', async () => {
-  const long = { max_tokens: 900, priority: 'PRIORITY_LOW' };
+  const long = { max_tokens: 1900, priority: 'PRIORITY_LOW' };
   const alone = await generate(long);
   const before = await metric(engine.admin, 'bitnet_preemptions_total');
   const events = [];
