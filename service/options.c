@@ -56,7 +56,7 @@ static const struct option_def defs[] = {
     INT("target-itl-ms", target_itl_ms, "0", 0, 60000, "ms",
         "time between two tokens up to which prompts fill a step; 0 = less than twice what it is without prompts"),
     INT("queue-limit", queue_limit, "256", 1, 1000000, NULL, "requests that may wait"),
-    INT("queue-tokens", queue_tokens, "0", 0, 1e12, "tokens", "of prompts that wait and the answers they ask for; 0 = no bound"),
+    INT("queue-tokens", queue_tokens, "0", 0, 1e12, "tokens", "that waiting requests may ask for, of prompt and answer; 0 = no bound"),
     INT("queue-wait-ms", queue_wait_ms, "0", 0, 86400000, "ms",
         "a request that would wait longer, by the rate at which others leave the queue, is refused; 0 = no bound"),
     INT("default-timeout-ms", default_timeout_ms, "0", 0, 86400000, "ms", "for requests without their own; 0 = none"),
