@@ -163,6 +163,7 @@ enum error_code error_set(struct error *err, enum error_code code, const char *f
     err->code = code;
     err->param[0] = '\0';
     err->retry_after_ms = 0;
+    err->reason = NULL;
     return code;
 }
 
@@ -177,6 +178,7 @@ enum error_code error_set_param(struct error *err, enum error_code code, const c
     err->code = code;
     copy_line(err->param, sizeof err->param, param ? param : "");
     err->retry_after_ms = 0;
+    err->reason = NULL;
     return code;
 }
 

@@ -52,6 +52,7 @@ struct error {
     char message[512];      /* UTF-8, one sentence, no newline */
     char param[96];         /* the field, key or tensor at fault; "" when there is none */
     int64_t retry_after_ms; /* for 429 and 503: when a retry may succeed; 0 = not known */
+    const char *reason;     /* which case of the code it is, a static word such as "queue_full"; NULL = it has no cases */
 };
 
 /* The table's row of `code`; an unknown code gives the row of ERROR_INTERNAL. Any thread. */

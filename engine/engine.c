@@ -18,15 +18,15 @@ static enum error_code refuse(struct engine *e, enum error_code code)
     return code;
 }
 
-static enum error_code reserve_place(struct engine *e, const struct request *r, struct error *err)
+static enum error_code reserve_place(struct engine *e, const struct queue_claim *claim, struct error *err)
 {
     if (atomic_load_explicit(&e->draining, memory_order_acquire)) {
         error_set(err, ERROR_SERVICE_UNAVAILABLE, "the engine is shutting down");
-        if (err)
-            err->retry_after_ms = 1000;
+        err->reason = REFUSED_DRAINING;
+        err->retry_after_ms = 1000;
         return refuse(e, ERROR_SERVICE_UNAVAILABLE);
     }
-    enum error_code code = queue_reserve(&e->queue, r->priority, err);
+    enum error_code code = queue_reserve(&e->queue, claim, err);
     return code ? refuse(e, code) : ERROR_NONE;
 }
 
@@ -54,8 +54,14 @@ enum error_code engine_submit(struct engine *e, const struct request *r, struct 
     err = err ? err : &unused;
     *err = (struct error){0};
     enum error_code code = request_validate(&e->limits, r, err);
-    if (!code)
-        code = reserve_place(e, r, err);
+    if (code)
+        return code;
+    const struct queue_claim claim = {.priority = r->priority,
+                                      .client = job_client(r),
+                                      .n_tokens = job_estimate_tokens(&e->limits, r),
+                                      .now_ns = options.now_ns,
+                                      .deadline_ns = job_deadline_ns(&options, r)};
+    code = reserve_place(e, &claim, err);
     if (code)
         return code;
     if (r->grammar)
@@ -63,7 +69,7 @@ enum error_code engine_submit(struct engine *e, const struct request *r, struct 
     if (!code)
         code = job_open(&options, r, &j, err);
     if (code) { /* tokenises: only for a request that has its place */
-        queue_give_back(&e->queue);
+        queue_give_back(&e->queue, claim.n_tokens);
         return code;
     }
     pthread_mutex_lock(&e->stats_lock);
@@ -71,7 +77,7 @@ enum error_code engine_submit(struct engine *e, const struct request *r, struct 
     e->n_live++;
     pthread_mutex_unlock(&e->stats_lock);
     *out = j->stream; /* before the loop can end and free the job */
-    queue_put(&e->queue, &j->item);
+    queue_put(&e->queue, &j->item, claim.n_tokens);
     waker_wake(&e->waker);
     return ERROR_NONE;
 }
@@ -83,6 +89,7 @@ void engine_stats(struct engine *e, struct engine_stats *out)
     *out = e->stats;
     pthread_mutex_unlock(&e->stats_lock);
     out->n_waiting = (uint32_t)n_waiting;
+    out->n_waiting_tokens = queue_n_tokens(&e->queue);
 }
 
 void engine_observe(struct engine *e, const struct engine_observer *observer)

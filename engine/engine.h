@@ -45,6 +45,8 @@ struct engine_options {
     int64_t target_step_ns;      /* of a step with decodes, which prompts fill up to it: the time between two tokens; 0 = less than twice
                                   * what it is without prompts */
     size_t queue_limit;          /* requests that wait; 0 = 256 */
+    uint64_t queue_tokens;       /* of prompts that wait and of the answers they ask for, by estimate until a prompt is tokenised; 0 = no bound */
+    int64_t queue_wait_ns;       /* a request that would wait longer, by estimate, is refused; 0 = no bound */
     int64_t default_timeout_ns;  /* for requests without their own; 0 = none */
     bool no_speculation;         /* one token of a sequence a step; see engine/draft.h. The tokens are the same */
     bool no_prefix_cache;        /* every prompt is computed whole, nothing is kept of one request for another */
@@ -56,7 +58,7 @@ struct engine_options {
 /* Loads the model and starts the loop. The caller closes it. Errors name the file, key or tensor at fault. */
 enum error_code engine_open(const struct engine_options *options, struct engine **out, struct error *err);
 
-/* No new request is accepted (SERVICE_UNAVAILABLE); queued ones end with SERVICE_UNAVAILABLE at once, running ones go on until they
+/* No new request is accepted (SERVICE_UNAVAILABLE); those that have not started end with SERVICE_UNAVAILABLE at once, running ones go on until they
  * finish or `deadline_ns` (clock_now_ns) passes, when they end with SERVICE_UNAVAILABLE. Returns when none is left. Any thread. */
 void engine_drain(struct engine *e, int64_t deadline_ns);
 
@@ -81,6 +83,8 @@ const struct engine_model *engine_model(const struct engine *e);
 struct engine_stats {
     uint64_t n_requests, n_finished_stop, n_finished_length, n_cancelled, n_deadline, n_failed, n_rejected;
     uint64_t n_prompt_tokens, n_generated_tokens, n_steps, n_step_rows;
+    uint64_t n_preempted;        /* sequences that gave way to a request of high priority, and went on later */
+    uint64_t n_waiting_tokens;   /* of the queue, as queue_tokens bounds it */
     uint64_t n_drafted, n_draft_accepted; /* tokens that were tried ahead, and that stood */
     uint64_t n_prefix_queries, n_prefix_hits; /* tokens of prompts that began, of each choice; of these, found in the KV cache */
     uint32_t n_waiting, n_running, n_kv_blocks_used, n_kv_blocks, batch_size;
@@ -168,6 +172,7 @@ enum priority { PRIORITY_NORMAL, PRIORITY_LOW, PRIORITY_HIGH };
 
 struct request {
     const char *id;              /* for logs; may be NULL */
+    const char *client_id;       /* requests of one client wait for each other, those of several take turns; NULL or "" = one shared client */
     /* Exactly one of the three inputs. */
     const char *prompt;          size_t prompt_bytes;      /* text; BOS is added as the model asks */
     const struct chat_message *messages; size_t n_messages; /* rendered by the model's chat template */
@@ -191,8 +196,17 @@ enum finish_reason { FINISH_NONE, FINISH_STOP, FINISH_LENGTH, FINISH_CANCELLED, 
 
 struct stream;
 
+/* Why a request is not admitted: err->reason of SERVICE_UNAVAILABLE. */
+#define REFUSED_QUEUE_FULL "queue_full"     /* queue_limit */
+#define REFUSED_QUEUE_TOKENS "queue_tokens" /* queue_tokens */
+#define REFUSED_QUEUE_WAIT "queue_wait"     /* queue_wait_ns */
+#define REFUSED_PRIORITY "priority"         /* what is left of either is for higher priorities */
+#define REFUSED_DEADLINE "deadline"         /* it would pass while the request waits */
+#define REFUSED_DRAINING "draining"
+
 /* Checks, queues and returns a stream that the caller closes. All of `r` is copied. Errors: VALIDATION_FAILED (bounds, prompt
- * over context, invalid UTF-8; err->param names the field), SERVICE_UNAVAILABLE (queue full or draining; retry_after_ms set). */
+ * over context, invalid UTF-8; err->param names the field), SERVICE_UNAVAILABLE (not admitted; reason and retry_after_ms set). What can be
+ * refused is refused before the prompt is tokenised. */
 enum error_code engine_submit(struct engine *e, const struct request *r, struct stream **out, struct error *err);
 
 struct token_logprob { uint32_t id; float logprob; };

@@ -33,7 +33,24 @@ static enum error_code copy_tokens(const struct request *r, struct token_list *o
     return ERROR_NONE;
 }
 
-static int64_t deadline_of(const struct job_options *o, const struct request *r)
+/* A token of ordinary text is about four bytes; a chat template adds a few tokens to each message. */
+uint64_t job_estimate_tokens(const struct request_limits *limits, const struct request *r)
+{
+    uint64_t n_prompt = r->tokens ? r->n_tokens : r->messages ? 0 : r->prompt_bytes / 4 + 1;
+    for (size_t i = 0; r->messages && i < r->n_messages; i++)
+        n_prompt += strlen(r->messages[i].content) / 4 + 8;
+    if (n_prompt >= limits->context_length)
+        n_prompt = limits->context_length - 1;
+    uint64_t room = limits->context_length - n_prompt;
+    return n_prompt + (r->n ? r->n : 1) * (r->max_tokens < room ? r->max_tokens : room);
+}
+
+uint64_t job_client(const struct request *r)
+{
+    return r->client_id && r->client_id[0] ? kernel_hash(1, r->client_id, strlen(r->client_id)) : 0;
+}
+
+int64_t job_deadline_ns(const struct job_options *o, const struct request *r)
 {
     if (r->deadline_ns)
         return r->deadline_ns;
@@ -57,7 +74,9 @@ static bool copy_options(struct job *j, const struct job_options *o, const struc
     j->grammar = r->grammar ? grammar_ref(r->grammar) : NULL;
     j->item.priority = r->priority;
     j->item.arrival_ns = o->now_ns;
-    j->deadline_ns = deadline_of(o, r);
+    j->item.fair.client = job_client(r);
+    j->item.fair.cost = j->n_prompt + (uint64_t)j->n_choices * j->max_tokens;
+    j->deadline_ns = job_deadline_ns(o, r);
     return true;
 }
 

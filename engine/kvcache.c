@@ -136,13 +136,15 @@ static int32_t block_at(const struct kvcache *kv, uint32_t slot, uint32_t i)
     return table_of(kv, slot)[i];
 }
 
-/* Blocks that the index has for a prompt, into the table; how many of them nobody holds is added to *n_kept. */
+/* Blocks that the index has for a prompt, into the table unless that is NULL; how many of them nobody holds is added to *n_kept. */
 static uint32_t match(const struct kvcache *kv, int32_t *table, const uint32_t *prompt, uint32_t n_prompt, uint32_t *n_kept)
 {
     uint32_t n = 0;
     int32_t id = KVCACHE_NONE;
     while ((n + 1) * KV_BLOCK_SIZE < n_prompt && (id = find(kv, id, prompt + n * KV_BLOCK_SIZE)) != KVCACHE_NONE) {
-        table[n++] = id;
+        if (table)
+            table[n] = id;
+        n++;
         *n_kept += kv->blocks[id].n_holders == 0;
     }
     return n;
@@ -168,6 +170,21 @@ bool kvcache_reserve(struct kvcache *kv, uint32_t slot, const uint32_t *prompt, 
     }
     kv->n_held[slot] = n;
     return true;
+}
+
+uint32_t kvcache_n_lacking(const struct kvcache *kv, const uint32_t *prompt, uint32_t n_prompt, size_t n_positions)
+{
+    uint32_t n_kept = 0, n = kvcache_blocks_for(n_positions) - match(kv, NULL, prompt, n_prompt, &n_kept);
+    uint32_t n_free = kv->n_free + kv->n_kept - n_kept;
+    return n > n_free ? n - n_free : 0;
+}
+
+uint32_t kvcache_n_alone(const struct kvcache *kv, uint32_t slot)
+{
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < kv->n_held[slot]; i++)
+        n += kv->blocks[block_at(kv, slot, i)].n_holders == 1;
+    return n;
 }
 
 void kvcache_release(struct kvcache *kv, uint32_t slot)

@@ -1,7 +1,7 @@
 /*
  * Who has which block of the KV cache: a block table for each sequence slot, reference counts, and an index of blocks by what they
  * hold, so that sequences that begin alike share blocks. A sequence gets all the blocks that it can ever need when it is admitted, so
- * memory cannot run out in mid-flight and nothing is preempted.
+ * memory cannot run out in mid-flight.
  *
  *   tables[slot][i] = block that holds positions [i * KV_BLOCK_SIZE, (i + 1) * KV_BLOCK_SIZE) of the slot's sequence
  *
@@ -59,6 +59,10 @@ static inline uint32_t kvcache_n_used(const struct kvcache *kv) { return kv->n_b
 /* Gives an empty slot room for n_positions (at most max_blocks blocks), beginning with blocks that hold its prompt already or will; the
  * last token of the prompt is never among these, as its logits are wanted. All or nothing, false when too few are free. */
 bool kvcache_reserve(struct kvcache *kv, uint32_t slot, const uint32_t *prompt, uint32_t n_prompt, size_t n_positions);
+/* Blocks that are missing for such a reservation; 0 = it would be made. */
+uint32_t kvcache_n_lacking(const struct kvcache *kv, const uint32_t *prompt, uint32_t n_prompt, size_t n_positions);
+/* Blocks of a slot that nobody else holds. */
+uint32_t kvcache_n_alone(const struct kvcache *kv, uint32_t slot);
 /* Takes back all blocks of a slot. */
 void kvcache_release(struct kvcache *kv, uint32_t slot);
 

@@ -88,50 +88,55 @@ static void note_start(struct engine *e, struct job *j, int64_t now_ns)
     pthread_mutex_lock(&e->stats_lock);
     e->stats.n_prompt_tokens += j->n_prompt;
     e->stats.n_prefix_queries += (uint64_t)j->n_prompt * j->n_choices;
-    e->stats.n_running++;
     pthread_mutex_unlock(&e->stats_lock);
 }
 
-/* Starts the next choice of a job, whose blocks are reserved for the slot on top of the stack. */
-static void start_sequence(struct engine *e, struct job *j, int64_t now_ns)
+/* Starts a sequence, or starts it again; its blocks are reserved for the slot on top of the stack. */
+static void start_sequence(struct engine *e, struct sequence *q, int64_t now_ns)
 {
     struct loop *l = &e->loop;
-    struct sequence *q = &j->sequences[j->n_started];
-    if (!j->n_started++)
+    struct job *j = q->job;
+    if (q->n_preempted)
+        j->n_out--;
+    else if (!j->n_started++)
         note_start(e, j, now_ns);
     q->slot = l->free_slots[--l->n_free_slots];
     q->running = true;
     l->running[l->n_running++] = q;
     if (j->grammar)
         matcher_start(l->masker, j->grammar, &q->matcher); /* without memory the first step fails it */
-    if (j->n_started == j->n_choices)
+    loop_note_running(e, j);
+    if (j->n_started == j->n_choices && !j->n_out)
         queue_remove(&e->queue, &j->item, true, now_ns);
 }
 
 /* A request with several choices starts them one by one and stays at its place in the queue until all have. Those behind the first
- * wait until it fits. */
+ * wait until it fits; one of high priority makes itself room. */
 static void admit(struct engine *e, int64_t now_ns)
 {
-    struct loop *l = &e->loop;
     struct queue_item *item;
     while ((item = queue_first(&e->queue, now_ns))) {
-        struct job *j = job_of(item);
-        if (!l->n_free_slots || !kvcache_reserve(&l->kvcache, l->free_slots[l->n_free_slots - 1], j->prompt, j->n_prompt,
-                                                 job_n_positions(j)))
+        struct sequence *q = job_next_sequence(job_of(item));
+        if (loop_reserve(&e->loop, q)) {
+            start_sequence(e, q, now_ns);
+        } else if (!loop_preempt_for(e, q, now_ns)) {
+            queue_blocked(&e->queue, now_ns);
             return;
-        start_sequence(e, j, now_ns);
+        }
     }
 }
 
-/* Goes past the blocks of a prompt that are filled by now. */
+/* Goes past the blocks of known tokens that are filled by now. */
 static void skip_cached(struct loop *l, struct sequence *q)
 {
-    while (q->n_fed % KV_BLOCK_SIZE == 0 && q->n_fed + KV_BLOCK_SIZE < q->job->n_prompt &&
+    while (q->n_fed % KV_BLOCK_SIZE == 0 && q->n_fed + KV_BLOCK_SIZE < sequence_n_known(q) &&
            kvcache_is_filled(&l->kvcache, q->slot, q->n_fed / KV_BLOCK_SIZE)) {
         q->n_fed += KV_BLOCK_SIZE;
+        q->n_filled++;
+        if (q->n_preempted) /* its prompt has been counted */
+            continue;
         q->n_cached += KV_BLOCK_SIZE;
         l->n_prefix_hits += KV_BLOCK_SIZE;
-        q->n_filled++;
     }
 }
 
@@ -165,10 +170,10 @@ static void draft_all(struct loop *l)
     size_t n = 0;
     for (size_t i = 0; i < l->n_running; i++) {
         l->running[i]->n_draft = 0;
-        n += l->running[i]->n_generated > 0;
+        n += sequence_decodes(l->running[i]);
     }
     for (size_t i = 0; i < l->n_running && l->speculate && n <= DRAFT_MAX_SEQUENCES; i++)
-        if (l->running[i]->n_generated > 0)
+        if (sequence_decodes(l->running[i]))
             draft(l, l->running[i]);
 }
 
@@ -179,7 +184,7 @@ static size_t plan(struct loop *l)
         struct sequence *q = l->running[i];
         uint32_t n = n_computable(l, q);
         l->items[i] = (struct scheduler_item){
-            .n_left = n, .decode = q->n_generated > 0, .paused = n == 0 || !stream_has_room(q->job->stream, q->choice)};
+            .n_left = n, .decode = sequence_decodes(q), .paused = n == 0 || !stream_has_room(q->job->stream, q->choice)};
     }
     return scheduler_plan(&l->scheduler, l->items, l->n_running);
 }

@@ -3,7 +3,7 @@
  *
  *   a turn:  end what was cancelled, expired or drained -> admit from the queue -> plan -> step -> tokens to streams
  *
- * loop.c is the thread and its turns, step.c one step, retire.c the ends of sequences and requests.
+ * loop.c is the thread and its turns, step.c one step, preempt.c what gives way, retire.c the ends of sequences and requests.
  */
 #ifndef ENGINE_LOOP_H
 #define ENGINE_LOOP_H
@@ -33,6 +33,7 @@ struct loop {
     size_t max_out;
     int64_t draft_row_ns; /* what a drafted row adds to a step; 0 = not known */
     uint64_t n_drafted, n_accepted;
+    uint32_t *known;      /* [context] scratch: the tokens of a sequence that starts again */
     uint32_t *free_slots; /* [max_sequences] stack */
     size_t n_free_slots;
     /* The step: */
@@ -83,6 +84,17 @@ void loop_step(struct engine *e, size_t n_rows);
 /* Tells the cache of the blocks that a sequence's tokens have made whole. */
 void loop_fill_blocks(struct loop *l, struct sequence *q);
 
+/* The sequence of a waiting job that starts next: one that was preempted, or else a new one. */
+struct sequence *job_next_sequence(struct job *j);
+/* Reserves the blocks of all its length for the slot on top of the stack; false when there is no slot or too few are free. */
+bool loop_reserve(struct loop *l, const struct sequence *q);
+/* Sequences of the job have started or were preempted: brings the count of requests in the batch up to date. */
+void loop_note_running(struct engine *e, struct job *j);
+/* Makes some room for a sequence for which loop_reserve was false. False when nothing may give way, or not enough. */
+bool loop_preempt_for(struct engine *e, const struct sequence *wanted, int64_t now_ns);
+
+/* Takes a sequence out of the batch: its slot and its blocks are free. */
+void loop_free_slot(struct loop *l, struct sequence *q);
 /* Ends one running choice: its text, its slot, and with the last choice the job, which is freed. */
 void loop_end_sequence(struct engine *e, struct sequence *q, enum finish_reason finish, bool stop_found);
 /* Ends a job in any phase, which is freed. `error` with FINISH_ERROR. */

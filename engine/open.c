@@ -13,6 +13,7 @@
 #define MAX_SEQUENCES 4096
 #define MAX_BATCH_TOKENS 65536
 #define MAX_QUEUE 1000000
+#define MAX_QUEUE_TOKENS 1000000000000
 #define AVERAGE_POSITIONS 512 /* of a sequence, when the KV cache is sized without being told */
 
 static size_t or_default(size_t value, size_t fallback)
@@ -29,6 +30,7 @@ static enum error_code check_options(const struct engine_options *o, struct erro
         {"max_sequences", o->max_sequences, MAX_SEQUENCES},
         {"max_batch_tokens", o->max_batch_tokens, MAX_BATCH_TOKENS},
         {"queue_limit", o->queue_limit, MAX_QUEUE},
+        {"queue_tokens", o->queue_tokens, MAX_QUEUE_TOKENS},
     };
     if (!o->model_path)
         return error_set_param(err, ERROR_VALIDATION_FAILED, "model_path",
@@ -119,6 +121,7 @@ static bool alloc_arrays(struct loop *l, size_t vocab_size)
     size_t n = l->max_sequences, rows = l->scheduler.max_rows, n_out = l->max_out;
     l->running = calloc(n, sizeof *l->running);
     l->free_slots = calloc(n, sizeof *l->free_slots);
+    l->known = calloc((size_t)l->kvcache.max_blocks * KV_BLOCK_SIZE, sizeof *l->known);
     l->items = calloc(n, sizeof *l->items);
     l->ids = calloc(rows, sizeof *l->ids);
     l->positions = calloc(rows, sizeof *l->positions);
@@ -128,7 +131,7 @@ static bool alloc_arrays(struct loop *l, size_t vocab_size)
     l->needs = calloc(n_out, sizeof *l->needs);
     l->masks = calloc(n_out, sizeof *l->masks);
     l->logits = calloc(n_out, vocab_size * sizeof *l->logits);
-    return l->running && l->free_slots && l->items && l->ids && l->positions && l->slots && l->out_rows &&
+    return l->running && l->free_slots && l->known && l->items && l->ids && l->positions && l->slots && l->out_rows &&
            l->out_sequences && l->needs && l->masks && l->logits;
 }
 
@@ -161,7 +164,7 @@ static enum error_code open_memory(struct engine *e, const struct engine_options
     return ERROR_NONE;
 }
 
-static bool open_sync(struct engine *e, size_t queue_limit)
+static bool open_sync(struct engine *e, const struct queue_options *queue)
 {
     if (!waker_init(&e->waker))
         return false;
@@ -171,7 +174,7 @@ static bool open_sync(struct engine *e, size_t queue_limit)
         goto fail_masker;
     if (!waker_cond_init(&e->drained))
         goto fail_drained;
-    if (!queue_init(&e->queue, queue_limit))
+    if (!queue_init(&e->queue, queue))
         goto fail_queue;
     atomic_init(&e->drain_deadline_ns, CLOCK_NEVER);
     e->has_sync = true;
@@ -200,7 +203,11 @@ static bool start_thread(struct engine *e)
 
 static enum error_code start(struct engine *e, const struct engine_options *o, struct error *err)
 {
-    if (!open_sync(e, or_default(o->queue_limit, DEFAULT_QUEUE)))
+    const struct queue_options queue = {.limit = or_default(o->queue_limit, DEFAULT_QUEUE),
+                                        .max_tokens = o->queue_tokens,
+                                        .max_wait_ns = o->queue_wait_ns,
+                                        .max_returned = e->loop.max_sequences};
+    if (!open_sync(e, &queue))
         return error_set(err, ERROR_MEMORY_EXHAUSTED, "no memory for the engine's locks");
     e->default_timeout_ns = o->default_timeout_ns;
     e->stats.last_turn_ns = clock_now_ns();
@@ -219,6 +226,7 @@ static void close_loop(struct loop *l)
     free(l->ids);
     free(l->items);
     free(l->free_slots);
+    free(l->known);
     free(l->running);
     buffer_fini(&l->text);
     masker_close(l->masker);

@@ -8,7 +8,7 @@
 #include <assert.h>
 #include <string.h>
 
-static void free_slot(struct loop *l, struct sequence *q)
+void loop_free_slot(struct loop *l, struct sequence *q)
 {
     size_t i = 0;
     while (i < l->n_running && l->running[i] != q)
@@ -53,7 +53,7 @@ static void count_end(struct engine *e, const struct job *j, enum finish_reason 
                             [FINISH_DEADLINE] = &st->n_deadline,
                             [FINISH_ERROR] = &st->n_failed};
     ++*counters[finish];
-    if (j->n_started)
+    if (j->in_batch)
         st->n_running--;
     st->n_kv_blocks_used = kvcache_n_used(&e->loop.kvcache);
     pthread_mutex_unlock(&e->stats_lock);
@@ -122,7 +122,8 @@ void loop_end_sequence(struct engine *e, struct sequence *q, enum finish_reason 
     if (q->choice == 0)
         j->finish = finish;
     loop_fill_blocks(&e->loop, q);
-    free_slot(&e->loop, q);
+    loop_free_slot(&e->loop, q);
+    q->ended = true;
     end_choice(e, q, finish, stop_found);
     if (++j->n_ended == j->n_choices)
         retire(e, j, j->finish, NULL);
@@ -133,10 +134,9 @@ void loop_abort_job(struct engine *e, struct job *j, enum finish_reason finish, 
     bool show_ends = finish != FINISH_ERROR && (j->n_generated || j->n_ended);
     for (uint32_t c = 0; c < j->n_choices; c++) {
         struct sequence *q = &j->sequences[c];
-        bool ended = c < j->n_started && !q->running;
         if (q->running)
-            free_slot(&e->loop, q);
-        if (ended || !show_ends)
+            loop_free_slot(&e->loop, q);
+        if (q->ended || !show_ends)
             continue;
         if (c == 0)
             j->finish = finish;

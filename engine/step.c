@@ -136,20 +136,21 @@ static void accept(struct engine *e, struct sequence *q, const struct sample *dr
 }
 
 /* The token that was drawn before row k of the step's output has been taken into q, which may have ended. If row k is that of a drafted
- * token of q, it stands when this is the one that was drawn; else all that was drafted behind it falls. */
+ * token of q, it stands when this is the one that was drawn; else all that was drafted behind it falls. Where the reader has no room for what
+ * row k would bring, the token stands but its row is computed again later: its logits are wanted then. */
 static void judge_draft(struct loop *l, struct sequence *q, size_t k, uint32_t drafted, uint32_t drawn)
 {
-    bool stands = drafted == drawn;
     if (k >= l->n_out || l->out_sequences[k] != q)
         return;
+    bool stands = drafted == drawn, room = stream_has_room(q->job->stream, q->choice);
     if (stands) {
         q->n_accepted++;
-        q->n_fed++;
+        q->n_fed += room;
         l->n_accepted++;
     }
     if (!stands || q->n_accepted == q->n_draft)
         draft_learn(&q->draft, q->n_draft, q->n_accepted);
-    for (; (!stands || !stream_has_room(q->job->stream, q->choice)) && k < l->n_out && l->out_sequences[k] == q; k++)
+    for (; (!stands || !room) && k < l->n_out && l->out_sequences[k] == q; k++)
         l->out_sequences[k] = NULL;
 }
 

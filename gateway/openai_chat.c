@@ -183,7 +183,8 @@ static void start(struct request *r, const struct params *p, bool include_usage,
     const struct extras extras = {.max_tokens = max_tokens(p),
                                   .logprobs = p->logprobs.truth,
                                   .top_logprobs = p->top_logprobs.i,
-                                  .request_id = r->id};
+                                  .request_id = r->id,
+                                  .client_id = r->http->peer};
     struct openai *o = params_pack(p, &input, &extras, &packed) ? openai_open(p, true) : NULL;
     if (o) {
         o->include_usage = include_usage;

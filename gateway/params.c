@@ -265,6 +265,8 @@ static void fill_rest(const struct params *p, const struct extras *extras, Bitne
     r->quantization = (Bitnet__V1__Quantization)p->quantization.i;
     r->device = (Bitnet__V1__Device)p->device.i;
     r->request_id = mutable(extras->request_id);
+    if (extras->client_id)
+        r->client_id = mutable(extras->client_id);
 }
 
 static bool fill_format(const struct params *p, struct scratch *scratch)

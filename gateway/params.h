@@ -29,6 +29,7 @@ struct extras {
     int64_t top_logprobs;
     bool echo;
     const char *request_id;
+    const char *client_id; /* for turns at the engine; NULL = the gateway itself */
 };
 
 /* Checks `messages` (role, content as string or text parts). */

@@ -19,6 +19,7 @@
 
 #define MAX_CHOICES 8
 #define EVENT_TOKENS 64 /* tokens of one message */
+#define PEER_BYTES 128
 
 struct generation {
     struct service *service;
@@ -323,10 +324,26 @@ static struct generation *generation_new(struct service *s, bool streaming)
     return g;
 }
 
+/* Who asks: what a gateway says, or who is at the other end, whatever the port. */
+static const char *client_of(struct rpc_call *call, const char *field, char room[PEER_BYTES])
+{
+    const char *header = rpc_call_metadata(call, "x-client-id"), *peer = rpc_call_peer(call);
+    if (field[0])
+        return field;
+    if (header && header[0])
+        return header;
+    snprintf(room, PEER_BYTES, "%s", peer ? peer : "");
+    char *port = strrchr(room, ':');
+    if (port && strncmp(room, "ip", 2) == 0)
+        *port = '\0';
+    return room;
+}
+
 static enum error_code submit(struct generation *g, struct rpc_call *call, const Bitnet__V1__GenerateRequest *r,
                               struct error *err)
 {
     struct converted c;
+    char peer[PEER_BYTES];
     if (!models_match(g->service, r->model, err))
         return err->code;
     enum error_code code = convert_request(g->service, r, rpc_call_deadline_ns(call), &c, err);
@@ -334,6 +351,7 @@ static enum error_code submit(struct generation *g, struct rpc_call *call, const
         code = take_echo(g, r, err);
     if (!code) {
         c.request.id = g->request_id;
+        c.request.client_id = client_of(call, r->client_id, peer);
         c.request.on_ready = on_ready;
         c.request.user = call;
         g->n_choices = r->n ? r->n : 1;
@@ -357,10 +375,9 @@ static void start(struct service *s, struct rpc_call *call, const void *data, si
     if (g)
         take_request_id(g, call, r->request_id);
     if (!g || submit(g, call, r, &err)) {
-        if (err.code == ERROR_SERVICE_UNAVAILABLE)
-            service_metrics_reject(s->metrics, atomic_load(&s->draining));
+        service_metrics_reject(s->metrics, err.reason);
         log_info("service", "request refused", LOG_STR("request_id", g ? g->request_id : NULL),
-                 LOG_STR("code", error_info(err.code)->name), LOG_STR("reason", err.message));
+                 LOG_STR("code", error_info(err.code)->name), LOG_STR("cause", err.reason), LOG_STR("reason", err.message));
         status_fail(s, call, &err);
         if (g)
             generation_free(g);

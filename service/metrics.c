@@ -28,6 +28,9 @@ static const char *const finish_names[] = {[FINISH_STOP] = "stop",
                                            [FINISH_DEADLINE] = "deadline",
                                            [FINISH_ERROR] = "error"};
 #define N_FINISHES (sizeof finish_names / sizeof *finish_names)
+static const char *const refusals[] = {REFUSED_QUEUE_FULL, REFUSED_QUEUE_TOKENS, REFUSED_QUEUE_WAIT,
+                                       REFUSED_PRIORITY,   REFUSED_DEADLINE,     REFUSED_DRAINING};
+#define N_REFUSALS (sizeof refusals / sizeof *refusals)
 
 /* Sums of the requests that ended in one second. */
 struct second {
@@ -40,8 +43,8 @@ struct service_metrics {
     struct engine *engine;
     struct metrics *page;
     struct metrics_series *inference, *first_token, *gap, *queue, *batch, *rows;
-    struct metrics_series *finished[N_FINISHES], *errors[ERROR_N_CODES];
-    struct metrics_series *running, *waiting, *active, *depth, *queue_full, *draining, *prompt_tokens,
+    struct metrics_series *finished[N_FINISHES], *errors[ERROR_N_CODES], *rejected[N_REFUSALS];
+    struct metrics_series *running, *waiting, *active, *depth, *queue_tokens, *preempted, *prompt_tokens,
         *generated_tokens, *kv_usage, *kv_used, *kv_kept, *kv_free, *prefix_queries, *prefix_hits, *drafted, *draft_accepted, *cancelled, *deadline;
     pthread_mutex_t lock; /* guards the window */
     struct second seconds[WINDOW_SECONDS];
@@ -98,6 +101,7 @@ static void on_collect(void *user)
     metrics_set(m->running, s.n_running);
     metrics_set(m->waiting, s.n_waiting);
     metrics_set(m->depth, s.n_waiting);
+    metrics_set(m->queue_tokens, (double)s.n_waiting_tokens);
     metrics_set(m->active, s.n_running + s.n_waiting);
     metrics_set(m->kv_used, s.n_kv_blocks_used);
     metrics_set(m->kv_kept, s.n_kv_blocks_kept);
@@ -107,6 +111,7 @@ static void on_collect(void *user)
     follow(m->generated_tokens, s.n_generated_tokens);
     follow(m->prefix_queries, s.n_prefix_queries);
     follow(m->prefix_hits, s.n_prefix_hits);
+    follow(m->preempted, s.n_preempted);
     follow(m->drafted, s.n_drafted);
     follow(m->draft_accepted, s.n_draft_accepted);
     follow(m->cancelled, s.n_cancelled);
@@ -156,8 +161,11 @@ static void add_counters(struct service_metrics *m, const struct engine_model *m
     m->cancelled = metrics_get(f, "client");
     m->deadline = metrics_get(f, "deadline");
     f = family(m, METRICS_COUNTER, "bitnet_admission_rejections_total", "Requests that were not admitted.", "reason");
-    m->queue_full = metrics_get(f, "queue_full");
-    m->draining = metrics_get(f, "draining");
+    for (size_t i = 0; i < N_REFUSALS; i++)
+        m->rejected[i] = metrics_get(f, refusals[i]);
+    m->preempted = metrics_get(family(m, METRICS_COUNTER, "bitnet_preemptions_total",
+                                      "Sequences that gave way to a request of high priority.", "model"),
+                               model->id);
     m->prompt_tokens = metrics_get(
         family(m, METRICS_COUNTER, "bitnet_prompt_tokens_total", "Prompt tokens.", "model,device,quantization"),
         model->id, model->device, model->quantization);
@@ -183,6 +191,7 @@ static void add_gauges(struct service_metrics *m, const struct engine_model *mod
     m->running = GAUGE("bitnet_requests_running", "Requests in the batch.");
     m->waiting = GAUGE("bitnet_requests_waiting", "Requests in the queue.");
     m->depth = GAUGE("bitnet_queue_depth", "Requests in the queue.");
+    m->queue_tokens = GAUGE("bitnet_queue_tokens", "Tokens of prompts in the queue and of the answers they ask for.");
     m->active = GAUGE("bitnet_requests_active", "Requests in the queue and in the batch.");
     m->kv_usage = GAUGE("bitnet_kv_cache_usage_ratio", "Share of the KV blocks in use.");
 #undef GAUGE
@@ -249,9 +258,11 @@ void service_metrics_error(struct service_metrics *m, enum error_code code)
         metrics_inc(m->errors[code], 1);
 }
 
-void service_metrics_reject(struct service_metrics *m, bool draining)
+void service_metrics_reject(struct service_metrics *m, const char *reason)
 {
-    metrics_inc(draining ? m->draining : m->queue_full, 1);
+    for (size_t i = 0; reason && i < N_REFUSALS; i++)
+        if (strcmp(reason, refusals[i]) == 0)
+            metrics_inc(m->rejected[i], 1);
 }
 
 struct service_window service_metrics_window(struct service_metrics *m)

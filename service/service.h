@@ -18,7 +18,7 @@
 struct service_config {
     const char *model, *model_id, *listen, *admin_listen, *device, *isa, *quantization, *i2s_order, *kv_type, *prefix_cache, *speculation, *numa;
     const char *tls_cert, *tls_key, *tls_client_ca, *log_level, *log_format;
-    int64_t threads, context, kv_cache_size, max_sequences, max_batch_tokens, queue_limit, target_itl_ms, default_timeout_ms,
+    int64_t threads, context, kv_cache_size, max_sequences, max_batch_tokens, queue_limit, queue_tokens, queue_wait_ms, target_itl_ms, default_timeout_ms,
         drain_timeout_ms, lame_duck_ms, max_message_size, seed;
     bool allow_insecure_public, deterministic, pin, idle_priority;
 };
@@ -55,8 +55,8 @@ bool message_send(struct rpc_call *call, const ProtobufCMessage *message);
 
 /* ---- errors (status.c) ---- */
 
-/* Ends a call with an error: status, ErrorInfo with the code's name, BadRequest when a field is at fault, RetryInfo when a retry
- * may help. */
+/* Ends a call with an error: status, ErrorInfo with the code's name (and as metadata "cause" the error's reason), BadRequest when a field
+ * is at fault, RetryInfo when a retry may help. */
 void status_fail(struct service *s, struct rpc_call *call, const struct error *err);
 /* The gRPC status of an error; packs google.rpc.Status into `details`. */
 int status_pack(const struct error *err, bool draining, struct buffer *details);
@@ -113,8 +113,8 @@ void service_metrics_close(struct service_metrics *m);
 struct metrics *service_metrics_page(struct service_metrics *m);
 /* Counts an error that a call ended with. */
 void service_metrics_error(struct service_metrics *m, enum error_code code);
-/* Counts a request that was not admitted: the queue was full, or the engine is going down. */
-void service_metrics_reject(struct service_metrics *m, bool draining);
+/* Counts a request that was not admitted, by REFUSED_..; other reasons, and NULL, are no refusals. */
+void service_metrics_reject(struct service_metrics *m, const char *reason);
 /* Figures of the last five minutes; zeros with n = 0. */
 struct service_window {
     uint64_t n;

@@ -35,6 +35,7 @@ int status_pack(const struct error *err, bool draining, struct buffer *out)
 {
     const struct error_info *info = error_info(err->code);
     /* A full queue is the server's limit, not its absence; a drain is. */
+    draining |= err->reason && strcmp(err->reason, REFUSED_DRAINING) == 0;
     bool full = err->code == ERROR_SERVICE_UNAVAILABLE && !draining;
     int code = full ? STATUS_RESOURCE_EXHAUSTED : info->grpc_status;
     struct detail details[MAX_DETAILS];
@@ -43,6 +44,13 @@ int status_pack(const struct error *err, bool draining, struct buffer *out)
     Google__Rpc__ErrorInfo reason = GOOGLE__RPC__ERROR_INFO__INIT;
     reason.reason = (char *)(uintptr_t)info->name;
     reason.domain = (char *)(uintptr_t)DOMAIN_NAME;
+    Google__Rpc__ErrorInfo__MetadataEntry cause = GOOGLE__RPC__ERROR_INFO__METADATA_ENTRY__INIT, *causes[] = {&cause};
+    if (err->reason) {
+        cause.key = (char *)(uintptr_t) "cause";
+        cause.value = (char *)(uintptr_t)err->reason;
+        reason.n_metadata = 1;
+        reason.metadata = causes;
+    }
     detail_set(&details[n++], &reason.base);
     Google__Rpc__BadRequest__FieldViolation violation = GOOGLE__RPC__BAD_REQUEST__FIELD_VIOLATION__INIT,
                                             *violations[] = {&violation};

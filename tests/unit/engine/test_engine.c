@@ -429,6 +429,36 @@ START_TEST(test_drafted_tokens_change_nothing)
 }
 END_TEST
 
+/* A reader that stops, and then takes token by token, leaves room for some of what was drafted: the rest comes later, as it would have. */
+START_TEST(test_slow_reader_of_drafted_tokens)
+{
+    uint32_t ids[60];
+    struct engine_stats stats;
+    for (uint32_t i = 0; i < 4; i++) {
+        struct request r = harness_request(70 + i, ids, 60, 400);
+        r.ignore_eos = true;
+        r.sampling.temperature = 0;
+        struct engine *e = harness_open((struct engine_options){.n_threads = 1});
+        struct harness_answer *expected = harness_finish(harness_submit(e, &r)), *a = calloc(1, sizeof *a);
+        engine_close(e);
+        e = harness_open((struct engine_options){.n_threads = 1});
+        struct stream *s = harness_submit(e, &r);
+        harness_await(e, paused);
+        usleep(5000); /* and it is asleep */
+        while (harness_read(s, 1, a))
+            ;
+        stream_close(s);
+        harness_expect_same(expected, a, 1);
+        engine_stats(e, &stats);
+        ck_assert_uint_gt(stats.n_draft_accepted, 0);
+        free(expected);
+        free(a);
+        engine_close(e);
+    }
+}
+END_TEST
+
 SUITE("engine", test_alone_and_together, test_text_is_that_of_the_tokens, test_stop_strings, test_end_of_generation,
       test_context_ends_the_answer, test_slow_reader, test_eight_threads, test_text_prompt_and_chat, test_prompts_that_begin_alike,
-      test_the_next_turn_finds_the_last, test_drafted_tokens_change_nothing)
+      test_the_next_turn_finds_the_last, test_drafted_tokens_change_nothing,
+      test_slow_reader_of_drafted_tokens)

@@ -153,5 +153,38 @@ START_TEST(refused_and_failed)
 }
 END_TEST
 
-SUITE("engine grammar", answers_are_of_the_grammar, a_cut_answer_is_the_beginning_of_one, a_batch_changes_nothing,
+static bool some_tokens(const struct engine_stats *st)
+{
+    return st->n_generated_tokens >= 20;
+}
+
+/* A request that gives way finds its place in its grammar again. */
+START_TEST(preempted_answers_are_the_same)
+{
+    struct grammar *g = regex("([A-Z][a-z]{1,6}[,.] ){120}");
+    struct request r = request_with(g, 5, 400), high = request_with(NULL, 6, 5);
+    struct engine_stats st;
+    struct engine *e = open_tales();
+    struct harness_answer *alone = harness_finish(harness_submit(e, &r));
+    engine_close(e);
+    e = harness_open((struct engine_options){
+        .model_path = "models/tales.gguf", .context_length = 512, .n_threads = 1, .max_sequences = 1});
+    r.priority = PRIORITY_LOW;
+    high.priority = PRIORITY_HIGH;
+    struct stream *s = harness_submit(e, &r);
+    harness_await(e, some_tokens);
+    free(harness_finish(harness_submit(e, &high)));
+    struct harness_answer *a = harness_finish(s);
+    engine_stats(e, &st);
+    ck_assert_uint_eq(st.n_preempted, 1);
+    harness_expect_same(alone, a, 1);
+    ck_assert_uint_gt(a->choices[0].n_tokens, 300); /* more than its stream holds: it cannot have ended before the other came */
+    free(alone);
+    free(a);
+    engine_close(e);
+    grammar_release(g);
+}
+END_TEST
+
+SUITE("engine grammar", preempted_answers_are_the_same, answers_are_of_the_grammar, a_cut_answer_is_the_beginning_of_one, a_batch_changes_nothing,
       a_request_keeps_its_grammar, refused_and_failed)

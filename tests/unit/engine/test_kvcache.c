@@ -80,15 +80,18 @@ START_TEST(test_random_sequences)
         uint32_t slot = (uint32_t)rand() % N_SLOTS;
         struct sim *s = &sims[slot];
         if (s->live && rand() % 8 == 0) {
+            uint32_t n_alone = kvcache_n_alone(&kv, slot), used = kvcache_n_used(&kv);
             kvcache_release(&kv, slot);
-            ck_assert_uint_eq(kv.n_held[slot], 0);
+            ck_assert(kv.n_held[slot] == 0 && kvcache_n_used(&kv) == used - n_alone);
             s->live = false;
         } else if (s->live) {
             n_waits += !advance(&kv, s, slot);
         } else {
             make_prompt(s);
             uint32_t used = kvcache_n_used(&kv), free_before = kv.n_free, kept = kv.n_kept, need = kvcache_blocks_for(s->n_positions);
+            uint32_t n_lacking = kvcache_n_lacking(&kv, s->prompt, s->n_prompt, s->n_positions);
             s->live = kvcache_reserve(&kv, slot, s->prompt, s->n_prompt, s->n_positions);
+            ck_assert(s->live == (n_lacking == 0) && n_lacking <= need);
             if (!s->live)
                 ck_assert(kvcache_n_used(&kv) == used && kv.n_free == free_before && kv.n_kept == kept && need > free_before);
             n_refused += !s->live;

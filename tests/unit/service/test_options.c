@@ -38,6 +38,8 @@ START_TEST(defaults)
     ck_assert_uint_eq(o.max_sequences, 64);
     ck_assert_uint_eq(o.max_batch_tokens, 512);
     ck_assert_uint_eq(o.queue_limit, 256);
+    ck_assert_uint_eq(o.queue_tokens, 0);
+    ck_assert_int_eq(o.queue_wait_ns, 0);
     option_free(&service_options, &c);
 }
 END_TEST
@@ -48,7 +50,8 @@ START_TEST(values_reach_the_engine)
     struct error err;
     ck_assert_int_eq(PARSE(&c, &err, "--model", "m.gguf", "--quantization", "tl2", "--i2s-order", "64",
                            "--kv-cache-size", "2G", "--threads", "3", "--context", "1024", "--default-timeout-ms",
-                           "1500", "--device", "cpu", "--isa", "avx2", "--kv-type", "int8"),
+                           "1500", "--device", "cpu", "--isa", "avx2", "--kv-type", "int8", "--queue-tokens",
+                           "9000", "--queue-wait-ms", "2500"),
                      ERROR_NONE);
     const struct engine_options o = options_engine(&c);
     ck_assert_int_eq(o.format, TERNARY_TL2);
@@ -56,6 +59,8 @@ START_TEST(values_reach_the_engine)
     ck_assert_int_eq(o.i2s_order, I2S_ORDER_64);
     ck_assert_uint_eq(o.kv_cache_bytes, (size_t)2 << 30);
     ck_assert_int_eq(o.n_threads, 3);
+    ck_assert_uint_eq(o.queue_tokens, 9000);
+    ck_assert_int_eq(o.queue_wait_ns, 2500 * CLOCK_NS_PER_MS);
     ck_assert_uint_eq(o.context_length, 1024);
     ck_assert_int_eq(o.default_timeout_ns, 1500 * CLOCK_NS_PER_MS);
     ck_assert_str_eq(o.device, "cpu");

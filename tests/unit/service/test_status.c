@@ -89,6 +89,28 @@ START_TEST(full_queue_is_exhausted_and_says_when)
 }
 END_TEST
 
+/* ErrorInfo names what bound was met. */
+START_TEST(refusal_names_its_cause)
+{
+    struct error err = {.code = ERROR_SERVICE_UNAVAILABLE, .message = "too many tokens", .reason = REFUSED_QUEUE_TOKENS};
+    int code;
+    Google__Rpc__Status *s = pack(&err, false, &code);
+    const ProtobufCBinaryData *v = &s->details[0]->value;
+    Google__Rpc__ErrorInfo *info = google__rpc__error_info__unpack(NULL, v->len, v->data);
+    ck_assert_int_eq(code, 8);
+    ck_assert_str_eq(info->reason, "SERVICE_UNAVAILABLE");
+    ck_assert_uint_eq(info->n_metadata, 1);
+    ck_assert_str_eq(info->metadata[0]->key, "cause");
+    ck_assert_str_eq(info->metadata[0]->value, "queue_tokens");
+    google__rpc__error_info__free_unpacked(info, NULL);
+    google__rpc__status__free_unpacked(s, NULL);
+    err.reason = REFUSED_DRAINING;
+    s = pack(&err, false, &code);
+    ck_assert_int_eq(code, 14);
+    google__rpc__status__free_unpacked(s, NULL);
+}
+END_TEST
+
 START_TEST(drain_is_unavailable)
 {
     const struct error err = {.code = ERROR_SERVICE_UNAVAILABLE, .message = "shutting down", .retry_after_ms = 1000};
@@ -115,4 +137,4 @@ START_TEST(longest_error_fits)
 END_TEST
 
 SUITE("status", every_code_has_its_reason, field_at_fault_is_a_violation, full_queue_is_exhausted_and_says_when,
-      drain_is_unavailable, longest_error_fits)
+      refusal_names_its_cause, drain_is_unavailable, longest_error_fits)
