@@ -48,6 +48,8 @@ struct engine_options {
     int64_t default_timeout_ns;  /* for requests without their own; 0 = none */
     bool no_speculation;         /* one token of a sequence a step; see engine/draft.h. The tokens are the same */
     bool no_prefix_cache;        /* every prompt is computed whole, nothing is kept of one request for another */
+    const struct null_options *null_model; /* not NULL: nothing is computed (see backend_open_null), the id is "null-model", the device "null";
+                                  * answers are plain text that never ends by itself. The file gives tokenizer and shape */
     /* Of session_open only: */
     bool sampling;               /* prepares what session_sample needs, as engine_open does */
     size_t kv_positions;         /* of all sequences together; 0 = the whole context for each */

@@ -47,6 +47,8 @@ static enum error_code open_model(struct engine *e, const struct engine_options 
     enum error_code code = engine_backend_open(o, &e->backend, fallback_reason, sizeof fallback_reason, err);
     if (!code)
         code = model_open(&mo, e->backend, &e->model, err);
+    if (!code && o->null_model)
+        code = model_null_choices(e->model, err);
     if (!code)
         model_describe(e->model, o, fallback_reason, &e->description);
     return code;
