@@ -22,6 +22,8 @@ struct null_backend {
     size_t n_positions;
     uint32_t *ids; /* [n_ids] what is chosen from; NULL: every token */
     size_t n_ids;
+    float *others; /* [n_others] a row in which nothing is chosen yet */
+    size_t n_others;
     struct timespec due; /* when the step that is made may end */
     bool in_step;
 };
@@ -76,6 +78,19 @@ static void null_download(struct backend *be, void *host, const void *dev, size_
 
 /* ---- weights: their shapes */
 
+static bool make_others(struct null_backend *null, size_t n)
+{
+    if (n <= null->n_others)
+        return true;
+    float *more = realloc(null->others, n * sizeof *more);
+    if (!more)
+        return false;
+    null->others = more;
+    for (; null->n_others < n; null->n_others++)
+        more[null->n_others] = OTHER_LOGIT;
+    return true;
+}
+
 static enum error_code null_ternary_open(struct backend *be, const struct ternary_packed *packed, enum ternary_format format,
                                          struct ternary **out, struct error *err)
 {
@@ -97,10 +112,11 @@ static void null_ternary_close(struct backend *be, struct ternary *w)
 
 static enum error_code null_dense_open(struct backend *be, const struct tensor_view *view, struct dense **out, struct error *err)
 {
-    (void)be;
     struct dense *w = calloc(1, sizeof *w);
-    if (!w)
+    if (!w || !make_others((struct null_backend *)be, view->n_rows)) {
+        free(w);
         return error_set(err, ERROR_MEMORY_EXHAUSTED, "no memory for the shape of a table");
+    }
     *w = (struct dense){.type = view->type, .n_rows = view->n_rows, .n_cols = view->n_cols};
     *out = w;
     return ERROR_NONE;
@@ -191,8 +207,7 @@ static void null_logits(struct backend *be, const struct dense *table, const flo
         uint32_t position = (uint32_t)null->positions[rows[i]];
         uint32_t chosen = null->ids ? null->ids[kernel_null_choice(position, (uint32_t)null->n_ids)]
                                     : kernel_null_choice(position, (uint32_t)table->n_rows);
-        for (size_t k = 0; k < table->n_rows; k++)
-            row[k] = OTHER_LOGIT;
+        memcpy(row, null->others, table->n_rows * sizeof *row);
         row[chosen < table->n_rows ? chosen : 0] = CHOSEN_LOGIT;
     }
 }
@@ -204,6 +219,7 @@ static void null_close(struct backend *be)
     struct null_backend *null = (struct null_backend *)be;
     free(null->positions);
     free(null->ids);
+    free(null->others);
     free(null);
 }
 

@@ -18,7 +18,7 @@
 #include <string.h>
 
 #define MAX_CHOICES 8
-#define EVENT_TOKENS 64 /* tokens of one message */
+#define EVENT_TOKENS 64 /* tokens of one message, at most */
 
 struct generation {
     struct service *service;
@@ -221,9 +221,10 @@ static void advance(void *service, struct rpc_call *call)
 {
     struct generation *g = rpc_call_user(call);
     struct stream_event e;
+    size_t max_tokens = g && g->streaming && !g->service->coalesce ? 1 : EVENT_TOKENS;
     (void)service;
     while (g && !g->over && !g->sending) {
-        stream_read(g->stream, EVENT_TOKENS, &e);
+        stream_read(g->stream, max_tokens, &e);
         switch (e.type) {
         case STREAM_NOTHING:
             return;

@@ -78,6 +78,7 @@ static enum error_code load(struct program *p, struct error *err)
     pthread_join(thread, NULL);
     if (code)
         return code;
+    s->coalesce = strcmp(s->config->coalesce, "on") == 0;
     log_model(engine_model(s->engine));
     if (options.null_model)
         log_warn("service", "NULL MODEL: nothing is computed, all answers are words without sense (--null-model)");

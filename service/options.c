@@ -77,6 +77,8 @@ static const struct option_def defs[] = {
     BOOL("allow-insecure-public", allow_insecure_public, "listen on public addresses without TLS"),
     INT("seed", seed, "-1", -1, 9e15, NULL, "seed of requests that give none; -1 = random"),
     BOOL("deterministic", deterministic, "requests that give no seed get --seed, or 0"),
+    CHOICE("coalesce", coalesce, "on", "on|off",
+           "put the tokens that wait for a slow reader into one message; off: each has its own"),
     FLAG_BOOL("null-model", null_model,
               "compute nothing: answers are words without sense, for measuring what serves a model; the id is null-model"),
     FLAG_INT("null-step-us", null_step_us, "0", 0, 60000000, "us", "with --null-model: what a step takes at least"),
