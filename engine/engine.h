@@ -46,6 +46,7 @@ struct engine_options {
                                   * what it is without prompts */
     size_t queue_limit;          /* requests that wait; 0 = 256 */
     int64_t default_timeout_ns;  /* for requests without their own; 0 = none */
+    int64_t stall_timeout_ns;    /* a request whose stream is full, and of which nothing was read, for this long ends with READER_STALLED; 0 = never */
     bool no_speculation;         /* one token of a sequence a step; see engine/draft.h. The tokens are the same */
     bool no_prefix_cache;        /* every prompt is computed whole, nothing is kept of one request for another */
     const struct null_options *null_model; /* not NULL: nothing is computed (see backend_open_null), the id is "null-model", the device "null";
@@ -82,6 +83,7 @@ const struct engine_model *engine_model(const struct engine *e);
 /* Counters since start and gauges of now. Any thread; a consistent copy. */
 struct engine_stats {
     uint64_t n_requests, n_finished_stop, n_finished_length, n_cancelled, n_deadline, n_failed, n_rejected;
+    uint64_t n_stalled;          /* of n_failed: their readers had stopped */
     uint64_t n_prompt_tokens, n_generated_tokens, n_steps, n_step_rows;
     uint64_t n_drafted, n_draft_accepted; /* tokens that were tried ahead, and that stood */
     uint64_t n_prefix_queries, n_prefix_hits; /* tokens of prompts that began, of each choice; of these, found in the KV cache */
@@ -184,7 +186,7 @@ struct request {
     struct grammar *grammar;     /* what the answer must be, or NULL; not together with ignore_eos. A reference is taken */
     enum priority priority;
     int64_t deadline_ns;         /* clock_now_ns; 0 = the engine's default, CLOCK_NEVER = none */
-    /* Called when a stream that had nothing to read has something. On the loop thread; must not block or call the engine. */
+    /* Called when a stream that had nothing to read has something, and when one ends with an error. On the loop thread; must not block or call the engine. */
     void (*on_ready)(void *user);
     void *user;
 };
@@ -229,6 +231,9 @@ struct stream_event {
 void stream_read(struct stream *s, size_t max_tokens, struct stream_event *out);
 /* Waits until stream_read would give something, or timeout_ns passed (CLOCK_NEVER = for ever); true when there is something. */
 bool stream_wait(struct stream *s, int64_t timeout_ns);
+/* True once the request has ended with READER_STALLED; on_ready is called then, though the stream was full. What was not read can be read
+ * still. Any thread. */
+bool stream_stalled(const struct stream *s);
 /* Asks the loop to end the request; it frees the sequence before its next step and completes with FINISH_CANCELLED. Any thread. */
 void stream_cancel(struct stream *s);
 /* Cancels when needed and frees; the engine keeps no reference to `on_ready` after this returns. */

@@ -54,7 +54,7 @@ struct engine {
     struct model_description description;
     struct request_limits limits;
     size_t max_stream_bytes;
-    int64_t default_timeout_ns;
+    int64_t default_timeout_ns, stall_timeout_ns;
     struct engine_observer observer; /* written before the first submit, whose queue lock hands it to the loop */
 
     /* Shared. */

@@ -205,6 +205,7 @@ static enum error_code start(struct engine *e, const struct engine_options *o, s
     if (!open_sync(e, or_default(o->queue_limit, DEFAULT_QUEUE)))
         return error_set(err, ERROR_MEMORY_EXHAUSTED, "no memory for the engine's locks");
     e->default_timeout_ns = o->default_timeout_ns;
+    e->stall_timeout_ns = o->stall_timeout_ns;
     e->stats.last_turn_ns = clock_now_ns();
     return start_thread(e) ? ERROR_NONE : error_set(err, ERROR_MEMORY_EXHAUSTED, "no thread for the engine's loop");
 }

@@ -282,6 +282,14 @@ void rpc_call_finish(struct rpc_call *c, const struct rpc_status *status, const 
     pthread_mutex_unlock(&c->lock);
 }
 
+void rpc_call_abort(struct rpc_call *c, int code, const char *message)
+{
+    pthread_mutex_lock(&c->lock);
+    if (!c->finishing && !c->closed)
+        grpc_call_cancel_with_status(c->call, (grpc_status_code)code, message, NULL);
+    pthread_mutex_unlock(&c->lock);
+}
+
 /* ---- posts ------------------------------------------------------------------------------------------------------ */
 
 static void run_post(struct rpc_call *c)

@@ -42,7 +42,7 @@ struct service_metrics {
     struct metrics_series *inference, *first_token, *gap, *queue, *batch, *rows;
     struct metrics_series *finished[N_FINISHES], *errors[ERROR_N_CODES];
     struct metrics_series *running, *waiting, *active, *depth, *queue_full, *draining, *prompt_tokens,
-        *generated_tokens, *kv_usage, *kv_used, *kv_kept, *kv_free, *prefix_queries, *prefix_hits, *drafted, *draft_accepted, *cancelled, *deadline;
+        *generated_tokens, *kv_usage, *kv_used, *kv_kept, *kv_free, *prefix_queries, *prefix_hits, *drafted, *draft_accepted, *cancelled, *deadline, *stalled;
     pthread_mutex_t lock; /* guards the window */
     struct second seconds[WINDOW_SECONDS];
 };
@@ -111,6 +111,7 @@ static void on_collect(void *user)
     follow(m->draft_accepted, s.n_draft_accepted);
     follow(m->cancelled, s.n_cancelled);
     follow(m->deadline, s.n_deadline);
+    follow(m->stalled, s.n_stalled);
 }
 
 static struct metrics_family *family(struct service_metrics *m, enum metrics_type type, const char *name,
@@ -155,6 +156,7 @@ static void add_counters(struct service_metrics *m, const struct engine_model *m
     f = family(m, METRICS_COUNTER, "bitnet_cancellations_total", "Requests that ended before their end.", "cause");
     m->cancelled = metrics_get(f, "client");
     m->deadline = metrics_get(f, "deadline");
+    m->stalled = metrics_get(f, "stalled");
     f = family(m, METRICS_COUNTER, "bitnet_admission_rejections_total", "Requests that were not admitted.", "reason");
     m->queue_full = metrics_get(f, "queue_full");
     m->draining = metrics_get(f, "draining");

@@ -67,6 +67,8 @@ static const struct option_def defs[] = {
         "time between two tokens up to which prompts fill a step; 0 = less than twice what it is without prompts"),
     INT("queue-limit", queue_limit, "256", 1, 1000000, NULL, "requests that may wait"),
     INT("default-timeout-ms", default_timeout_ms, "0", 0, 86400000, "ms", "for requests without their own; 0 = none"),
+    INT("stall-timeout-ms", stall_timeout_ms, "60000", 0, 86400000, "ms",
+        "that a full stream may stay unread before it is given up; 0 = for ever"),
     INT("drain-timeout-ms", drain_timeout_ms, "45000", 0, 3600000, "ms",
         "that running requests get to finish after SIGTERM"),
     INT("lame-duck-ms", lame_duck_ms, "300", 0, 600000, "ms", "that calls are still accepted after SIGTERM"),
@@ -164,6 +166,7 @@ struct engine_options options_engine(const struct service_config *c, struct null
                                .max_batch_tokens = (size_t)c->max_batch_tokens,
                                .queue_limit = (size_t)c->queue_limit,
                                .default_timeout_ns = c->default_timeout_ms * CLOCK_NS_PER_MS,
+                               .stall_timeout_ns = c->stall_timeout_ms * CLOCK_NS_PER_MS,
                                .target_step_ns = c->target_itl_ms * CLOCK_NS_PER_MS,
                                .no_speculation = strcmp(c->speculation, "off") == 0,
                                .no_prefix_cache = strcmp(c->prefix_cache, "off") == 0};
