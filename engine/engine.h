@@ -80,9 +80,14 @@ struct engine_model {
 };
 const struct engine_model *engine_model(const struct engine *e);
 
+/* Whether the device is known to fail (see engine/breaker.h): OPEN refuses new requests, HALF_OPEN lets one through to see. */
+enum breaker_state { BREAKER_CLOSED, BREAKER_OPEN, BREAKER_HALF_OPEN };
+
 /* Counters since start and gauges of now. Any thread; a consistent copy. */
 struct engine_stats {
     uint64_t n_requests, n_finished_stop, n_finished_length, n_cancelled, n_deadline, n_failed, n_rejected;
+    uint64_t n_device_failures;  /* steps that the device did not make */
+    enum breaker_state breaker;
     uint64_t n_stalled;          /* of n_failed: their readers had stopped */
     uint64_t n_prompt_tokens, n_generated_tokens, n_steps, n_step_rows;
     uint64_t n_drafted, n_draft_accepted; /* tokens that were tried ahead, and that stood */
@@ -196,7 +201,8 @@ enum finish_reason { FINISH_NONE, FINISH_STOP, FINISH_LENGTH, FINISH_CANCELLED, 
 struct stream;
 
 /* Checks, queues and returns a stream that the caller closes. All of `r` is copied. Errors: VALIDATION_FAILED (bounds, prompt
- * over context, invalid UTF-8; err->param names the field), SERVICE_UNAVAILABLE (queue full or draining; retry_after_ms set). */
+ * over context, invalid UTF-8; err->param names the field), SERVICE_UNAVAILABLE (queue full or draining), DEVICE_UNAVAILABLE (it fails); both set
+ * retry_after_ms. */
 enum error_code engine_submit(struct engine *e, const struct request *r, struct stream **out, struct error *err);
 
 struct token_logprob { uint32_t id; float logprob; };

@@ -11,6 +11,7 @@
 struct sweep {
     int64_t now_ns;
     bool hand_back; /* draining: nothing starts any more */
+    int64_t refused_until_ns; /* the device fails: likewise; 0 = it does not */
 };
 
 static struct job *job_of(const struct queue_item *item)
@@ -29,7 +30,7 @@ static bool must_leave(const struct queue_item *item, void *user)
 {
     const struct sweep *w = user;
     const struct job *j = job_of(item);
-    return overdue(j, w->now_ns) != FINISH_NONE || (w->hand_back && !j->n_started);
+    return overdue(j, w->now_ns) != FINISH_NONE || ((w->hand_back || w->refused_until_ns) && !j->n_started);
 }
 
 static void abort_unavailable(struct engine *e, struct job *j, const char *why)
@@ -37,6 +38,14 @@ static void abort_unavailable(struct engine *e, struct job *j, const char *why)
     struct error err = {0};
     error_set(&err, ERROR_SERVICE_UNAVAILABLE, "%s", why);
     err.retry_after_ms = RETRY_DRAINING_MS;
+    loop_abort_job(e, j, FINISH_ERROR, &err);
+}
+
+static void abort_refused(struct engine *e, struct job *j, const struct sweep *w)
+{
+    struct error err = {0};
+    error_set(&err, ERROR_DEVICE_UNAVAILABLE, "the device fails; the request has not started");
+    err.retry_after_ms = (w->refused_until_ns - w->now_ns) / CLOCK_NS_PER_MS + 1;
     loop_abort_job(e, j, FINISH_ERROR, &err);
 }
 
@@ -48,8 +57,10 @@ static void sweep_queue(struct engine *e, struct sweep *w)
         enum finish_reason finish = overdue(j, w->now_ns);
         if (finish)
             loop_abort_job(e, j, finish, NULL);
-        else
+        else if (w->hand_back)
             abort_unavailable(e, j, "the engine is shutting down; the request has not started");
+        else
+            abort_refused(e, j, w);
     }
 }
 
@@ -93,7 +104,11 @@ static void sweep(struct engine *e, int64_t now_ns)
 {
     bool draining = atomic_load_explicit(&e->draining, memory_order_acquire);
     bool end_all = draining && now_ns >= atomic_load_explicit(&e->drain_deadline_ns, memory_order_relaxed);
-    struct sweep w = {now_ns, draining};
+    struct sweep w = {now_ns, draining, 0};
+    pthread_mutex_lock(&e->stats_lock);
+    if (breaker_state(&e->breaker, now_ns) == BREAKER_OPEN)
+        w.refused_until_ns = e->breaker.retry_ns;
+    pthread_mutex_unlock(&e->stats_lock);
     sweep_queue(e, &w);
     sweep_running(e, now_ns, end_all);
 }

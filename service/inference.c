@@ -373,6 +373,8 @@ static void start(struct service *s, struct rpc_call *call, const void *data, si
     if (!g || submit(g, call, r, &err)) {
         if (err.code == ERROR_SERVICE_UNAVAILABLE)
             service_metrics_reject(s->metrics, atomic_load(&s->draining));
+        if (err.code == ERROR_DEVICE_UNAVAILABLE)
+            service_metrics_reject_device(s->metrics);
         log_info("service", "request refused", LOG_STR("request_id", g ? g->request_id : NULL),
                  LOG_STR("code", error_info(err.code)->name), LOG_STR("reason", err.message));
         status_fail(s, call, &err);

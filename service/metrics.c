@@ -42,7 +42,7 @@ struct service_metrics {
     struct metrics_series *inference, *first_token, *gap, *queue, *batch, *rows;
     struct metrics_series *finished[N_FINISHES], *errors[ERROR_N_CODES];
     struct metrics_series *running, *waiting, *active, *depth, *queue_full, *draining, *prompt_tokens,
-        *generated_tokens, *kv_usage, *kv_used, *kv_kept, *kv_free, *prefix_queries, *prefix_hits, *drafted, *draft_accepted, *cancelled, *deadline, *stalled;
+        *generated_tokens, *kv_usage, *kv_used, *kv_kept, *kv_free, *prefix_queries, *prefix_hits, *drafted, *draft_accepted, *cancelled, *deadline, *stalled, *device_failures, *device_down, *breaker;
     pthread_mutex_t lock; /* guards the window */
     struct second seconds[WINDOW_SECONDS];
 };
@@ -112,6 +112,8 @@ static void on_collect(void *user)
     follow(m->cancelled, s.n_cancelled);
     follow(m->deadline, s.n_deadline);
     follow(m->stalled, s.n_stalled);
+    follow(m->device_failures, s.n_device_failures);
+    metrics_set(m->breaker, s.breaker);
 }
 
 static struct metrics_family *family(struct service_metrics *m, enum metrics_type type, const char *name,
@@ -153,6 +155,7 @@ static void add_counters(struct service_metrics *m, const struct engine_model *m
     f = family(m, METRICS_COUNTER, "bitnet_errors_total", "Calls that ended with an error.", "type,component");
     for (int i = 1; i < ERROR_N_CODES; i++)
         m->errors[i] = metrics_get(f, error_info((enum error_code)i)->name, "service");
+    m->device_failures = metrics_get(f, "device", "engine");
     f = family(m, METRICS_COUNTER, "bitnet_cancellations_total", "Requests that ended before their end.", "cause");
     m->cancelled = metrics_get(f, "client");
     m->deadline = metrics_get(f, "deadline");
@@ -160,6 +163,7 @@ static void add_counters(struct service_metrics *m, const struct engine_model *m
     f = family(m, METRICS_COUNTER, "bitnet_admission_rejections_total", "Requests that were not admitted.", "reason");
     m->queue_full = metrics_get(f, "queue_full");
     m->draining = metrics_get(f, "draining");
+    m->device_down = metrics_get(f, "device");
     m->prompt_tokens = metrics_get(
         family(m, METRICS_COUNTER, "bitnet_prompt_tokens_total", "Prompt tokens.", "model,device,quantization"),
         model->id, model->device, model->quantization);
@@ -187,6 +191,7 @@ static void add_gauges(struct service_metrics *m, const struct engine_model *mod
     m->depth = GAUGE("bitnet_queue_depth", "Requests in the queue.");
     m->active = GAUGE("bitnet_requests_active", "Requests in the queue and in the batch.");
     m->kv_usage = GAUGE("bitnet_kv_cache_usage_ratio", "Share of the KV blocks in use.");
+    m->breaker = GAUGE("bitnet_breaker_state", "0: the device works; 1: it fails, requests are refused; 2: one is let through, to see.");
 #undef GAUGE
     struct metrics_family *f = family(m, METRICS_GAUGE, "bitnet_kv_cache_blocks", "KV blocks.", "model,state");
     m->kv_used = metrics_get(f, model->id, "used");
@@ -254,6 +259,11 @@ void service_metrics_error(struct service_metrics *m, enum error_code code)
 void service_metrics_reject(struct service_metrics *m, bool draining)
 {
     metrics_inc(draining ? m->draining : m->queue_full, 1);
+}
+
+void service_metrics_reject_device(struct service_metrics *m)
+{
+    metrics_inc(m->device_down, 1);
 }
 
 struct service_window service_metrics_window(struct service_metrics *m)

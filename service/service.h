@@ -94,6 +94,7 @@ void health_done(void *service, struct rpc_call *call, bool cancelled);
 /* What an operator's probe may ask; any thread. */
 struct service_state {
     bool ready, engine_turns, queue_has_room;
+    bool device_works, device_refused; /* false, true: requests are refused; both false: one is let through, to see */
 };
 struct service_state service_state(struct service *s);
 
@@ -116,6 +117,7 @@ struct metrics *service_metrics_page(struct service_metrics *m);
 void service_metrics_error(struct service_metrics *m, enum error_code code);
 /* Counts a request that was not admitted: the queue was full, or the engine is going down. */
 void service_metrics_reject(struct service_metrics *m, bool draining);
+void service_metrics_reject_device(struct service_metrics *m); /* because the device fails */
 /* Figures of the last five minutes; zeros with n = 0. */
 struct service_window {
     uint64_t n;
