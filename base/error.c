@@ -68,6 +68,8 @@ static const struct error_info table[ERROR_N_CODES] = {
                                 "Ask for fewer tokens, or wait and try again."},
     [ERROR_DEADLINE_EXCEEDED] = {"DEADLINE_EXCEEDED", GRPC_DEADLINE_EXCEEDED, 504, SERVER,
                                  "Raise timeout_ms or lower max_tokens."},
+    [ERROR_READER_STALLED] = {"READER_STALLED", GRPC_ABORTED, 408, INVALID,
+                              "Read the stream as it comes, or ask for fewer tokens."},
     [ERROR_MODEL_LOAD_FAILED] = {"MODEL_LOAD_FAILED", GRPC_FAILED_PRECONDITION, 422, INVALID,
                                  "Check the file with `bitnet compat-check`."},
     [ERROR_CROSS_VALIDATION_FAILED] = {"CROSS_VALIDATION_FAILED", GRPC_FAILED_PRECONDITION, 422, INVALID,
@@ -106,8 +108,9 @@ enum error_code error_code_from_grpc(int grpc_status)
         return ERROR_NOT_FOUND;
     case GRPC_ALREADY_EXISTS:
     case GRPC_FAILED_PRECONDITION:
-    case GRPC_ABORTED:
         return ERROR_CONFLICT;
+    case GRPC_ABORTED:
+        return ERROR_READER_STALLED;
     case GRPC_PERMISSION_DENIED:
         return ERROR_AUTHORIZATION_FAILED;
     case GRPC_RESOURCE_EXHAUSTED:

@@ -267,6 +267,13 @@ static enum error_code apply_defaults(const struct option_table *table, void *co
     return code;
 }
 
+/* An error, rather than nothing: who wrote it there means something by it. */
+static enum error_code refuse_source(const struct option_def *def, const char *where, struct error *err)
+{
+    return error_set_param(err, ERROR_VALIDATION_FAILED, def->name, "%s: expected --%s on the command line, where alone it may be given",
+                           where, def->name);
+}
+
 static char *trim(char *text)
 {
     while (isspace((unsigned char)*text))
@@ -300,6 +307,8 @@ static enum error_code apply_line(const struct option_table *table, char *line, 
                                table->program, name);
     char where[WHERE_BYTES];
     snprintf(where, sizeof where, "%s:%zu: %s", path, number, name);
+    if (def->flag_only)
+        return refuse_source(def, where, err);
     return set_value(def, value, where, config, err);
 }
 
@@ -346,7 +355,7 @@ static enum error_code apply_environment(const struct option_table *table, void 
         variable_name(def->name, name);
         const char *value = getenv(name);
         if (value && *value)
-            code = set_value(def, value, name, config, err);
+            code = def->flag_only ? refuse_source(def, name, err) : set_value(def, value, name, config, err);
     }
     return code;
 }
@@ -511,7 +520,7 @@ static void help_one(const struct option_def *def, struct buffer *out)
     }
     if (def->default_value && *def->default_value)
         buffer_printf(out, "default %s; ", def->default_value);
-    buffer_printf(out, "%s]\n", variable);
+    buffer_printf(out, "%s]\n", def->flag_only ? "flag only" : variable);
 }
 
 void option_help(const struct option_table *table, struct buffer *out)
@@ -552,7 +561,7 @@ static void dump_one(const struct option_def *def, const void *config, struct bu
         buffer_printf(out, "# %s =\n", def->name);
         return;
     }
-    buffer_printf(out, "%s = ", def->name);
+    buffer_printf(out, "%s%s = ", def->flag_only ? "# flag only: " : "", def->name);
     switch (def->type) {
     case OPTION_STRING:
     case OPTION_CHOICE:

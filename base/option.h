@@ -30,6 +30,7 @@ struct option_def {
     const char *choices;
     const char *unit; /* "ms", "bytes", ... or NULL */
     bool secret;      /* never as a flag, never printed */
+    bool flag_only;   /* never from the environment or a file: what nobody may get by mistake */
     const char *help; /* one sentence */
 };
 

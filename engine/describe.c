@@ -6,6 +6,7 @@
 #include "engine/text/tokenizer.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 static const char *const format_names[] = {
@@ -27,6 +28,10 @@ enum error_code engine_backend_open(const struct engine_options *options, struct
                                     size_t n, struct error *err)
 {
     const char *device = options->device ? options->device : "auto";
+    if (n && options->null_model)
+        fallback_reason[0] = '\0';
+    if (options->null_model)
+        return backend_open_null(options->null_model, out, err);
     bool is_auto = strcmp(device, "auto") == 0, is_gpu = strcmp(device, "gpu") == 0;
     struct error why = {0};
     if (n)
@@ -76,9 +81,41 @@ uint32_t model_context_length(const struct model *m, const struct engine_options
     return options->context_length && options->context_length < own ? (uint32_t)options->context_length : own;
 }
 
+/* Letters of ASCII, with or without a space in front. */
+static bool is_plain(const char *text, size_t n_bytes)
+{
+    for (size_t i = 0; i < n_bytes; i++)
+        if (!((text[i] | 32) >= 'a' && (text[i] | 32) <= 'z') && !(i == 0 && text[i] == ' ' && n_bytes > 1))
+            return false;
+    return true;
+}
+
+enum error_code model_null_choices(const struct model *m, struct error *err)
+{
+    const struct tokenizer *t = m->tokenizer;
+    uint32_t n_tokens = m->shape.vocab_size, n = 0, *ids = calloc(n_tokens, sizeof *ids);
+    for (uint32_t id = 0; ids && id < n_tokens; id++) {
+        size_t n_bytes = 0;
+        const char *text = tokenizer_text(t, id, &n_bytes);
+        if (text && n_bytes > 0 && is_plain(text, n_bytes) && !tokenizer_is_eog(t, id))
+            ids[n++] = id;
+    }
+    enum error_code code = ERROR_NONE;
+    if (ids && n == 0)
+        code = error_set(err, ERROR_MODEL_LOAD_FAILED, "expected a vocabulary with words for the null model, found none in %u tokens", n_tokens);
+    else if (!ids || !backend_null_choices(m->backend, ids, n))
+        code = error_set(err, ERROR_MEMORY_EXHAUSTED, "no memory for the null model's %u tokens", n_tokens);
+    free(ids);
+    return code;
+}
+
 /* The given id, or the file's name without .gguf and with '-' for what an id may not have. */
 static void make_id(const struct engine_options *options, char *id, size_t n)
 {
+    if (options->null_model) {
+        snprintf(id, n, ENGINE_NULL_MODEL_ID);
+        return;
+    }
     if (options->model_id && options->model_id[0]) {
         snprintf(id, n, "%s", options->model_id);
         return;

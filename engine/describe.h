@@ -10,7 +10,9 @@
 
 #define ENGINE_FALLBACK_BYTES 256
 
-/* Opens the backend that options->device asks for. "auto" (or NULL) and "gpu" try cuda:0 and fall back to the CPU: then
+#define ENGINE_NULL_MODEL_ID "null-model"
+
+/* Opens the backend that options->device asks for, or the null one. "auto" (or NULL) and "gpu" try cuda:0 and fall back to the CPU: then
  * fallback_reason [n] says why (and is logged), else it is "". "cpu" and "cuda:N" are opened or are an error;
  * ERROR_VALIDATION_FAILED (param "device") for other words. The caller closes *out. */
 enum error_code engine_backend_open(const struct engine_options *options, struct backend **out, char *fallback_reason,
@@ -28,6 +30,9 @@ struct model_description {
  * and the option's. */
 void model_describe(const struct model *m, const struct engine_options *options, const char *fallback_reason,
                     struct model_description *out);
+
+/* Gives the null backend of `m` the words of its vocabulary to choose from. MODEL_LOAD_FAILED when it has none. */
+enum error_code model_null_choices(const struct model *m, struct error *err);
 
 /* Context that will be served: the model's, or the option's when that is set and smaller. */
 uint32_t model_context_length(const struct model *m, const struct engine_options *options);

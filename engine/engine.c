@@ -18,6 +18,20 @@ static enum error_code refuse(struct engine *e, enum error_code code)
     return code;
 }
 
+static enum error_code ask_breaker(struct engine *e, struct error *err)
+{
+    int64_t wait_ns = 0;
+    pthread_mutex_lock(&e->stats_lock);
+    bool admitted = breaker_admit(&e->breaker, clock_now_ns(), &wait_ns);
+    pthread_mutex_unlock(&e->stats_lock);
+    if (admitted)
+        return ERROR_NONE;
+    error_set(err, ERROR_DEVICE_UNAVAILABLE, "the device fails; it is tried again in a while");
+    err->reason = REFUSED_DEVICE;
+    err->retry_after_ms = wait_ns / CLOCK_NS_PER_MS + 1;
+    return refuse(e, ERROR_DEVICE_UNAVAILABLE);
+}
+
 static enum error_code reserve_place(struct engine *e, const struct queue_claim *claim, struct error *err)
 {
     if (atomic_load_explicit(&e->draining, memory_order_acquire)) {
@@ -67,6 +81,8 @@ enum error_code engine_submit(struct engine *e, const struct request *r, struct 
     if (r->grammar)
         code = prepare_grammars(e, err);
     if (!code)
+        code = ask_breaker(e, err);
+    if (!code)
         code = job_open(&options, r, &j, err);
     if (code) { /* tokenises: only for a request that has its place */
         queue_give_back(&e->queue, claim.n_tokens);
@@ -87,6 +103,7 @@ void engine_stats(struct engine *e, struct engine_stats *out)
     size_t n_waiting = queue_n_waiting(&e->queue);
     pthread_mutex_lock(&e->stats_lock);
     *out = e->stats;
+    out->breaker = breaker_state(&e->breaker, clock_now_ns());
     pthread_mutex_unlock(&e->stats_lock);
     out->n_waiting = (uint32_t)n_waiting;
     out->n_waiting_tokens = queue_n_tokens(&e->queue);

@@ -48,8 +48,11 @@ struct engine_options {
     uint64_t queue_tokens;       /* of prompts that wait and of the answers they ask for, by estimate until a prompt is tokenised; 0 = no bound */
     int64_t queue_wait_ns;       /* a request that would wait longer, by estimate, is refused; 0 = no bound */
     int64_t default_timeout_ns;  /* for requests without their own; 0 = none */
+    int64_t stall_timeout_ns;    /* a request whose stream is full, and of which nothing was read, for this long ends with READER_STALLED; 0 = never */
     bool no_speculation;         /* one token of a sequence a step; see engine/draft.h. The tokens are the same */
     bool no_prefix_cache;        /* every prompt is computed whole, nothing is kept of one request for another */
+    const struct null_options *null_model; /* not NULL: nothing is computed (see backend_open_null), the id is "null-model", the device "null";
+                                  * answers are plain text that never ends by itself. The file gives tokenizer and shape */
     /* Of session_open only: */
     bool sampling;               /* prepares what session_sample needs, as engine_open does */
     size_t kv_positions;         /* of all sequences together; 0 = the whole context for each */
@@ -79,9 +82,15 @@ struct engine_model {
 };
 const struct engine_model *engine_model(const struct engine *e);
 
+/* Whether the device is known to fail (see engine/breaker.h): OPEN refuses new requests, HALF_OPEN lets one through to see. */
+enum breaker_state { BREAKER_CLOSED, BREAKER_OPEN, BREAKER_HALF_OPEN };
+
 /* Counters since start and gauges of now. Any thread; a consistent copy. */
 struct engine_stats {
     uint64_t n_requests, n_finished_stop, n_finished_length, n_cancelled, n_deadline, n_failed, n_rejected;
+    uint64_t n_device_failures;  /* steps that the device did not make */
+    enum breaker_state breaker;
+    uint64_t n_stalled;          /* of n_failed: their readers had stopped */
     uint64_t n_prompt_tokens, n_generated_tokens, n_steps, n_step_rows;
     uint64_t n_preempted;        /* sequences that gave way to a request of high priority, and went on later */
     uint64_t n_waiting_tokens;   /* of the queue, as queue_tokens bounds it */
@@ -187,7 +196,7 @@ struct request {
     struct grammar *grammar;     /* what the answer must be, or NULL; not together with ignore_eos. A reference is taken */
     enum priority priority;
     int64_t deadline_ns;         /* clock_now_ns; 0 = the engine's default, CLOCK_NEVER = none */
-    /* Called when a stream that had nothing to read has something. On the loop thread; must not block or call the engine. */
+    /* Called when a stream that had nothing to read has something, and when one ends with an error. On the loop thread; must not block or call the engine. */
     void (*on_ready)(void *user);
     void *user;
 };
@@ -196,17 +205,18 @@ enum finish_reason { FINISH_NONE, FINISH_STOP, FINISH_LENGTH, FINISH_CANCELLED, 
 
 struct stream;
 
-/* Why a request is not admitted: err->reason of SERVICE_UNAVAILABLE. */
+/* Why a request is not admitted: err->reason of SERVICE_UNAVAILABLE and DEVICE_UNAVAILABLE. */
 #define REFUSED_QUEUE_FULL "queue_full"     /* queue_limit */
 #define REFUSED_QUEUE_TOKENS "queue_tokens" /* queue_tokens */
 #define REFUSED_QUEUE_WAIT "queue_wait"     /* queue_wait_ns */
 #define REFUSED_PRIORITY "priority"         /* what is left of either is for higher priorities */
 #define REFUSED_DEADLINE "deadline"         /* it would pass while the request waits */
 #define REFUSED_DRAINING "draining"
+#define REFUSED_DEVICE "device"             /* of DEVICE_UNAVAILABLE: it failed a few times in a row */
 
 /* Checks, queues and returns a stream that the caller closes. All of `r` is copied. Errors: VALIDATION_FAILED (bounds, prompt
- * over context, invalid UTF-8; err->param names the field), SERVICE_UNAVAILABLE (not admitted; reason and retry_after_ms set). What can be
- * refused is refused before the prompt is tokenised. */
+ * over context, invalid UTF-8; err->param names the field), SERVICE_UNAVAILABLE (not admitted), DEVICE_UNAVAILABLE (it fails); both set
+ * reason and retry_after_ms. What can be refused is refused before the prompt is tokenised. */
 enum error_code engine_submit(struct engine *e, const struct request *r, struct stream **out, struct error *err);
 
 struct token_logprob { uint32_t id; float logprob; };
@@ -241,6 +251,9 @@ struct stream_event {
 void stream_read(struct stream *s, size_t max_tokens, struct stream_event *out);
 /* Waits until stream_read would give something, or timeout_ns passed (CLOCK_NEVER = for ever); true when there is something. */
 bool stream_wait(struct stream *s, int64_t timeout_ns);
+/* True once the request has ended with READER_STALLED; on_ready is called then, though the stream was full. What was not read can be read
+ * still. Any thread. */
+bool stream_stalled(const struct stream *s);
 /* Asks the loop to end the request; it frees the sequence before its next step and completes with FINISH_CANCELLED. Any thread. */
 void stream_cancel(struct stream *s);
 /* Cancels when needed and frees; the engine keeps no reference to `on_ready` after this returns. */

@@ -35,6 +35,7 @@ struct sequence {
     uint64_t safe; /* bytes of the choice's text that may be shown */
     struct matcher matcher; /* its place in the job's grammar, while running */
     int64_t last_token_ns;
+    int64_t full_ns; /* since when its reader has left no room; 0 = there is room */
 };
 
 struct job {

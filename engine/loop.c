@@ -11,6 +11,7 @@
 struct sweep {
     int64_t now_ns;
     bool hand_back; /* draining: nothing starts any more */
+    int64_t refused_until_ns; /* the device fails: likewise; 0 = it does not */
 };
 
 static struct job *job_of(const struct queue_item *item)
@@ -29,7 +30,7 @@ static bool must_leave(const struct queue_item *item, void *user)
 {
     const struct sweep *w = user;
     const struct job *j = job_of(item);
-    return overdue(j, w->now_ns) != FINISH_NONE || (w->hand_back && !j->n_started);
+    return overdue(j, w->now_ns) != FINISH_NONE || ((w->hand_back || w->refused_until_ns) && !j->n_started);
 }
 
 static void abort_unavailable(struct engine *e, struct job *j, const char *why)
@@ -37,6 +38,14 @@ static void abort_unavailable(struct engine *e, struct job *j, const char *why)
     struct error err = {0};
     error_set(&err, ERROR_SERVICE_UNAVAILABLE, "%s", why);
     err.retry_after_ms = RETRY_DRAINING_MS;
+    loop_abort_job(e, j, FINISH_ERROR, &err);
+}
+
+static void abort_refused(struct engine *e, struct job *j, const struct sweep *w)
+{
+    struct error err = {0};
+    error_set(&err, ERROR_DEVICE_UNAVAILABLE, "the device fails; the request has not started");
+    err.retry_after_ms = (w->refused_until_ns - w->now_ns) / CLOCK_NS_PER_MS + 1;
     loop_abort_job(e, j, FINISH_ERROR, &err);
 }
 
@@ -48,9 +57,33 @@ static void sweep_queue(struct engine *e, struct sweep *w)
         enum finish_reason finish = overdue(j, w->now_ns);
         if (finish)
             loop_abort_job(e, j, finish, NULL);
-        else
+        else if (w->hand_back)
             abort_unavailable(e, j, "the engine is shutting down; the request has not started");
+        else
+            abort_refused(e, j, w);
     }
+}
+
+/* Has one of its choices had no room for the whole time allowed? It is asked anew whether there is room: the loop may have slept since. */
+static bool reader_stalled(const struct engine *e, const struct job *j, int64_t now_ns)
+{
+    for (uint32_t c = 0; e->stall_timeout_ns && c < j->n_started; c++) {
+        const struct sequence *q = &j->sequences[c];
+        if (q->running && q->full_ns && now_ns - q->full_ns >= e->stall_timeout_ns && !stream_has_room(j->stream, c))
+            return true;
+    }
+    return false;
+}
+
+static void abort_stalled(struct engine *e, struct job *j)
+{
+    struct error err = {0};
+    error_set(&err, ERROR_READER_STALLED, "expected the stream to be read, found it full with nothing taken for %lld ms",
+              (long long)(e->stall_timeout_ns / CLOCK_NS_PER_MS));
+    pthread_mutex_lock(&e->stats_lock);
+    e->stats.n_stalled++;
+    pthread_mutex_unlock(&e->stats_lock);
+    loop_abort_job(e, j, FINISH_ERROR, &err);
 }
 
 static void sweep_running(struct engine *e, int64_t now_ns, bool end_all)
@@ -60,6 +93,8 @@ static void sweep_running(struct engine *e, int64_t now_ns, bool end_all)
         enum finish_reason finish = overdue(j, now_ns);
         if (finish)
             loop_abort_job(e, j, finish, NULL);
+        else if (reader_stalled(e, j, now_ns))
+            abort_stalled(e, j);
         else if (end_all)
             abort_unavailable(e, j, "the engine is shutting down; the request was ended at the drain limit");
     }
@@ -69,7 +104,11 @@ static void sweep(struct engine *e, int64_t now_ns)
 {
     bool draining = atomic_load_explicit(&e->draining, memory_order_acquire);
     bool end_all = draining && now_ns >= atomic_load_explicit(&e->drain_deadline_ns, memory_order_relaxed);
-    struct sweep w = {now_ns, draining};
+    struct sweep w = {now_ns, draining, 0};
+    pthread_mutex_lock(&e->stats_lock);
+    if (breaker_state(&e->breaker, now_ns) == BREAKER_OPEN)
+        w.refused_until_ns = e->breaker.retry_ns;
+    pthread_mutex_unlock(&e->stats_lock);
     sweep_queue(e, &w);
     sweep_running(e, now_ns, end_all);
 }
@@ -177,14 +216,22 @@ static void draft_all(struct loop *l)
             draft(l, l->running[i]);
 }
 
-static size_t plan(struct loop *l)
+/* Notes since when there has been none. */
+static bool has_room(struct sequence *q, int64_t now_ns)
+{
+    bool room = stream_has_room(q->job->stream, q->choice);
+    q->full_ns = room ? 0 : q->full_ns ? q->full_ns : now_ns;
+    return room;
+}
+
+static size_t plan(struct loop *l, int64_t now_ns)
 {
     draft_all(l);
     for (size_t i = 0; i < l->n_running; i++) {
         struct sequence *q = l->running[i];
         uint32_t n = n_computable(l, q);
-        l->items[i] = (struct scheduler_item){
-            .n_left = n, .decode = sequence_decodes(q), .paused = n == 0 || !stream_has_room(q->job->stream, q->choice)};
+        bool room = has_room(q, now_ns);
+        l->items[i] = (struct scheduler_item){.n_left = n, .decode = sequence_decodes(q), .paused = n == 0 || !room};
     }
     return scheduler_plan(&l->scheduler, l->items, l->n_running);
 }
@@ -224,6 +271,11 @@ static int64_t next_look(struct engine *e, int64_t now_ns)
     int64_t at_ns = now_ns + IDLE_TURN_NS;
     for (const struct job *j = e->loop.jobs; j; j = j->next)
         note_deadline(&j->item, &at_ns);
+    for (size_t i = 0; e->stall_timeout_ns && i < e->loop.n_running; i++) {
+        int64_t full_ns = e->loop.running[i]->full_ns;
+        if (full_ns && full_ns + e->stall_timeout_ns < at_ns)
+            at_ns = full_ns + e->stall_timeout_ns;
+    }
     queue_find(&e->queue, note_deadline, &at_ns);
     int64_t drain_ns = atomic_load_explicit(&e->drain_deadline_ns, memory_order_relaxed);
     return e->loop.jobs && drain_ns < at_ns ? drain_ns : at_ns;
@@ -239,7 +291,7 @@ void *loop_main(void *arg)
         bool closing = atomic_load_explicit(&e->closing, memory_order_acquire);
         sweep(e, now_ns);
         admit(e, now_ns);
-        size_t n_rows = plan(&e->loop);
+        size_t n_rows = plan(&e->loop, now_ns);
         note_turn(e, now_ns, n_rows == 0);
         if (n_rows)
             loop_step(e, n_rows);

@@ -8,6 +8,7 @@
 #ifndef ENGINE_LOOP_H
 #define ENGINE_LOOP_H
 
+#include "engine/breaker.h"
 #include "engine/describe.h"
 #include "engine/job.h"
 #include "engine/kvcache.h"
@@ -55,7 +56,7 @@ struct engine {
     struct model_description description;
     struct request_limits limits;
     size_t max_stream_bytes;
-    int64_t default_timeout_ns;
+    int64_t default_timeout_ns, stall_timeout_ns;
     struct engine_observer observer; /* written before the first submit, whose queue lock hands it to the loop */
 
     /* Shared. */
@@ -64,9 +65,10 @@ struct engine {
     atomic_bool draining; /* set with release after drain_deadline_ns, read with acquire */
     _Atomic int64_t drain_deadline_ns;
     atomic_bool closing;
-    pthread_mutex_t stats_lock; /* for stats; never held while another lock is taken */
+    pthread_mutex_t stats_lock; /* for stats and what follows; never held while another lock is taken */
     pthread_cond_t drained;     /* with stats_lock: the loop ended a turn while draining */
     struct engine_stats stats;
+    struct breaker breaker; /* under stats_lock */
     uint32_t n_live; /* under stats_lock: submitted jobs whose stream has not got its COMPLETE */
     pthread_mutex_t masker_lock; /* for making the masker, which the queue's lock then hands to the loop */
     bool has_sync;   /* the locks have been made */

@@ -49,6 +49,8 @@ static enum error_code open_model(struct engine *e, const struct engine_options 
     enum error_code code = engine_backend_open(o, &e->backend, fallback_reason, sizeof fallback_reason, err);
     if (!code)
         code = model_open(&mo, e->backend, &e->model, err);
+    if (!code && o->null_model)
+        code = model_null_choices(e->model, err);
     if (!code)
         model_describe(e->model, o, fallback_reason, &e->description);
     return code;
@@ -210,6 +212,7 @@ static enum error_code start(struct engine *e, const struct engine_options *o, s
     if (!open_sync(e, &queue))
         return error_set(err, ERROR_MEMORY_EXHAUSTED, "no memory for the engine's locks");
     e->default_timeout_ns = o->default_timeout_ns;
+    e->stall_timeout_ns = o->stall_timeout_ns;
     e->stats.last_turn_ns = clock_now_ns();
     return start_thread(e) ? ERROR_NONE : error_set(err, ERROR_MEMORY_EXHAUSTED, "no thread for the engine's loop");
 }

@@ -241,6 +241,26 @@ static void count_step(struct engine *e, size_t n_rows, size_t n_sequences)
     pthread_mutex_unlock(&e->stats_lock);
 }
 
+/* Tells the breaker what became of a step. */
+static void note_device(struct engine *e, bool works)
+{
+    int64_t now_ns = clock_now_ns();
+    pthread_mutex_lock(&e->stats_lock);
+    bool was_open = e->breaker.open;
+    e->stats.n_device_failures += !works;
+    if (works)
+        breaker_succeeded(&e->breaker);
+    else
+        breaker_failed(&e->breaker, now_ns);
+    bool open = e->breaker.open;
+    int64_t backoff_ns = e->breaker.backoff_ns;
+    pthread_mutex_unlock(&e->stats_lock);
+    if (open && !works)
+        log_error("engine", "the device fails: requests are refused", LOG_INT("retry_ms", backoff_ns / CLOCK_NS_PER_MS));
+    else if (was_open && !open)
+        log_info("engine", "the device works again");
+}
+
 void loop_step(struct engine *e, size_t n_planned)
 {
     struct loop *l = &e->loop;
@@ -258,7 +278,9 @@ void loop_step(struct engine *e, size_t n_planned)
                                .block_tables = l->kvcache.tables,
                                .n_sequences = l->kvcache.n_slots,
                                .max_blocks = l->kvcache.max_blocks};
-    if (forward_run(l->forward, &e->kv, &batch, l->ids, l->out_rows, l->n_out, l->needs, false, l->logits, &err))
+    bool works = !forward_run(l->forward, &e->kv, &batch, l->ids, l->out_rows, l->n_out, l->needs, false, l->logits, &err);
+    note_device(e, works); /* before its requests hear of it */
+    if (!works)
         fail_batch(e, &err);
     else {
         learn(l, &rows, clock_now_ns() - start_ns);

@@ -33,6 +33,7 @@ struct stream {
     pthread_cond_t cond;     /* something to read; a call of on_ready is over */
     atomic_int n_references; /* release on drop, acquire by the last */
     atomic_bool cancelled;   /* relaxed: it carries no data */
+    atomic_bool stalled;     /* likewise */
     uint32_t n_choices, n_records, n_top, next_choice;
     size_t n_text, max_token_bytes;
     void (*on_ready)(void *user);
@@ -158,6 +159,11 @@ bool stream_cancelled(const struct stream *s)
     return atomic_load_explicit(&s->cancelled, memory_order_relaxed);
 }
 
+bool stream_stalled(const struct stream *s)
+{
+    return atomic_load_explicit(&s->stalled, memory_order_relaxed);
+}
+
 /* ---- writing: the loop ------------------------------------------------------------------------------------------- */
 
 static bool has_unread(const struct stream *s)
@@ -269,8 +275,11 @@ void stream_complete(struct stream *s, enum finish_reason finish, const struct e
     pthread_mutex_lock(&s->lock);
     s->complete = true;
     s->finish = finish;
-    if (error)
+    if (error) {
         s->error = *error;
+        atomic_store_explicit(&s->stalled, error->code == ERROR_READER_STALLED, memory_order_relaxed);
+        s->readable = false; /* also tells a reader that has left something unread */
+    }
     s->summary = *summary;
     s->waker = NULL;
     publish(s);

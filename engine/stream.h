@@ -15,7 +15,7 @@
  * Events: tokens of the choices in turns; CHOICE_END once a choice is done and read; COMPLETE last. A request that
  * ends by an error, or by cancel or deadline before its first token, has no CHOICE_END, only COMPLETE.
  *
- * on_ready is called when a stream in which there was nothing to read gets something; without the lock held, never
+ * on_ready is called when a stream in which there was nothing to read gets something, and when a request ends by an error; without the lock held, never
  * after stream_close has returned: stream_close waits for a call that is under way, so a caller must hold no lock that
  * on_ready takes.
  */

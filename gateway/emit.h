@@ -16,6 +16,7 @@ void emit_close(struct buffer *b, char bracket);
 void emit_key(struct buffer *b, const char *key);
 void emit_text(struct buffer *b, const char *text);
 void emit_bytes(struct buffer *b, const void *text, size_t n_bytes);
+void emit_digits(struct buffer *b, int64_t v); /* the number alone, without a comma */
 void emit_int(struct buffer *b, int64_t v);
 void emit_uint(struct buffer *b, uint64_t v);
 void emit_bool(struct buffer *b, bool v);

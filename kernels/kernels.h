@@ -100,6 +100,19 @@ void backend_adopt_thread(struct backend *be);
 /* Strings live as long as the backend. Any thread. */
 const struct backend_info *backend_info(const struct backend *be);
 
+/* The null device computes nothing, holds nothing and answers at once: row r of the logits has one token far above all others, a function of
+ * the row's position alone. No name opens it, so that nobody gets it by mistake. */
+struct null_options {
+    int64_t step_ns;             /* a forward pass takes at least this */
+    bool (*fails)(void *user);   /* asked once a pass, from its thread: true makes backend_sync report a device error. For tests; or NULL */
+    void *user;
+};
+enum error_code backend_open_null(const struct null_options *options, struct backend **out, struct error *err);
+/* The tokens that a null device chooses from, copied: at position p it is ids[kernel_null_choice(p, n)]. Without a list it is any of the
+ * vocabulary. False when memory is out. */
+bool backend_null_choices(struct backend *be, const uint32_t *ids, size_t n);
+uint32_t kernel_null_choice(uint32_t position, uint32_t n); /* below n */
+
 /* Zeroed device memory, 64-byte aligned, or NULL when there is none. Freed by backend_free (NULL is allowed). */
 void *backend_alloc(struct backend *be, size_t n_bytes);
 void backend_free(struct backend *be, void *dev);

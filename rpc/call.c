@@ -21,6 +21,7 @@
 
 struct rpc_call {
     struct rpc_server *server;
+    struct queue *queue;             /* whose thread runs the callbacks */
     const struct rpc_method *method; /* NULL: unknown */
     grpc_call *call;
     char *path, *peer;
@@ -30,6 +31,7 @@ struct rpc_call {
     void *user;
     atomic_int n_refs;
     atomic_bool posted;
+    struct rpc_call *next_posted;    /* in the queue's list */
     _Atomic(void (*)(void *, struct rpc_call *)) post_fn;
     struct tag read_tag, send_tag, finish_tag, close_tag, post_tag;
 
@@ -280,12 +282,18 @@ void rpc_call_finish(struct rpc_call *c, const struct rpc_status *status, const 
     pthread_mutex_unlock(&c->lock);
 }
 
+void rpc_call_abort(struct rpc_call *c, int code, const char *message)
+{
+    pthread_mutex_lock(&c->lock);
+    if (!c->finishing && !c->closed)
+        grpc_call_cancel_with_status(c->call, (grpc_status_code)code, message, NULL);
+    pthread_mutex_unlock(&c->lock);
+}
+
 /* ---- posts ------------------------------------------------------------------------------------------------------ */
 
-static void on_post(void *owner, bool ok)
+static void run_post(struct rpc_call *c)
 {
-    struct rpc_call *c = owner;
-    (void)ok;
     atomic_store(&c->posted, false); /* before it runs: what is posted from now on runs again */
     pthread_mutex_lock(&c->lock);
     bool done = c->done;
@@ -295,14 +303,40 @@ static void on_post(void *owner, bool ok)
     rpc_call_put(c);
 }
 
-/* A batch without operations comes out of the call's queue at once; it is the only way into a queue that C core offers. */
+/* Runs what was posted to all calls of the queue until now, in the order in which it came. */
+static void on_posts(void *owner, bool ok)
+{
+    struct queue *q = ((struct rpc_call *)owner)->queue;
+    (void)ok;
+    struct rpc_call *last = atomic_exchange_explicit(&q->posted, NULL, memory_order_acq_rel), *first = NULL;
+    while (last) {
+        struct rpc_call *before = last->next_posted;
+        last->next_posted = first;
+        first = last;
+        last = before;
+    }
+    while (first) {
+        struct rpc_call *next = first->next_posted; /* before it runs: it may be posted anew */
+        run_post(first);
+        first = next;
+    }
+}
+
+/* A batch without operations comes out of the call's queue at once; it is the only way into a queue that C core offers. It costs as much as a
+ * message, so one brings all calls that are posted until it comes out: a step's tokens, mostly. Its call is in the list that it brings. */
 void rpc_post(struct rpc_call *c, void (*run)(void *service, struct rpc_call *call))
 {
     atomic_store(&c->post_fn, run);
     if (atomic_exchange(&c->posted, true))
         return;
     rpc_call_get(c);
-    core_start_batch(c->call, NULL, 0, &c->post_tag);
+    struct queue *q = c->queue;
+    struct rpc_call *last = atomic_load_explicit(&q->posted, memory_order_relaxed);
+    do
+        c->next_posted = last;
+    while (!atomic_compare_exchange_weak_explicit(&q->posted, &last, c, memory_order_acq_rel, memory_order_relaxed));
+    if (!last)
+        core_start_batch(c->call, NULL, 0, &c->post_tag);
 }
 
 /* ---- the call --------------------------------------------------------------------------------------------------- */
@@ -320,6 +354,7 @@ void call_start(struct slot *slot)
         return;
     }
     *c = (struct rpc_call){.server = slot->server,
+                           .queue = slot->queue,
                            .call = slot->call,
                            .path = core_slice_text(slot->details.method),
                            .metadata = slot->metadata,
@@ -328,7 +363,7 @@ void call_start(struct slot *slot)
                            .send_tag = {on_sent, c},
                            .finish_tag = {on_finished, c},
                            .close_tag = {on_close, c},
-                           .post_tag = {on_post, c},
+                           .post_tag = {on_posts, c},
                            .status_message = grpc_empty_slice()};
     c->method = find_method(slot->server->methods, c->path);
     atomic_init(&c->n_refs, 1);

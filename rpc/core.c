@@ -19,6 +19,7 @@ void core_broken(const char *condition, const char *file, int line)
 void cq_init(struct queue *q)
 {
     q->cq = grpc_completion_queue_create_for_next(NULL);
+    atomic_init(&q->posted, NULL);
 }
 
 static void *cq_main(void *arg)

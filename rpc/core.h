@@ -45,9 +45,13 @@ struct tag {
     void *owner;
 };
 
+struct rpc_call;
+
 struct queue {
     grpc_completion_queue *cq;
     pthread_t thread;
+    /* The server's: calls with something posted, the last one first. Release by who adds, acquire by the queue's thread, which takes all. */
+    _Atomic(struct rpc_call *) posted;
 };
 
 /* Makes the queue, without its thread. */

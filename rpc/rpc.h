@@ -94,8 +94,11 @@ bool rpc_call_send(struct rpc_call *c, const void *data, size_t n_bytes);
 void rpc_call_read(struct rpc_call *c);
 /* Ends the call after what was sent; once. UNARY: data is the answer when status is OK (else NULL); streams: data is NULL. */
 void rpc_call_finish(struct rpc_call *c, const struct rpc_status *status, const void *data, size_t n_bytes);
-/* Runs `run(service, call)` soon on the call's completion thread; cheap, lock-free for the caller but for one eventfd-like wake,
- * coalesced: several posts before it ran count as one. Meant for compute threads. The call must be referenced by the caller. */
+/* Ends the call at once with this status, whatever waits to be sent: for a client that reads no more, behind whose unread messages a status
+ * would never get out. on_done comes soon. */
+void rpc_call_abort(struct rpc_call *c, int code, const char *message);
+/* Runs `run(service, call)` soon on the call's completion thread; cheap, lock-free for the caller but for one eventfd-like wake that
+ * all calls of the thread share, coalesced: several posts before it ran count as one. Meant for compute threads. The call must be referenced by the caller. */
 void rpc_post(struct rpc_call *c, void (*run)(void *service, struct rpc_call *call));
 
 /* ---- client ----------------------------------------------------------------------------------------------------- */

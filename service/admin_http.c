@@ -72,9 +72,9 @@ static void on_ready(struct evhttp_request *r, void *user)
     char text[256];
     int n = snprintf(
         text, sizeof text,
-        "{\"status\":\"%s\",\"checks\":{\"model_loaded\":true,\"inference_engine_ready\":%s,\"device_available\":true,"
+        "{\"status\":\"%s\",\"checks\":{\"model_loaded\":true,\"inference_engine_ready\":%s,\"device_available\":%s,"
         "\"resources_available\":%s}}\n",
-        s.ready ? "ready" : "not_ready", s.engine_turns ? "true" : "false", s.queue_has_room ? "true" : "false");
+        s.ready ? "ready" : "not_ready", s.engine_turns ? "true" : "false", s.device_refused ? "false" : "true", s.queue_has_room ? "true" : "false");
     reply(r, s.ready ? 200 : 503, "application/json", text, (size_t)n);
 }
 

@@ -18,7 +18,7 @@
 #include <string.h>
 
 #define MAX_CHOICES 8
-#define EVENT_TOKENS 64 /* tokens of one message */
+#define EVENT_TOKENS 64 /* tokens of one message, at most */
 #define PEER_BYTES 128
 
 struct generation {
@@ -217,14 +217,28 @@ static void complete(struct generation *g, struct rpc_call *call, const struct s
         answer_once(g, call, e);
 }
 
+/* The engine has given up on a reader, behind whose unread message nothing gets out any more. */
+static void give_up(struct generation *g, struct rpc_call *call)
+{
+    const struct error_info *info = error_info(ERROR_READER_STALLED);
+    g->over = true;
+    service_metrics_error(g->service->metrics, ERROR_READER_STALLED);
+    log_info("service", "the client does not read its stream", LOG_STR("request_id", g->request_id),
+             LOG_STR("code", info->name));
+    rpc_call_abort(call, info->grpc_status, "the stream was not read and has been given up");
+}
+
 /* Takes from the stream what is there, until a message is under way or nothing is left. */
 static void advance(void *service, struct rpc_call *call)
 {
     struct generation *g = rpc_call_user(call);
     struct stream_event e;
+    size_t max_tokens = g && g->streaming && !g->service->coalesce ? 1 : EVENT_TOKENS;
     (void)service;
+    if (g && !g->over && g->sending && stream_stalled(g->stream))
+        give_up(g, call);
     while (g && !g->over && !g->sending) {
-        stream_read(g->stream, EVENT_TOKENS, &e);
+        stream_read(g->stream, max_tokens, &e);
         switch (e.type) {
         case STREAM_NOTHING:
             return;

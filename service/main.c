@@ -68,7 +68,8 @@ static void *end_while_loading(void *user)
 static enum error_code load(struct program *p, struct error *err)
 {
     struct service *s = &p->service;
-    const struct engine_options options = options_engine(s->config);
+    struct null_options null;
+    const struct engine_options options = options_engine(s->config, &null);
     pthread_t thread;
     if (pthread_create(&thread, NULL, end_while_loading, p) != 0)
         return error_set(err, ERROR_INTERNAL, "cannot start a thread");
@@ -77,7 +78,10 @@ static enum error_code load(struct program *p, struct error *err)
     pthread_join(thread, NULL);
     if (code)
         return code;
+    s->coalesce = strcmp(s->config->coalesce, "on") == 0;
     log_model(engine_model(s->engine));
+    if (options.null_model)
+        log_warn("service", "NULL MODEL: nothing is computed, all answers are words without sense (--null-model)");
     s->metrics = service_metrics_open(s->engine);
     s->health = health_open();
     s->formats = formats_open();

@@ -7,6 +7,7 @@
 
 #define MEMORY_FACTOR 8 /* of a message's size that its unpacked form may take, besides: */
 #define MEMORY_BASE (1024 * 1024)
+#define SMALL_BYTES 256 /* a token's message: packed without asking for memory */
 #define ANSWER_MAX_BYTES (64 * 1024 * 1024)
 
 struct budget {
@@ -176,7 +177,12 @@ void message_answer(struct rpc_call *call, const ProtobufCMessage *message)
 
 bool message_send(struct rpc_call *call, const ProtobufCMessage *message)
 {
-    size_t n_bytes;
+    uint8_t small[SMALL_BYTES];
+    size_t n_bytes = protobuf_c_message_get_packed_size(message);
+    if (n_bytes <= sizeof small) {
+        protobuf_c_message_pack(message, small);
+        return rpc_call_send(call, small, n_bytes);
+    }
     uint8_t *bytes = pack(message, &n_bytes);
     bool sent = bytes && rpc_call_send(call, bytes, n_bytes);
     free(bytes);

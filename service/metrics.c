@@ -29,7 +29,7 @@ static const char *const finish_names[] = {[FINISH_STOP] = "stop",
                                            [FINISH_ERROR] = "error"};
 #define N_FINISHES (sizeof finish_names / sizeof *finish_names)
 static const char *const refusals[] = {REFUSED_QUEUE_FULL, REFUSED_QUEUE_TOKENS, REFUSED_QUEUE_WAIT,
-                                       REFUSED_PRIORITY,   REFUSED_DEADLINE,     REFUSED_DRAINING};
+                                       REFUSED_PRIORITY,   REFUSED_DEADLINE,     REFUSED_DRAINING,   REFUSED_DEVICE};
 #define N_REFUSALS (sizeof refusals / sizeof *refusals)
 
 /* Sums of the requests that ended in one second. */
@@ -44,8 +44,8 @@ struct service_metrics {
     struct metrics *page;
     struct metrics_series *inference, *first_token, *gap, *queue, *batch, *rows;
     struct metrics_series *finished[N_FINISHES], *errors[ERROR_N_CODES], *rejected[N_REFUSALS];
-    struct metrics_series *running, *waiting, *active, *depth, *queue_tokens, *preempted, *prompt_tokens,
-        *generated_tokens, *kv_usage, *kv_used, *kv_kept, *kv_free, *prefix_queries, *prefix_hits, *drafted, *draft_accepted, *cancelled, *deadline;
+    struct metrics_series *running, *waiting, *active, *depth, *queue_tokens, *preempted, *prompt_tokens, *generated_tokens, *kv_usage, *kv_used,
+        *kv_kept, *kv_free, *prefix_queries, *prefix_hits, *drafted, *draft_accepted, *cancelled, *deadline, *stalled, *device_failures, *breaker;
     pthread_mutex_t lock; /* guards the window */
     struct second seconds[WINDOW_SECONDS];
 };
@@ -116,6 +116,9 @@ static void on_collect(void *user)
     follow(m->draft_accepted, s.n_draft_accepted);
     follow(m->cancelled, s.n_cancelled);
     follow(m->deadline, s.n_deadline);
+    follow(m->stalled, s.n_stalled);
+    follow(m->device_failures, s.n_device_failures);
+    metrics_set(m->breaker, s.breaker);
 }
 
 static struct metrics_family *family(struct service_metrics *m, enum metrics_type type, const char *name,
@@ -157,9 +160,11 @@ static void add_counters(struct service_metrics *m, const struct engine_model *m
     f = family(m, METRICS_COUNTER, "bitnet_errors_total", "Calls that ended with an error.", "type,component");
     for (int i = 1; i < ERROR_N_CODES; i++)
         m->errors[i] = metrics_get(f, error_info((enum error_code)i)->name, "service");
+    m->device_failures = metrics_get(f, "device", "engine");
     f = family(m, METRICS_COUNTER, "bitnet_cancellations_total", "Requests that ended before their end.", "cause");
     m->cancelled = metrics_get(f, "client");
     m->deadline = metrics_get(f, "deadline");
+    m->stalled = metrics_get(f, "stalled");
     f = family(m, METRICS_COUNTER, "bitnet_admission_rejections_total", "Requests that were not admitted.", "reason");
     for (size_t i = 0; i < N_REFUSALS; i++)
         m->rejected[i] = metrics_get(f, refusals[i]);
@@ -194,6 +199,7 @@ static void add_gauges(struct service_metrics *m, const struct engine_model *mod
     m->queue_tokens = GAUGE("bitnet_queue_tokens", "Tokens of prompts in the queue and of the answers they ask for.");
     m->active = GAUGE("bitnet_requests_active", "Requests in the queue and in the batch.");
     m->kv_usage = GAUGE("bitnet_kv_cache_usage_ratio", "Share of the KV blocks in use.");
+    m->breaker = GAUGE("bitnet_breaker_state", "0: the device works; 1: it fails, requests are refused; 2: one is let through, to see.");
 #undef GAUGE
     struct metrics_family *f = family(m, METRICS_GAUGE, "bitnet_kv_cache_blocks", "KV blocks.", "model,state");
     m->kv_used = metrics_get(f, model->id, "used");

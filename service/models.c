@@ -78,8 +78,11 @@ struct service_state service_state(struct service *s)
     struct engine_stats stats;
     engine_stats(s->engine, &stats);
     struct service_state state = {.engine_turns = clock_now_ns() - stats.last_turn_ns < STALLED_NS,
-                                  .queue_has_room = stats.n_waiting < (uint32_t)s->config->queue_limit};
-    state.ready = state.engine_turns && !atomic_load(&s->draining);
+                                  .queue_has_room = stats.n_waiting < (uint32_t)s->config->queue_limit,
+                                  .device_works = stats.breaker == BREAKER_CLOSED,
+                                  .device_refused = stats.breaker == BREAKER_OPEN};
+    /* While one is let through to see, it must be able to come. */
+    state.ready = state.engine_turns && !state.device_refused && !atomic_load(&s->draining);
     return state;
 }
 
@@ -152,7 +155,10 @@ void admin_health(void *service, struct rpc_call *call, const void *data, size_t
               m->fallback_reason);
     component(&parts[2], "batch_engine", state.engine_turns && state.queue_has_room,
               state.engine_turns ? "the queue is full" : "the loop stands still");
-    component(&parts[3], "device_monitor", true, "");
+    component(&parts[3], "device_monitor", state.device_works,
+              state.device_refused ? "the device fails; requests are refused" : "the device has failed; it is tried again");
+    if (state.device_refused)
+        parts[3].status = BITNET__V1__HEALTH_STATUS__HEALTH_STATUS_UNHEALTHY;
     component(&parts[4], "quantization_engine", true, "");
     bool all = true;
     for (size_t i = 0; i < 5; i++) {
@@ -160,7 +166,7 @@ void admin_health(void *service, struct rpc_call *call, const void *data, size_t
         all &= parts[i].status == BITNET__V1__HEALTH_STATUS__HEALTH_STATUS_HEALTHY;
     }
     Bitnet__V1__HealthResponse r = BITNET__V1__HEALTH_RESPONSE__INIT;
-    r.status = !state.engine_turns ? BITNET__V1__HEALTH_STATUS__HEALTH_STATUS_UNHEALTHY
+    r.status = !state.engine_turns || state.device_refused ? BITNET__V1__HEALTH_STATUS__HEALTH_STATUS_UNHEALTHY
                : all               ? BITNET__V1__HEALTH_STATUS__HEALTH_STATUS_HEALTHY
                                    : BITNET__V1__HEALTH_STATUS__HEALTH_STATUS_DEGRADED;
     r.n_components = 5;
@@ -168,7 +174,7 @@ void admin_health(void *service, struct rpc_call *call, const void *data, size_t
     r.draining = atomic_load(&s->draining);
     r.model_loaded = true; /* the process serves nothing before */
     r.engine_ready = state.engine_turns;
-    r.device_available = true;
+    r.device_available = !state.device_refused;
     r.resources_available = state.queue_has_room;
     fill_figures(s, &r);
     message_answer(call, &r.base);

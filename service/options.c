@@ -28,6 +28,16 @@
         .name = n, .type = OPTION_CHOICE, .offset = offsetof(struct service_config, field), .default_value = def,      \
         .choices = c, .help = text                                                                                     \
     }
+#define FLAG_BOOL(n, field, text)                                                                                      \
+    {                                                                                                                  \
+        .name = n, .type = OPTION_BOOL, .offset = offsetof(struct service_config, field), .flag_only = true,           \
+        .help = text                                                                                                   \
+    }
+#define FLAG_INT(n, field, def, lo, hi, u, text)                                                                       \
+    {                                                                                                                  \
+        .name = n, .type = OPTION_INT, .offset = offsetof(struct service_config, field), .default_value = def,         \
+        .min = lo, .max = hi, .unit = u, .flag_only = true, .help = text                                               \
+    }
 #define BOOL(n, field, text)                                                                                           \
     {                                                                                                                  \
         .name = n, .type = OPTION_BOOL, .offset = offsetof(struct service_config, field), .help = text                 \
@@ -60,6 +70,8 @@ static const struct option_def defs[] = {
     INT("queue-wait-ms", queue_wait_ms, "0", 0, 86400000, "ms",
         "a request that would wait longer, by the rate at which others leave the queue, is refused; 0 = no bound"),
     INT("default-timeout-ms", default_timeout_ms, "0", 0, 86400000, "ms", "for requests without their own; 0 = none"),
+    INT("stall-timeout-ms", stall_timeout_ms, "60000", 0, 86400000, "ms",
+        "that a full stream may stay unread before it is given up; 0 = for ever"),
     INT("drain-timeout-ms", drain_timeout_ms, "45000", 0, 3600000, "ms",
         "that running requests get to finish after SIGTERM"),
     INT("lame-duck-ms", lame_duck_ms, "300", 0, 600000, "ms", "that calls are still accepted after SIGTERM"),
@@ -70,6 +82,11 @@ static const struct option_def defs[] = {
     BOOL("allow-insecure-public", allow_insecure_public, "listen on public addresses without TLS"),
     INT("seed", seed, "-1", -1, 9e15, NULL, "seed of requests that give none; -1 = random"),
     BOOL("deterministic", deterministic, "requests that give no seed get --seed, or 0"),
+    CHOICE("coalesce", coalesce, "on", "on|off",
+           "put the tokens that wait for a slow reader into one message; off: each has its own"),
+    FLAG_BOOL("null-model", null_model,
+              "compute nothing: answers are words without sense, for measuring what serves a model; the id is null-model"),
+    FLAG_INT("null-step-us", null_step_us, "0", 0, 60000000, "us", "with --null-model: what a step takes at least"),
     CHOICE("log-level", log_level, "info", "debug|info|warn|error|off", "least level that is logged"),
     CHOICE("log-format", log_format, "auto", "auto|json|text", "auto = text on a terminal"),
     {.name = NULL}};
@@ -113,6 +130,10 @@ enum error_code options_check(const struct service_config *c, struct error *err)
 {
     if (!c->model || !c->model[0])
         return error_set_param(err, ERROR_VALIDATION_FAILED, "model", "--model: expected a GGUF file, found nothing");
+    if (c->null_step_us && !c->null_model)
+        return error_set_param(err, ERROR_VALIDATION_FAILED, "null-step-us", "--null-step-us: expected --null-model with it, found it alone");
+    if (c->null_model && c->model_id)
+        return error_set_param(err, ERROR_VALIDATION_FAILED, "model-id", "--model-id: expected none with --null-model, whose id is null-model");
     enum error_code code = check_tls(c, err);
     for (const char *p = c->listen; !code && *p; p += strcspn(p, ",") + (p[strcspn(p, ",")] == ',')) {
         p += strspn(p, " ");
@@ -126,8 +147,9 @@ enum error_code options_check(const struct service_config *c, struct error *err)
     return code;
 }
 
-struct engine_options options_engine(const struct service_config *c)
+struct engine_options options_engine(const struct service_config *c, struct null_options *null)
 {
+    *null = (struct null_options){.step_ns = c->null_step_us * (CLOCK_NS_PER_MS / 1000)};
     static const char *const formats[] = {"auto", "i2s", "tl1", "tl2"};
     struct engine_options o = {.model_path = c->model,
                                .model_id = c->model_id,
@@ -149,9 +171,12 @@ struct engine_options options_engine(const struct service_config *c)
                                .queue_tokens = (uint64_t)c->queue_tokens,
                                .queue_wait_ns = c->queue_wait_ms * CLOCK_NS_PER_MS,
                                .default_timeout_ns = c->default_timeout_ms * CLOCK_NS_PER_MS,
+                               .stall_timeout_ns = c->stall_timeout_ms * CLOCK_NS_PER_MS,
                                .target_step_ns = c->target_itl_ms * CLOCK_NS_PER_MS,
                                .no_speculation = strcmp(c->speculation, "off") == 0,
                                .no_prefix_cache = strcmp(c->prefix_cache, "off") == 0};
+    if (c->null_model)
+        o.null_model = null;
     for (int i = 0; i < 4; i++)
         if (strcmp(c->quantization, formats[i]) == 0)
             o.format = (enum ternary_format)i;

@@ -14,8 +14,8 @@ bool options_public_address(const char *address);
 /* What the table cannot say: a model is given, and public addresses have TLS or the explicit permission to do without. */
 enum error_code options_check(const struct service_config *c, struct error *err);
 
-/* The strings are borrowed from `c`. */
-struct engine_options options_engine(const struct service_config *c);
+/* The strings are borrowed from `c`, and `null` when it asks for the null model. */
+struct engine_options options_engine(const struct service_config *c, struct null_options *null);
 
 /* The program `bitnet-engine healthcheck`: 0 when the engine says that it serves, else 1. */
 int healthcheck_main(int argc, char **argv);

@@ -16,11 +16,11 @@
 
 /* The program's options; the table is in options.c. */
 struct service_config {
-    const char *model, *model_id, *listen, *admin_listen, *device, *isa, *quantization, *i2s_order, *kv_type, *prefix_cache, *speculation, *numa;
+    const char *model, *model_id, *listen, *admin_listen, *device, *isa, *quantization, *i2s_order, *kv_type, *prefix_cache, *speculation, *numa, *coalesce;
     const char *tls_cert, *tls_key, *tls_client_ca, *log_level, *log_format;
     int64_t threads, context, kv_cache_size, max_sequences, max_batch_tokens, queue_limit, queue_tokens, queue_wait_ms, target_itl_ms, default_timeout_ms,
-        drain_timeout_ms, lame_duck_ms, max_message_size, seed;
-    bool allow_insecure_public, deterministic, pin, idle_priority;
+        stall_timeout_ms, drain_timeout_ms, lame_duck_ms, max_message_size, seed, null_step_us;
+    bool null_model, allow_insecure_public, deterministic, pin, idle_priority;
 };
 
 struct service_metrics;
@@ -37,6 +37,7 @@ struct service {
     struct formats *formats;
     struct reflection *reflection;
     int64_t started_ns;
+    bool coalesce; /* tokens that wait share a message */
     atomic_bool draining;
 };
 
@@ -93,6 +94,7 @@ void health_done(void *service, struct rpc_call *call, bool cancelled);
 /* What an operator's probe may ask; any thread. */
 struct service_state {
     bool ready, engine_turns, queue_has_room;
+    bool device_works, device_refused; /* false, true: requests are refused; both false: one is let through, to see */
 };
 struct service_state service_state(struct service *s);
 

@@ -30,6 +30,7 @@ static const struct {
     {ERROR_MEMORY_EXHAUSTED, "MEMORY_EXHAUSTED", 14, 503, "server_error"},
     {ERROR_DEADLINE_EXCEEDED, "DEADLINE_EXCEEDED", 4, 504, "server_error"},
     {ERROR_MODEL_LOAD_FAILED, "MODEL_LOAD_FAILED", 9, 422, "invalid_request_error"},
+    {ERROR_READER_STALLED, "READER_STALLED", 10, 408, "invalid_request_error"},
     {ERROR_CROSS_VALIDATION_FAILED, "CROSS_VALIDATION_FAILED", 9, 422, "invalid_request_error"},
     {ERROR_NOT_IMPLEMENTED, "NOT_IMPLEMENTED", 12, 501, "server_error"},
 };
@@ -77,7 +78,7 @@ START_TEST(bare_grpc_status_maps)
                                                ERROR_AUTHORIZATION_FAILED,
                                                ERROR_RATE_LIMIT_EXCEEDED,
                                                ERROR_CONFLICT,
-                                               ERROR_CONFLICT,
+                                               ERROR_READER_STALLED,
                                                ERROR_VALIDATION_FAILED,
                                                ERROR_NOT_IMPLEMENTED,
                                                ERROR_INTERNAL,

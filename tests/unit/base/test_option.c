@@ -7,7 +7,7 @@ struct config {
     const char *listen, *mode, *key, *note;
     int64_t queue_limit, cache, offset, span;
     double ratio, rate;
-    bool limits;
+    bool limits, toy;
 };
 
 #define FIELD(f) .offset = offsetof(struct config, f)
@@ -19,6 +19,7 @@ static const struct option_def defs[] = {
      .default_value = "auto",
      .choices = "auto|on|off",
      .help = "Mode."},
+    {.name = "toy", .type = OPTION_BOOL, FIELD(toy), .flag_only = true, .help = "Toy."},
     {.name = "key", .type = OPTION_STRING, FIELD(key), .secret = true, .help = "Key."},
     {.name = "note", .type = OPTION_STRING, FIELD(note), .help = "Note."},
     {.name = "queue-limit",
@@ -292,6 +293,28 @@ START_TEST(secret_comes_from_the_environment_and_is_not_shown)
 }
 END_TEST
 
+START_TEST(flag_only_comes_from_nowhere_else)
+{
+    struct buffer out;
+    buffer_init(&out, 100000);
+    ck_assert_int_eq(parse("--toy"), ERROR_NONE);
+    ck_assert(config.toy);
+    option_dump(&table, &config, &out);
+    ck_assert_ptr_nonnull(strstr(out.data, "# flag only: toy = true\n"));
+    setenv("BITNET_TOY", "true", 1);
+    ck_assert_int_eq(parse("--toy"), ERROR_VALIDATION_FAILED);
+    ck_assert_msg(strstr(err.message, "BITNET_TOY: expected --toy on the command line"), "%s", err.message);
+    unsetenv("BITNET_TOY");
+    char line[256];
+    const char *path = file_with("toy = true\n");
+    snprintf(line, sizeof line, "--config %s", path);
+    ck_assert_int_eq(parse(line), ERROR_VALIDATION_FAILED);
+    ck_assert_msg(strstr(err.message, ":1: toy: expected --toy on the command line"), "%s", err.message);
+    unlink(path);
+    buffer_fini(&out);
+}
+END_TEST
+
 START_TEST(arguments_are_kept_in_order)
 {
     ck_assert_int_eq(parse("run --offset 1 a - -- --limits -x"), ERROR_NONE);
@@ -364,7 +387,7 @@ START_TEST(dump_is_a_configuration_file)
     ck_assert_int_eq(parse(""), ERROR_NONE);
     option_dump(&table, &config, &out);
     ck_assert_str_eq(out.data,
-                     "listen = 127.0.0.1:1\nmode = auto\n# key = (unset)\n# note =\nqueue-limit = 64\ncache = 1M\n"
+                     "listen = 127.0.0.1:1\nmode = auto\n# flag only: toy = false\n# key = (unset)\n# note =\nqueue-limit = 64\ncache = 1M\n"
                      "offset = 0\nratio = 0.5\nspan = 0\nrate = 0\nlimits = false\n");
     buffer_fini(&out);
 }
@@ -392,5 +415,5 @@ END_TEST
 SUITE("option", defaults, flags_in_both_forms, precedence, file_from_the_environment, file_syntax,
       empty_variable_counts_as_unset, bool_words, sizes, errors, file_errors_name_the_line,
       wrong_value_is_an_error_where_it_is_hidden_too, secret_comes_from_the_environment_and_is_not_shown,
-      arguments_are_kept_in_order, arguments_are_bounded, common_switches, dump_reads_back_as_it_was,
+      flag_only_comes_from_nowhere_else, arguments_are_kept_in_order, arguments_are_bounded, common_switches, dump_reads_back_as_it_was,
       dump_is_a_configuration_file, help_names_every_option)

@@ -61,6 +61,44 @@ static void silent(void *service, struct rpc_call *call, const void *data, size_
 
 static char details[300]; /* longer than gRPC keeps inside a slice */
 
+static _Atomic(struct rpc_call *) the_call; /* that a test gets hold of */
+
+static void abort_it(void *service, struct rpc_call *call)
+{
+    (void)service;
+    rpc_call_abort(call, 10, "not read");
+    rpc_call_abort(call, 13, "twice is once");
+}
+
+static void count_for_abort(void *service, struct rpc_call *call, const void *data, size_t n_bytes)
+{
+    rpc_call_get(call);
+    atomic_store(&the_call, call);
+    count(service, call, data, n_bytes);
+}
+
+static struct rpc_call *posted[8];
+static atomic_int n_ran;
+
+static void ran(void *service, struct rpc_call *call)
+{
+    (void)service, (void)call;
+    atomic_fetch_add(&n_ran, 1);
+}
+
+static void end_post(void *service, struct rpc_call *call)
+{
+    (void)service;
+    rpc_call_finish(call, &(struct rpc_status){.message = ""}, NULL, 0);
+}
+
+static void take_posts(void *service, struct rpc_call *call, const void *data, size_t n_bytes)
+{
+    (void)service, (void)data, (void)n_bytes;
+    rpc_call_get(call);
+    atomic_store(&the_call, call);
+}
+
 static void refuse(void *service, struct rpc_call *call, const void *data, size_t n_bytes)
 {
     (void)service, (void)data, (void)n_bytes;
@@ -77,6 +115,8 @@ static void done(void *service, struct rpc_call *call, bool cancelled)
 static const struct rpc_method methods[] = {
     {.path = "/t.T/Echo", .kind = RPC_UNARY, .on_message = echo, .on_done = done},
     {.path = "/t.T/Count", .kind = RPC_SERVER_STREAM, .on_message = count, .on_sent = count_sent, .on_done = done},
+    {.path = "/t.T/Abort", .kind = RPC_SERVER_STREAM, .on_message = count_for_abort, .on_sent = count_sent, .on_done = done},
+    {.path = "/t.T/Post", .kind = RPC_SERVER_STREAM, .on_message = take_posts, .on_done = done},
     {.path = "/t.T/Silent", .kind = RPC_SERVER_STREAM, .on_message = silent, .on_done = done},
     {.path = "/t.T/Refuse", .kind = RPC_UNARY, .on_message = refuse, .on_done = done},
     {.path = NULL}};
@@ -308,6 +348,66 @@ START_TEST(a_consumer_that_holds_stops_the_sender_and_release_resumes_it)
 }
 END_TEST
 
+START_TEST(an_abort_gets_past_what_is_not_read)
+{
+    struct answer a;
+    open_pair("127.0.0.1:0");
+    start(&a, "/t.T/Abort", "2000", 5, CLOCK_NEVER, 16000);
+    wait_messages(&a, 16);
+    int before, after = atomic_load(&n_sent);
+    do { /* until the sender stands still */
+        usleep(300000);
+        before = after;
+        after = atomic_load(&n_sent);
+    } while (after != before);
+    rpc_post(atomic_load(&the_call), abort_it);
+    wait_count(&n_done, 1); /* though the client has read nothing more */
+    ck_assert_int_eq(atomic_load(&n_cancelled), 1);
+    rpc_call_put(atomic_load(&the_call));
+    for (int i = 0; i < 4000 && a.code < 0; i++) {
+        rpc_request_release(a.request, 64000);
+        usleep(500);
+    }
+    ck_assert_int_eq(finish(&a), 10);
+    ck_assert_str_eq(a.message, "not read");
+    close_pair();
+}
+END_TEST
+
+/* Of each call, whatever else is posted to the same queue at the same time. */
+static void *post_often(void *arg)
+{
+    for (int i = 0; i < 20000; i++)
+        rpc_post(arg, ran);
+    return NULL;
+}
+
+START_TEST(posts_of_many_calls_all_run)
+{
+    enum { N = 8 };
+    struct answer a[N];
+    pthread_t threads[N];
+    open_pair("127.0.0.1:0");
+    for (int i = 0; i < N; i++) {
+        atomic_store(&the_call, NULL);
+        start(&a[i], "/t.T/Post", "x", 1, CLOCK_NEVER, 0);
+        while (!atomic_load(&the_call))
+            usleep(100);
+        pthread_create(&threads[i], NULL, post_often, atomic_load(&the_call));
+        posted[i] = atomic_load(&the_call);
+    }
+    for (int i = 0; i < N; i++)
+        pthread_join(threads[i], NULL);
+    for (int i = 0; i < N; i++) {
+        rpc_post(posted[i], end_post);
+        ck_assert_int_eq(finish(&a[i]), 0);
+        rpc_call_put(posted[i]);
+    }
+    ck_assert_int_ge(atomic_load(&n_ran), N);
+    close_pair();
+}
+END_TEST
+
 static void *drain_now(void *arg)
 {
     rpc_server_drain(server, clock_now_ns() + *(int64_t *)arg);
@@ -394,6 +494,8 @@ int main(void)
     tcase_add_loop_test(tc, a_cancel_reaches_the_server, 0, 2);
     tcase_add_test(tc, a_deadline_ends_both_sides);
     tcase_add_test(tc, a_consumer_that_holds_stops_the_sender_and_release_resumes_it);
+    tcase_add_test(tc, an_abort_gets_past_what_is_not_read);
+    tcase_add_test(tc, posts_of_many_calls_all_run);
     tcase_add_test(tc, drain_lets_streams_finish);
     tcase_add_test(tc, drain_ends_what_does_not_finish);
     tcase_add_test(tc, without_a_server_calls_fail_and_work_again_when_it_is_back);

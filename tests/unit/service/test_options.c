@@ -20,6 +20,7 @@ static enum error_code parse(struct service_config *c, struct error *err, int ar
 START_TEST(defaults)
 {
     struct service_config c;
+    struct null_options null;
     struct error err;
     ck_assert_int_eq(PARSE(&c, &err, "--model", "m.gguf"), ERROR_NONE);
     ck_assert_int_eq(options_check(&c, &err), ERROR_NONE);
@@ -29,11 +30,12 @@ START_TEST(defaults)
     ck_assert_int_eq(c.lame_duck_ms, 300);
     ck_assert_int_eq(c.max_message_size, 4 << 20);
     ck_assert_int_eq(c.seed, -1);
-    const struct engine_options o = options_engine(&c);
+    const struct engine_options o = options_engine(&c, &null);
     ck_assert_str_eq(o.model_path, "m.gguf");
     ck_assert_ptr_null(o.model_id);
     ck_assert_ptr_null(o.isa);
     ck_assert_int_eq(o.format, TERNARY_AUTO);
+    ck_assert_ptr_null(o.null_model);
     ck_assert_int_eq(o.i2s_order, -1);
     ck_assert_uint_eq(o.max_sequences, 64);
     ck_assert_uint_eq(o.max_batch_tokens, 512);
@@ -47,13 +49,14 @@ END_TEST
 START_TEST(values_reach_the_engine)
 {
     struct service_config c;
+    struct null_options null;
     struct error err;
     ck_assert_int_eq(PARSE(&c, &err, "--model", "m.gguf", "--quantization", "tl2", "--i2s-order", "64",
                            "--kv-cache-size", "2G", "--threads", "3", "--context", "1024", "--default-timeout-ms",
                            "1500", "--device", "cpu", "--isa", "avx2", "--kv-type", "int8", "--queue-tokens",
                            "9000", "--queue-wait-ms", "2500"),
                      ERROR_NONE);
-    const struct engine_options o = options_engine(&c);
+    const struct engine_options o = options_engine(&c, &null);
     ck_assert_int_eq(o.format, TERNARY_TL2);
     ck_assert_int_eq(o.kv_type, KV_INT8);
     ck_assert_int_eq(o.i2s_order, I2S_ORDER_64);
@@ -92,6 +95,29 @@ START_TEST(wrong_values_are_named)
     ck_assert_ptr_nonnull(strstr(err.message, "quantization"));
     ck_assert_int_ne(PARSE(&c, &err, "--modle", "m"), ERROR_NONE);
     ck_assert_ptr_nonnull(strstr(err.message, "modle"));
+}
+END_TEST
+
+START_TEST(null_model_is_asked_for_by_flag)
+{
+    struct service_config c;
+    struct null_options null;
+    struct error err;
+    ck_assert_int_eq(PARSE(&c, &err, "--model", "m", "--null-model", "--null-step-us", "250"), ERROR_NONE);
+    ck_assert_int_eq(options_check(&c, &err), ERROR_NONE);
+    const struct engine_options o = options_engine(&c, &null);
+    ck_assert_ptr_eq(o.null_model, &null);
+    ck_assert_int_eq(null.step_ns, 250000);
+    ck_assert(!null.fails);
+    c.model_id = "mine";
+    ck_assert_int_eq(options_check(&c, &err), ERROR_VALIDATION_FAILED); /* nobody may take it for another model */
+    c.model_id = NULL;
+    c.null_model = false;
+    ck_assert_int_eq(options_check(&c, &err), ERROR_VALIDATION_FAILED);
+    ck_assert_str_eq(err.param, "null-step-us");
+    option_free(&service_options, &c);
+    setenv("BITNET_NULL_MODEL", "true", 1);
+    ck_assert_int_ne(PARSE(&c, &err, "--model", "m"), ERROR_NONE);
 }
 END_TEST
 
@@ -138,5 +164,5 @@ START_TEST(halves_of_tls_are_refused)
 }
 END_TEST
 
-SUITE("options", defaults, values_reach_the_engine, environment_pins_the_seed, wrong_values_are_named,
+SUITE("options", defaults, values_reach_the_engine, environment_pins_the_seed, wrong_values_are_named, null_model_is_asked_for_by_flag,
       tells_loopback_from_public, public_addresses_need_tls, halves_of_tls_are_refused)
