@@ -39,7 +39,7 @@ static bool reserve(struct collected *c, size_t n)
     return true;
 }
 
-bool collect_add(struct collected *c, const struct stream_event *e, size_t n_top)
+bool collect_add(struct collected *c, const struct stream_event *e)
 {
     if (!reserve(c, e->n_tokens))
         return false;
@@ -49,9 +49,9 @@ bool collect_add(struct collected *c, const struct stream_event *e, size_t n_top
         message_text(&c->text, t->text, t->n_bytes);
         saved->id = t->id;
         saved->logprob = t->logprob;
-        saved->n_top = t->top ? n_top : 0;
-        if (t->top)
-            memcpy(saved->top, t->top, n_top * sizeof *t->top);
+        saved->n_top = t->n_top;
+        if (t->n_top)
+            memcpy(saved->top, t->top, t->n_top * sizeof *t->top);
     }
     return !c->text.failed;
 }

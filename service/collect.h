@@ -20,8 +20,8 @@ struct collected {
 
 void collect_init(struct collected *c);
 void collect_fini(struct collected *c);
-/* Takes the tokens of an event with up to n_top alternatives each. False when memory is out or the text too long. */
-bool collect_add(struct collected *c, const struct stream_event *e, size_t n_top);
+/* Takes the tokens of an event with their alternatives. False when memory is out or the text too long. */
+bool collect_add(struct collected *c, const struct stream_event *e);
 
 /* What the message of a choice points to. Zeroed before collect_choice; freed with collect_room_free. */
 struct collect_room {

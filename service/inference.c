@@ -75,7 +75,7 @@ static bool send_tokens(struct generation *g, struct rpc_call *call, const struc
         tokens[i].id = t->id;
         tokens[i].text = g->texts.data + offsets[i];
         if (g->logprobs) {
-            collect_logprob(engine_tokenizer(g->service->engine), t->id, t->logprob, t->top, t->top ? g->n_top : 0,
+            collect_logprob(engine_tokenizer(g->service->engine), t->id, t->logprob, t->top, t->n_top,
                             &room.entry[i], &room.top[i * COLLECT_MAX_TOP], &room.top_list[i * COLLECT_MAX_TOP]);
             tokens[i].logprob = &room.entry[i];
         }
@@ -230,7 +230,7 @@ static void advance(void *service, struct rpc_call *call)
         case STREAM_TOKENS:
             if (g->streaming)
                 g->sending = send_tokens(g, call, &e);
-            else if (!collect_add(&g->choices[e.choice], &e, g->n_top)) {
+            else if (!collect_add(&g->choices[e.choice], &e)) {
                 g->over = true;
                 status_fail(g->service, call,
                             &(struct error){.code = ERROR_MEMORY_EXHAUSTED, .message = "no memory for the answer"});
