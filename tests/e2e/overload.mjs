@@ -26,7 +26,8 @@ const load = (args, limitS) => new Promise((resolve) => {
   const child = execFile(path.join(build, 'bitnet-load'), [...args, '--json', '--allow-refused', '--prompt-tokens', '16', '--max-tokens', TOKENS],
     { timeout: limitS * 1000, maxBuffer: 1 << 26 }, (error, out, err) => resolve({ code: child.exitCode, err, json: out ? JSON.parse(out) : undefined }));
 });
-const rss = (child) => Number(/VmRSS:\s+(\d+)/.exec(readFileSync(`/proc/${child.pid}/status`, 'utf8'))[1]) / 1024;
+// Its own memory: pages of the mapped model come and go as the system likes.
+const rss = (child) => Number(/RssAnon:\s+(\d+)/.exec(readFileSync(`/proc/${child.pid}/status`, 'utf8'))[1]) / 1024;
 const ms = (x) => `${x.toFixed(x < 10 ? 2 : 1)} ms`;
 
 async function overload(name, engineArgs, throughGateway) {
