@@ -9,6 +9,8 @@ PREFIX       ?= /usr/local
 DESTDIR      ?=
 T            ?=
 FUZZ_SECONDS ?= 60
+SOAK_SECONDS ?= 300
+OVERLOAD_SECONDS ?= 30
 BENCH_ARGS   ?= --model models/tales.gguf --set standard
 
 MAKEFLAGS += --no-builtin-rules
@@ -17,7 +19,7 @@ MAKEFLAGS += --no-builtin-rules
 .SECONDARY:
 .SECONDEXPANSION:
 .DELETE_ON_ERROR:
-.PHONY: help deps-demo deps-test all tools tests fuzzers demo serve test bench fuzz format install clean FORCE
+.PHONY: help deps-demo deps-test all tools tests fuzzers demo serve test bench soak overload fuzz format install clean FORCE
 
 ifeq ($(origin CC),default)
 CC := $(if $(filter fuzz,$(SAN)),clang,gcc)
@@ -171,6 +173,12 @@ test: deps-test ## builds and runs all tests, or those whose path has T in it
 bench: ## the machine's limits and the speed of a model against them (BENCH_ARGS)
 	$(SUBMAKE) tools
 	$(Q)$(PLACE)/bitnet bench $(BENCH_ARGS)
+soak: deps-test ## 200 clients on the demo model for SOAK_SECONDS: texts, memory, and nothing held at the end
+	$(SUBMAKE) all
+	@BITNET_BUILD=$(BUILD) SAN=$(SAN) SOAK_SECONDS=$(SOAK_SECONDS) node tests/e2e/soak.mjs
+overload: deps-test ## goodput, refusals and memory at ten times what the engine can serve
+	$(SUBMAKE) all
+	@BITNET_BUILD=$(BUILD) SAN=$(SAN) OVERLOAD_SECONDS=$(OVERLOAD_SECONDS) node tests/e2e/overload.mjs
 fuzz: ## runs every fuzzer for FUZZ_SECONDS
 	$(SUBMAKE) SAN=fuzz fuzzers
 	@tests/fuzz.sh build/fuzz/tests/fuzz $(FUZZ_SECONDS)

@@ -227,7 +227,8 @@ struct token {
     const char *text;            /* whole characters; may be empty while a character or a stop string is still open */
     size_t n_bytes;
     float logprob;               /* of the distribution before temperature and truncation, after penalties and bias; 0 if not asked */
-    const struct token_logprob *top; /* [top_logprobs of the request], descending, or NULL */
+    const struct token_logprob *top; /* [n_top], descending, or NULL */
+    uint32_t n_top;              /* top_logprobs of the request; fewer where a grammar allows, or the vocabulary has, no more */
 };
 
 /* What stream_read takes out: the tokens of one choice that were waiting, or its end, or the end of all. */

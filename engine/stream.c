@@ -310,7 +310,8 @@ static void take_tokens(struct stream *s, struct choice *c, size_t max_tokens, s
         struct token_logprob *top = s->out_tops + i * s->n_top;
         memcpy(top, c->tops + (size_t)(c->n_read % s->n_records) * s->n_top, r->n_top * sizeof *top);
         copy_text(s, c, c->text_read, n_bytes, s->out_text + n_out_text);
-        s->out_tokens[i] = (struct token){r->id, s->out_text + n_out_text, n_bytes, r->logprob, s->n_top ? top : NULL};
+        s->out_tokens[i] = (struct token){r->id, s->out_text + n_out_text, n_bytes, r->logprob,
+                                          s->n_top ? top : NULL, r->n_top};
         n_out_text += n_bytes;
         c->text_read = r->end;
         c->n_read++;

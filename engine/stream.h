@@ -50,7 +50,7 @@ struct stream_token {
     uint32_t id;
     float logprob;
     const struct token_logprob *top; /* [n_top], copied */
-    uint32_t n_top;                  /* at most options.n_top; fewer only in a tiny vocabulary */
+    uint32_t n_top;                  /* at most options.n_top; fewer where a grammar allows, or the vocabulary has, no more */
 };
 
 /* True when the choice can take one more token and its end; false while the reader is behind. */

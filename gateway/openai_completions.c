@@ -158,8 +158,8 @@ static int read_prompts(const json_t *v, struct input inputs[OPENAI_MAX_PROMPTS]
 static bool check(const struct params *p, struct failure *f, bool *include_usage)
 {
     int64_t n = p->n.set ? p->n.i : 1;
-    if (p->best_of.set && p->best_of.i != n) {
-        failure_add(f, ERROR_VALIDATION_FAILED, "best_of", "this server offers it only equal to n", NULL);
+    if (p->best_of.set && (p->best_of.i < n || (p->stream.truth && p->best_of.i > n))) {
+        failure_add(f, ERROR_VALIDATION_FAILED, "best_of", p->stream.truth ? "n in a stream" : "at least n", NULL);
         return false;
     }
     return params_check_bias(p, f) && openai_stream_options(p, include_usage, f);

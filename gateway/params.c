@@ -257,6 +257,7 @@ static void fill_rest(const struct params *p, const struct extras *extras, Bitne
         r->model = mutable(p->model.text);
     r->max_tokens = (uint32_t)extras->max_tokens;
     r->n = p->n.set ? (uint32_t)p->n.i : 1;
+    r->best_of = p->best_of.set ? (uint32_t)p->best_of.i : 0;
     r->logprobs = extras->logprobs;
     r->top_logprobs = (uint32_t)extras->top_logprobs;
     r->echo = extras->echo;

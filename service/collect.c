@@ -3,6 +3,7 @@
 
 #include "service/convert.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -39,7 +40,7 @@ static bool reserve(struct collected *c, size_t n)
     return true;
 }
 
-bool collect_add(struct collected *c, const struct stream_event *e, size_t n_top)
+bool collect_add(struct collected *c, const struct stream_event *e)
 {
     if (!reserve(c, e->n_tokens))
         return false;
@@ -49,11 +50,27 @@ bool collect_add(struct collected *c, const struct stream_event *e, size_t n_top
         message_text(&c->text, t->text, t->n_bytes);
         saved->id = t->id;
         saved->logprob = t->logprob;
-        saved->n_top = t->top ? n_top : 0;
-        if (t->top)
-            memcpy(saved->top, t->top, n_top * sizeof *t->top);
+        c->sum_logprob += (double)t->logprob;
+        saved->n_top = t->n_top;
+        if (t->n_top)
+            memcpy(saved->top, t->top, t->n_top * sizeof *t->top);
     }
     return !c->text.failed;
+}
+
+static double mean_logprob(const struct collected *c)
+{
+    return c->n ? c->sum_logprob / (double)c->n : -INFINITY;
+}
+
+void collect_rank(const struct collected *choices, uint32_t n, uint32_t *order)
+{
+    for (uint32_t i = 0; i < n; i++) { /* insertion: n is at most 8 */
+        uint32_t at = i;
+        for (; at > 0 && mean_logprob(&choices[order[at - 1]]) < mean_logprob(&choices[i]); at--)
+            order[at] = order[at - 1];
+        order[at] = i;
+    }
 }
 
 static ProtobufCBinaryData piece(const struct tokenizer *t, uint32_t id)

@@ -15,13 +15,18 @@ struct collected {
     struct buffer text;
     struct collected_token *tokens;
     size_t n, capacity;
+    double sum_logprob; /* of the tokens */
     enum finish_reason finish;
 };
 
 void collect_init(struct collected *c);
 void collect_fini(struct collected *c);
-/* Takes the tokens of an event with up to n_top alternatives each. False when memory is out or the text too long. */
-bool collect_add(struct collected *c, const struct stream_event *e, size_t n_top);
+/* Takes the tokens of an event with their alternatives. False when memory is out or the text too long. */
+bool collect_add(struct collected *c, const struct stream_event *e);
+
+/* order[] becomes the numbers of the choices by the mean log-probability of their tokens, the highest first, equal ones in the order that
+ * they have; those without a token come last. */
+void collect_rank(const struct collected *choices, uint32_t n, uint32_t *order);
 
 /* What the message of a choice points to. Zeroed before collect_choice; freed with collect_room_free. */
 struct collect_room {

@@ -84,6 +84,20 @@ static int64_t own_deadline(const struct service *s, const Bitnet__V1__GenerateR
     return ms ? clock_now_ns() + ms * CLOCK_NS_PER_MS : CLOCK_NEVER;
 }
 
+/* How many choices are generated; the engine checks n. */
+static enum error_code convert_choices(const Bitnet__V1__GenerateRequest *r, struct request *q, struct error *err)
+{
+    uint32_t n = r->n ? r->n : 1;
+    q->n = r->best_of ? r->best_of : n;
+    q->logprobs = r->logprobs || q->n > n;
+    if (q->n >= n && q->n <= CONVERT_MAX_CHOICES)
+        return ERROR_NONE;
+    if (!r->best_of)
+        return ERROR_NONE; /* n is checked by the engine */
+    return error_set_param(err, ERROR_VALIDATION_FAILED, "best_of", "best_of: expected n (%u) to %d, found %u", n,
+                           CONVERT_MAX_CHOICES, r->best_of);
+}
+
 enum error_code convert_request(const struct service *s, const Bitnet__V1__GenerateRequest *r, int64_t rpc_deadline_ns,
                                 struct converted *out, struct error *err)
 {
@@ -96,12 +110,12 @@ enum error_code convert_request(const struct service *s, const Bitnet__V1__Gener
         code = convert_sampling(s, r->sampling, out, err);
     if (!code && r->response_format)
         code = formats_get(s->formats, r->response_format, &out->grammar, err);
+    if (!code)
+        code = convert_choices(r, q, err);
     q->grammar = out->grammar;
     q->max_tokens = r->max_tokens ? r->max_tokens : DEFAULT_MAX_TOKENS;
     q->stop = (const char *const *)r->stop;
     q->n_stop = r->n_stop;
-    q->n = r->n;
-    q->logprobs = r->logprobs;
     q->top_logprobs = r->top_logprobs;
     q->ignore_eos = r->ignore_eos;
     q->priority = r->priority == BITNET__V1__PRIORITY__PRIORITY_HIGH  ? PRIORITY_HIGH

@@ -7,6 +7,7 @@
 #include "service/service.h"
 
 #define CONVERT_MAX_BIAS 300
+#define CONVERT_MAX_CHOICES 8
 
 /* The engine's request with what it points to; all else is borrowed from the message. */
 struct converted {
@@ -17,7 +18,8 @@ struct converted {
     bool call_deadline; /* the call's deadline comes before timeout_ms */
 };
 
-/* Fills `out`; bounds that the engine checks are left to it. Freed with convert_fini. */
+/* Fills `out`; bounds that the engine checks are left to it. request.n is the number of choices to generate: best_of where that is set,
+ * with log-probabilities where it is more than n. Freed with convert_fini. */
 enum error_code convert_request(const struct service *s, const Bitnet__V1__GenerateRequest *r, int64_t rpc_deadline_ns,
                                 struct converted *out, struct error *err);
 void convert_fini(struct converted *c);

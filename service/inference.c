@@ -17,7 +17,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define MAX_CHOICES 8
+#define MAX_CHOICES CONVERT_MAX_CHOICES
 #define EVENT_TOKENS 64 /* tokens of one message, at most */
 #define PEER_BYTES 128
 
@@ -28,7 +28,7 @@ struct generation {
     bool echo_sent[MAX_CHOICES];
     bool logprobs;
     bool call_deadline; /* the call's deadline comes before timeout_ms: then there is no answer */
-    uint32_t n_choices, n_top;
+    uint32_t n_choices, n_answers, n_top; /* generated; of these, in the answer */
     uint64_t seed;
     char request_id[129];
     struct buffer echo;  /* in front of each choice's text */
@@ -76,7 +76,7 @@ static bool send_tokens(struct generation *g, struct rpc_call *call, const struc
         tokens[i].id = t->id;
         tokens[i].text = g->texts.data + offsets[i];
         if (g->logprobs) {
-            collect_logprob(engine_tokenizer(g->service->engine), t->id, t->logprob, t->top, t->top ? g->n_top : 0,
+            collect_logprob(engine_tokenizer(g->service->engine), t->id, t->logprob, t->top, t->n_top,
                             &room.entry[i], &room.top[i * COLLECT_MAX_TOP], &room.top_list[i * COLLECT_MAX_TOP]);
             tokens[i].logprob = &room.entry[i];
         }
@@ -161,16 +161,20 @@ static void answer_once(struct generation *g, struct rpc_call *call, const struc
     struct answer a;
     Bitnet__V1__Choice choices[MAX_CHOICES], *list[MAX_CHOICES];
     struct collect_room rooms[MAX_CHOICES] = {0};
+    uint32_t order[MAX_CHOICES] = {0, 1, 2, 3, 4, 5, 6, 7};
     bool ok = true;
     answer_init(&a, g, &e->summary);
-    for (uint32_t i = 0; i < g->n_choices; i++) {
-        if (!g->choices[i].finish)
-            g->choices[i].finish = e->finish;
-        ok = ok && collect_choice(&g->choices[i], t, g->logprobs, g->n_top, &choices[i], &rooms[i]);
+    if (g->n_choices > g->n_answers)
+        collect_rank(g->choices, g->n_choices, order);
+    for (uint32_t i = 0; i < g->n_answers; i++) {
+        struct collected *c = &g->choices[order[i]];
+        if (!c->finish)
+            c->finish = e->finish;
+        ok = ok && collect_choice(c, t, g->logprobs, g->n_top, &choices[i], &rooms[i]);
         choices[i].index = i;
         list[i] = &choices[i];
     }
-    a.response.n_choices = g->n_choices;
+    a.response.n_choices = g->n_answers;
     a.response.choices = list;
     if (ok)
         message_answer(call, &a.response.base);
@@ -245,7 +249,7 @@ static void advance(void *service, struct rpc_call *call)
         case STREAM_TOKENS:
             if (g->streaming)
                 g->sending = send_tokens(g, call, &e);
-            else if (!collect_add(&g->choices[e.choice], &e, g->n_top)) {
+            else if (!collect_add(&g->choices[e.choice], &e)) {
                 g->over = true;
                 status_fail(g->service, call,
                             &(struct error){.code = ERROR_MEMORY_EXHAUSTED, .message = "no memory for the answer"});
@@ -360,6 +364,9 @@ static enum error_code submit(struct generation *g, struct rpc_call *call, const
     char peer[PEER_BYTES];
     if (!models_match(g->service, r->model, err))
         return err->code;
+    if (g->streaming && r->best_of > (r->n ? r->n : 1))
+        return error_set_param(err, ERROR_VALIDATION_FAILED, "best_of",
+                               "best_of: expected no more than n in a stream, whose tokens are sent before the best are known");
     enum error_code code = convert_request(g->service, r, rpc_call_deadline_ns(call), &c, err);
     if (!code)
         code = take_echo(g, r, err);
@@ -368,7 +375,8 @@ static enum error_code submit(struct generation *g, struct rpc_call *call, const
         c.request.client_id = client_of(call, r->client_id, peer);
         c.request.on_ready = on_ready;
         c.request.user = call;
-        g->n_choices = r->n ? r->n : 1;
+        g->n_choices = c.request.n;
+        g->n_answers = r->n ? r->n : 1;
         g->logprobs = r->logprobs;
         g->n_top = r->top_logprobs;
         g->seed = c.request.sampling.seed;

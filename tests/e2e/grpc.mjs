@@ -94,6 +94,38 @@ await test('grpc: logprobs, n and stop', async () => {
   assert.equal(stopped.choices[0].finish_reason, 'FINISH_REASON_STOP');
 });
 
+const mean = (choice) => choice.logprobs.reduce((sum, t) => sum + t.logprob, 0) / choice.logprobs.length;
+await test('grpc: best_of answers with the likeliest of what n would have given, and counts all', async () => {
+  const r = { ...request, max_tokens: 30, sampling: { seed: 11, temperature: 1.2, top_p: 1, top_k: 0 } };
+  const all = await unary(inference, 'Generate', { ...r, n: 8, logprobs: true, top_logprobs: 2 });
+  const order = [...all.choices].sort((a, b) => mean(b) - mean(a));
+  for (const n of [1, 3, 7]) {
+    const best = await unary(inference, 'Generate', { ...r, n, best_of: 8, logprobs: n === 3, top_logprobs: n === 3 ? 2 : 0 });
+    assert.deepEqual(best.choices.map((c) => c.index), [...Array(n).keys()]);
+    assert.deepEqual(best.choices.map((c) => c.token_ids), order.slice(0, n).map((c) => c.token_ids));
+    assert.deepEqual(best.choices.map((c) => c.logprobs), order.slice(0, n).map((c) => (n === 3 ? c.logprobs : [])));
+    assert.equal(best.usage.completion_tokens, all.usage.completion_tokens);
+  }
+  const same = await unary(inference, 'Generate', { ...r, n: 2, best_of: 2 });
+  assert.deepEqual(same.choices.map((c) => c.token_ids), all.choices.slice(0, 2).map((c) => c.token_ids));
+  await rejects(unary(inference, 'Generate', { ...r, n: 3, best_of: 2 }), grpc.status.INVALID_ARGUMENT, /best_of/);
+  await rejects(unary(inference, 'Generate', { ...r, best_of: 9 }), grpc.status.INVALID_ARGUMENT, /best_of/);
+  await rejects(collect(inference.StreamGenerate({ ...r, best_of: 2 })), grpc.status.INVALID_ARGUMENT, /best_of/);
+  assert.equal((await collect(inference.StreamGenerate({ ...r, n: 2, best_of: 2 }))).at(-1).event, 'complete');
+});
+
+// A grammar that leaves one token leaves one alternative.
+await test('grpc: alternatives are no more than a grammar allows', async () => {
+  const answer = await unary(inference, 'Generate', { ...request, response_format: { regex: '(yes|no)' }, logprobs: true, top_logprobs: 20 });
+  const [choice] = answer.choices;
+  assert.match(choice.text, /^(yes|no)$/);
+  for (const entry of choice.logprobs) {
+    assert.ok(entry.top.length >= 1 && entry.top.length < 20, `${entry.top.length}`);
+    assert.equal(new Set(entry.top.map((t) => t.token_id)).size, entry.top.length);
+    assert.ok(entry.top.every((t) => 'yesno'.includes(t.token.toString())), JSON.stringify(entry.top.map((t) => t.token.toString())));
+  }
+});
+
 // Log-probabilities need all logits; without them the head computes only those that sampling reads.
 await test('grpc: the screened head gives the tokens of the full one', async () => {
   for (const sampling of [{ temperature: 0 }, { seed: 1 }, { seed: 2, temperature: 1.5, top_k: 200, top_p: 1 },

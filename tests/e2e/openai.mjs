@@ -58,6 +58,21 @@ await test('openai: n, stop, logprobs', async () => {
   assert.equal(stopped.choices[0].finish_reason, 'stop');
 });
 
+await test('openai: best_of gives the likeliest completions and counts all tokens', async () => {
+  const request = { model: 'tales', prompt: ['Once upon a time', 'The old king'], max_tokens: 20, seed: 4, temperature: 1.3, top_p: 1 };
+  const all = await client.completions.create({ ...request, n: 5, logprobs: 0 });
+  const mean = (c) => c.logprobs.token_logprobs.reduce((a, b) => a + b) / c.logprobs.token_logprobs.length;
+  const expected = [0, 5].flatMap((at) => all.choices.slice(at, at + 5).sort((a, b) => mean(b) - mean(a)).slice(0, 2));
+  const best = await client.completions.create({ ...request, n: 2, best_of: 5 });
+  assert.deepEqual(best.choices.map((c) => c.index), [0, 1, 2, 3]);
+  assert.deepEqual(best.choices.map((c) => c.text), expected.map((c) => c.text));
+  assert.ok(best.choices.every((c) => c.logprobs === null));
+  assert.equal(best.usage.completion_tokens, all.usage.completion_tokens);
+  await assert.rejects(client.completions.create({ ...request, n: 3, best_of: 2 }), OpenAI.BadRequestError);
+  await assert.rejects(client.completions.create({ ...request, best_of: 2, stream: true }), OpenAI.BadRequestError);
+  await collect(await client.completions.create({ ...request, best_of: 1, stream: true }));
+});
+
 await test('openai: temperature 0 is repeatable', async () => {
   const texts = await Promise.all([1, 2, 3].map(async () =>
     (await client.chat.completions.create({ model: 'tales', messages, max_tokens: 30, temperature: 0 })).choices[0].message.content));

@@ -56,6 +56,27 @@ static const char *next_event(struct stream *s, size_t max_tokens)
     return out;
 }
 
+/* A grammar that allows fewer tokens than were asked for: what an earlier token left in the ring is not shown for another. */
+START_TEST(test_fewer_alternatives_than_asked_for)
+{
+    const struct token_logprob top[2] = {{7, -0.5f}, {8, -1.5f}};
+    const uint32_t n_tops[6] = {2, 1, 0, 2, 0, 1};
+    struct stream *s = open_stream(1, 3, NULL);
+    struct stream_event ev;
+    for (uint32_t i = 0; i < 6; i++) {
+        struct stream_token token = {i, -0.5f, top, n_tops[i]};
+        stream_push(s, 0, &token, "", 0, 0, false);
+        stream_read(s, 0, &ev);
+        ck_assert_uint_eq(ev.n_tokens, 1);
+        ck_assert_uint_eq(ev.tokens[0].n_top, n_tops[i]);
+        for (uint32_t k = 0; k < n_tops[i]; k++)
+            ck_assert_uint_eq(ev.tokens[0].top[k].id, top[k].id);
+    }
+    complete(s, FINISH_LENGTH);
+    stream_close(s);
+}
+END_TEST
+
 START_TEST(test_tokens_then_end_then_complete)
 {
     struct stream *s = open_stream(1, 10, NULL);
@@ -363,7 +384,7 @@ START_TEST(test_wait_times_out)
 }
 END_TEST
 
-SUITE("stream", test_tokens_then_end_then_complete, test_held_back_tokens_come_out_when_decided,
+SUITE("stream", test_tokens_then_end_then_complete, test_fewer_alternatives_than_asked_for, test_held_back_tokens_come_out_when_decided,
       test_stop_string_in_the_middle_of_a_token, test_open_character, test_held_tokens_are_bounded,
       test_choices_take_turns, test_bound_and_wake, test_two_threads, test_close_at_any_moment,
       test_close_waits_for_the_call, test_wait_times_out)

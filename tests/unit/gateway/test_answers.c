@@ -352,7 +352,9 @@ static const struct refusal refusals[] = {
     {"POST", "/v1/completions", JSON_TYPE, "{\"prompt\":[1,-1]}", 400, "\"param\":\"prompt\""},
     {"POST", "/v1/completions", JSON_TYPE, "{\"prompt\":[]}", 400, "\"param\":\"prompt\""},
     {"POST", "/v1/completions", JSON_TYPE, "{\"prompt\":\"a\",\"suffix\":\"b\"}", 400, "\"param\":\"suffix\""},
-    {"POST", "/v1/completions", JSON_TYPE, "{\"prompt\":\"a\",\"best_of\":2}", 400, "\"param\":\"best_of\""},
+    {"POST", "/v1/completions", JSON_TYPE, "{\"prompt\":\"a\",\"n\":3,\"best_of\":2}", 400, "\"param\":\"best_of\""},
+    {"POST", "/v1/completions", JSON_TYPE, "{\"prompt\":\"a\",\"best_of\":9}", 400, "\"param\":\"best_of\""},
+    {"POST", "/v1/completions", JSON_TYPE, "{\"prompt\":\"a\",\"best_of\":2,\"stream\":true}", 400, "\"param\":\"best_of\""},
     {"POST", "/v1/completions", JSON_TYPE, "{\"prompt\":\"a\",\"max_tokens\":0}", 400, "\"param\":\"max_tokens\""},
     {"POST", "/detokenize", JSON_TYPE, "{\"tokens\":[1.5]}", 400, "\"param\":\"tokens\""},
 };

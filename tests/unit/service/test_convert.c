@@ -134,6 +134,29 @@ START_TEST(refuses_what_cannot_be_converted)
 }
 END_TEST
 
+START_TEST(best_of_is_what_is_generated)
+{
+    static const struct { uint32_t n, best_of, generated; bool logprobs; } rows[] = {
+        {0, 0, 1, false}, {3, 0, 3, false}, {0, 1, 1, false}, {3, 3, 3, false}, {0, 2, 2, true}, {2, 8, 8, true}};
+    Bitnet__V1__GenerateRequest r = with_prompt();
+    struct converted c;
+    struct error err;
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        r.n = rows[i].n;
+        r.best_of = rows[i].best_of;
+        ck_assert_int_eq(convert(&r, CLOCK_NEVER, &c, &err), ERROR_NONE);
+        ck_assert_uint_eq(c.request.n, rows[i].generated);
+        ck_assert(c.request.logprobs == rows[i].logprobs);
+        convert_fini(&c);
+    }
+    r.n = 3;
+    r.best_of = 2;
+    refused(&r, "best_of");
+    r.best_of = 9;
+    refused(&r, "best_of");
+}
+END_TEST
+
 START_TEST(chat_is_carried_over)
 {
     Bitnet__V1__Message m = BITNET__V1__MESSAGE__INIT, *list[] = {&m, &m};
@@ -155,4 +178,4 @@ START_TEST(chat_is_carried_over)
 END_TEST
 
 SUITE("convert", defaults_where_nothing_is_set, zero_is_a_value, seeds_can_be_pinned, the_earlier_deadline_counts,
-      refuses_what_cannot_be_converted, chat_is_carried_over)
+      refuses_what_cannot_be_converted, best_of_is_what_is_generated, chat_is_carried_over)
