@@ -29,23 +29,23 @@ int64_t scheduler_decode_ns(const struct scheduler *s, size_t n)
     return ns > s->decode_ns / 4 ? ns : s->decode_ns / 4;
 }
 
-/* What a step with n decodes may take. */
-static int64_t step_limit_ns(const struct scheduler *s, size_t n)
+/* What a step with n decodes may take beside n_prompts prompts, which will soon be decodes too. */
+static int64_t step_limit_ns(const struct scheduler *s, size_t n, size_t n_prompts)
 {
     if (n == 0)
         return SCHEDULER_ALONE_NS;
     if (s->target_ns)
         return s->target_ns;
-    int64_t ns = s->decode_ns ? scheduler_decode_ns(s, n) * 8 / 5 : SCHEDULER_UNKNOWN_NS;
+    int64_t ns = s->decode_ns ? scheduler_decode_ns(s, n + n_prompts) * 8 / 5 : SCHEDULER_UNKNOWN_NS;
     return ns > SCHEDULER_LEAST_NS ? ns : SCHEDULER_LEAST_NS;
 }
 
-/* Rows that prompts may have beside n_decodes decodes. */
-static size_t prefill_room(const struct scheduler *s, size_t n_decodes)
+/* Rows that n_prompts prompts may have beside the n_decodes rows of decodes. */
+static size_t prefill_room(const struct scheduler *s, size_t n_decodes, size_t n_prompts)
 {
     size_t room = s->max_rows - n_decodes, affordable = SCHEDULER_FIRST_PREFILL;
     if (s->row_ns) {
-        int64_t left_ns = step_limit_ns(s, n_decodes) - scheduler_decode_ns(s, n_decodes);
+        int64_t left_ns = step_limit_ns(s, n_decodes, n_prompts) - scheduler_decode_ns(s, n_decodes);
         affordable = left_ns > 0 ? (size_t)(left_ns / s->row_ns) : 0;
     }
     if (affordable < SCHEDULER_MIN_PREFILL)
@@ -55,9 +55,12 @@ static size_t prefill_room(const struct scheduler *s, size_t n_decodes)
 
 size_t scheduler_plan(struct scheduler *s, struct scheduler_item *items, size_t n)
 {
-    for (size_t i = 0; i < n; i++)
+    size_t n_prompts = 0;
+    for (size_t i = 0; i < n; i++) {
         items[i].n_rows = 0;
-    size_t n_rows = plan_decodes(s, items, n), room = prefill_room(s, n_rows);
+        n_prompts += !items[i].decode && !items[i].paused;
+    }
+    size_t n_rows = plan_decodes(s, items, n), room = prefill_room(s, n_rows, n_prompts);
     for (size_t i = 0; i < n && room; i++) {
         if (items[i].decode || items[i].paused)
             continue;

@@ -64,7 +64,7 @@ END_TEST
 
 #define MS INT64_C(1000000)
 
-/* At 5 ms a row and 80 ms for 8 decodes alone a step may take 128 ms: 9 rows of prompts; 200 without decodes. */
+/* At 5 ms a row and 80 ms for 8 decodes alone, 85 with the prompt's, a step may take 136 ms: 11 rows of prompts; 200 without decodes. */
 START_TEST(test_prefill_is_cut_to_bound_a_step)
 {
     struct scheduler s = {.max_rows = 512};
@@ -78,18 +78,32 @@ START_TEST(test_prefill_is_cut_to_bound_a_step)
     ck_assert_uint_eq(scheduler_plan(&s, items, 9), 8 + 20); /* nothing is known of decodes: 100 ms */
     for (int i = 0; i < 50; i++)
         scheduler_learn(&s, 8, 0, 80 * MS);
-    ck_assert_uint_eq(scheduler_plan(&s, items, 9), 8 + 9);
+    ck_assert_uint_eq(scheduler_plan(&s, items, 9), 8 + 11);
     ck_assert_uint_eq(scheduler_plan(&s, prompt, 1), 200);
-    ck_assert_uint_eq(scheduler_plan(&s, items + 4, 5), 4 + 7); /* 60 ms for 4 decodes, 96 for the step */
+    ck_assert_uint_eq(scheduler_plan(&s, items + 4, 5), 4 + 8); /* 60 ms for 4 decodes, 104 for the step */
     for (int i = 0; i < 50; i++)
-        scheduler_learn(&s, 8, 9, 125 * MS);
-    ck_assert_uint_eq(scheduler_plan(&s, items, 9), 8 + 9); /* mixed steps confirm it */
+        scheduler_learn(&s, 8, 11, 135 * MS);
+    ck_assert_uint_eq(scheduler_plan(&s, items, 9), 8 + 11); /* mixed steps confirm it */
     s.target_ns = 100 * MS;
     ck_assert_uint_eq(scheduler_plan(&s, items, 9), 8 + 4);
     s.target_ns = 0;
     for (int i = 0; i < 50; i++)
         scheduler_learn(&s, 0, 100, INT64_C(100000) * MS); /* a second a row: still some progress */
     ck_assert_uint_eq(scheduler_plan(&s, items, 9), 8 + SCHEDULER_MIN_PREFILL);
+}
+END_TEST
+
+/* 45 ms for one decode, 85 when the 8 prompts are decodes too: they get 91 of 136 ms, and need not wait for each other. */
+START_TEST(test_a_crowd_of_prompts_gets_room)
+{
+    struct scheduler s = {.max_rows = 512, .row_ns = 5 * MS, .decode_ns = 80 * MS, .n_decodes = 8};
+    struct scheduler_item items[9] = {{.n_left = 1, .decode = true}};
+    for (int i = 1; i < 9; i++)
+        items[i] = (struct scheduler_item){.n_left = 16};
+    ck_assert_uint_eq(scheduler_plan(&s, items, 9), 1 + 18);
+    for (int i = 2; i < 9; i++)
+        items[i].paused = true; /* will be none soon */
+    ck_assert_uint_eq(scheduler_plan(&s, items, 9), 1 + 7);
 }
 END_TEST
 
@@ -176,4 +190,4 @@ START_TEST(test_simulation)
 END_TEST
 
 SUITE("scheduler", test_drafts_where_there_is_room, test_decodes_first_then_prompts_in_order, test_paused_are_left_out, test_decodes_take_turns,
-      test_prefill_is_cut_to_bound_a_step, test_the_time_between_tokens_stays_bounded, test_simulation)
+      test_prefill_is_cut_to_bound_a_step, test_a_crowd_of_prompts_gets_room, test_the_time_between_tokens_stays_bounded, test_simulation)
