@@ -43,7 +43,7 @@ struct engine_options {
     size_t max_sequences;        /* in the batch at once; 0 = 64 */
     size_t max_batch_tokens;     /* rows of a step: decodes first, then prefill chunks; 0 = 512 */
     int64_t target_step_ns;      /* of a step with decodes, which prompts fill up to it: the time between two tokens; 0 = less than twice
-                                  * what it is without prompts */
+                                  * what it will be once the prompts decode too */
     size_t queue_limit;          /* requests that wait; 0 = 256 */
     uint64_t queue_tokens;       /* of prompts that wait and of the answers they ask for, by estimate until a prompt is tokenised; 0 = no bound */
     int64_t queue_wait_ns;       /* a request that would wait longer, by estimate, is refused; 0 = no bound */

@@ -6,8 +6,8 @@
  *
  * Decodes come first, one row each, so that a long prompt never stops the streams that run; prompts fill what is left
  * in the order of admission. Beside decodes the prompts' rows are cut so that a step takes the target's time, or without one at most
- * 1.6 times what it will take when these prompts are decodes too: the time between two tokens stays below twice its own, and a crowd that
- * has just come does not wait behind the first of it. Without decodes a step takes SCHEDULER_ALONE_NS, so that a cancel, a deadline or a new request is seen. No
+ * 1.6 times what it will take when these prompts are decodes too: the time between two tokens stays below twice what it will then be, and
+ * a crowd that has just come does not wait behind the first of it. Without decodes a step takes SCHEDULER_ALONE_NS, so that a cancel, a deadline or a new request is seen. No
  * cut can change a result, as the result of a row does not depend on its step.
  */
 #ifndef ENGINE_SCHEDULER_H

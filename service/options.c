@@ -64,7 +64,7 @@ static const struct option_def defs[] = {
     INT("max-sequences", max_sequences, "64", 1, 4096, NULL, "sequences in the batch at once"),
     INT("max-batch-tokens", max_batch_tokens, "512", 1, 65536, "tokens", "rows of a step"),
     INT("target-itl-ms", target_itl_ms, "0", 0, 60000, "ms",
-        "time between two tokens up to which prompts fill a step; 0 = less than twice what it is without prompts"),
+        "time between two tokens up to which prompts fill a step; 0 = less than twice what it will be once the prompts decode too"),
     INT("queue-limit", queue_limit, "256", 1, 1000000, NULL, "requests that may wait"),
     INT("queue-tokens", queue_tokens, "0", 0, 1e12, "tokens", "that waiting requests may ask for, of prompt and answer; 0 = no bound"),
     INT("queue-wait-ms", queue_wait_ms, "0", 0, 86400000, "ms",

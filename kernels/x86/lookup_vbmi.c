@@ -109,9 +109,8 @@ ALWAYS_INLINE void put(const struct matmul_tiles *m, const struct chunk *c, size
         _mm512_storeu_si512(y + 16, high);
         return;
     }
-    __m512 s = _mm512_set1_ps(m->q_scale[t]), scale = _mm512_set1_ps(m->scale);
-    _mm512_storeu_ps(y, _mm512_mul_ps(_mm512_div_ps(_mm512_cvtepi32_ps(low), s), scale));
-    _mm512_storeu_ps(y + 16, _mm512_mul_ps(_mm512_div_ps(_mm512_cvtepi32_ps(high), s), scale));
+    _mm512_storeu_ps(y, scaled(m, t, low));
+    _mm512_storeu_ps(y + 16, scaled(m, t, high));
 }
 
 /* *sums += 32 looked up; the sums stay in their register: gcc would copy them to another and, with many, to memory. */

@@ -17,12 +17,18 @@ ALWAYS_INLINE __m512i broadcast4(const int8_t *q)
     return _mm512_set1_epi32(four);
 }
 
+/* sum / s * scale: 16 rows of token t. */
+ALWAYS_INLINE __m512 scaled(const struct matmul_tiles *m, size_t t, __m512i sum)
+{
+    __m512 y = _mm512_div_ps(_mm512_cvtepi32_ps(sum), _mm512_set1_ps(m->q_scale[t]));
+    return _mm512_mul_ps(y, _mm512_set1_ps(m->scale));
+}
+
 /* y = (sum - q_sum) / s * scale for a group of one token; the last group may hold fewer rows. */
 ALWAYS_INLINE void finish(const struct matmul_tiles *m, size_t g, size_t t, __m512i sum)
 {
     size_t row = g * TILE_ROWS, n = m->n_rows - row < TILE_ROWS ? m->n_rows - row : TILE_ROWS;
-    __m512 y = _mm512_cvtepi32_ps(_mm512_sub_epi32(sum, _mm512_set1_epi32(m->q_sum[t])));
-    y = _mm512_mul_ps(_mm512_div_ps(y, _mm512_set1_ps(m->q_scale[t])), _mm512_set1_ps(m->scale));
+    __m512 y = scaled(m, t, _mm512_sub_epi32(sum, _mm512_set1_epi32(m->q_sum[t])));
     _mm512_mask_storeu_ps(m->y + t * m->y_stride + row, (__mmask16)((1u << n) - 1), y);
 }
 

@@ -325,19 +325,25 @@ START_TEST(a_deadline_ends_both_sides)
 }
 END_TEST
 
+/* Waits until the sender stands still; how much it has sent. */
+static int wait_still(void)
+{
+    int before, after = atomic_load(&n_sent);
+    do {
+        usleep(300000);
+        before = after;
+        after = atomic_load(&n_sent);
+    } while (after != before);
+    return after;
+}
+
 START_TEST(a_consumer_that_holds_stops_the_sender_and_release_resumes_it)
 {
     struct answer a;
     open_pair("127.0.0.1:0");
     start(&a, "/t.T/Count", "2000", 5, CLOCK_NEVER, 16000);
     wait_messages(&a, 16);
-    int before, after = atomic_load(&n_sent);
-    do { /* until the sender stands still */
-        usleep(300000);
-        before = after;
-        after = atomic_load(&n_sent);
-    } while (after != before);
-    ck_assert_int_lt(after, 1500);
+    ck_assert_int_lt(wait_still(), 1500);
     for (int i = 0; i < 4000 && a.code < 0; i++) {
         rpc_request_release(a.request, 64000);
         usleep(500);
@@ -354,12 +360,7 @@ START_TEST(an_abort_gets_past_what_is_not_read)
     open_pair("127.0.0.1:0");
     start(&a, "/t.T/Abort", "2000", 5, CLOCK_NEVER, 16000);
     wait_messages(&a, 16);
-    int before, after = atomic_load(&n_sent);
-    do { /* until the sender stands still */
-        usleep(300000);
-        before = after;
-        after = atomic_load(&n_sent);
-    } while (after != before);
+    wait_still();
     rpc_post(atomic_load(&the_call), abort_it);
     wait_count(&n_done, 1); /* though the client has read nothing more */
     ck_assert_int_eq(atomic_load(&n_cancelled), 1);
