@@ -89,10 +89,12 @@ SRC_gateway := $(filter-out gateway/main.c,$(wildcard gateway/*.c))
 SRC_tools   := $(filter-out tools/bitnet.c tools/load.c tools/load_%.c,$(wildcard tools/*.c))
 SRC_load    := $(wildcard tools/load_*.c)
 SRC_llhttp  := $(wildcard $(LLHTTP)/*.c)
+ASSETS      := $(wildcard gateway/assets/*)
 SRC_CUDA    := $(wildcard kernels/cuda/*.cu)
 FOLDERS     := base kernels engine rpc service gateway tools load
 $(foreach f,$(FOLDERS),$(eval OBJ_$(f) := $(SRC_$(f):%.c=$(BUILD)/%.o)))
 OBJ_proto   := $(GEN_C:.c=.o) $(GEN)/descriptors.o
+OBJ_gateway += $(GEN)/asset_table.o
 OBJ_llhttp  := $(SRC_llhttp:$(LLHTTP)/%.c=$(BUILD)/llhttp/%.o)
 
 TEST_SRC    := $(shell find tests/unit tests/kernels -name 'test_*.c' 2>/dev/null | LC_ALL=C sort)
@@ -118,7 +120,7 @@ SYS_kernels  := $(core)
 SYS_engine   := $(core)
 SYS_rpc      := $(grpc) $(SYS_base)
 SYS_service  := $(grpc) $(events) $(core)
-SYS_gateway  := $(grpc) $(events) -lnghttp2 $(SYS_base)
+SYS_gateway  := $(grpc) $(events) -lnghttp2 -lrhonabwy -lz $(SYS_base)
 SYS_tools    := $(core)
 SYS_load     := $(grpc) $(events) $(SYS_base)
 libs          = $(foreach l,$(LIBS_$(1)),$(if $(OBJ_$(l)),$(BUILD)/lib$(l).a))
@@ -258,6 +260,16 @@ $(GEN)/descriptors.h $(GEN)/descriptors.c &: $(GEN)/descriptors.bin
 	$(Q){ echo '#include "descriptors.h"'; echo 'const unsigned char proto_descriptors[] = {'; \
 	  od -An -v -tu1 $< | sed 's/  */,/g; s/^,//; s/$$/,/'; echo '};'; \
 	  echo 'const size_t proto_descriptors_n_bytes = sizeof proto_descriptors;'; } >$(GEN)/descriptors.c
+$(GEN)/asset_table.list: FORCE
+	$(call keep,'$(ASSETS)')
+$(GEN)/asset_table.c: $(ASSETS) $(GEN)/asset_table.list
+	$(Q)mkdir -p $(@D) && { echo '#include "gateway/assets.h"'; for f in $(ASSETS); do \
+	  echo "static const unsigned char $$(basename $$f | tr -c 'a-zA-Z0-9\n' _)[] = {"; \
+	  od -An -v -tu1 $$f | sed 's/  */,/g; s/^,//; s/$$/,/'; echo '};'; done; echo 'const struct asset assets[] = {'; for f in $(ASSETS); do \
+	  n=$$(basename $$f | tr -c 'a-zA-Z0-9\n' _); echo "    {\"$$(basename $$f)\", $$n, sizeof $$n},"; done; echo '    {0, 0, 0},'; echo '};'; } >$@
+$(GEN)/asset_table.o: $(GEN)/asset_table.c $(BUILD)/flags
+	$(call say,CC,$<)
+	$(Q)$(CC) $(CPPFLAGS_) $(CFLAGS_) -w -c -o $@ $<
 # Only these see generated headers, which must exist before the first compilation.
 $(filter $(BUILD)/rpc/% $(BUILD)/service/% $(BUILD)/gateway/% $(BUILD)/tools/load% $(BUILD)/tests/%,\
   $(foreach f,$(FOLDERS),$(OBJ_$(f))) $(BUILD)/service/main.o $(BUILD)/gateway/main.o $(BUILD)/tools/load.o \

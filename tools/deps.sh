@@ -5,10 +5,11 @@ set -u
 cd "$(dirname "$0")/.." || exit 1
 
 packages="gcc libc6-dev make pkg-config git libgrpc-dev libprotobuf-c-dev protobuf-c-compiler protobuf-compiler
-libprotobuf-dev libnghttp2-dev node-llhttp libevent-dev libssl-dev libjansson-dev libpcre2-dev libnuma-dev curl jq"
+libprotobuf-dev libnghttp2-dev node-llhttp libevent-dev libssl-dev zlib1g-dev libjansson-dev librhonabwy-dev libpcre2-dev libnuma-dev
+curl jq"
 
 if [ "${1:-}" = test ]; then
-    packages="$packages ca-certificates check clang libclang-rt-14-dev chromium nghttp2-client qemu-user gcc-aarch64-linux-gnu
+    packages="$packages ca-certificates check clang libclang-rt-14-dev chromium nghttp2-client nginx-light haproxy openssl qemu-user gcc-aarch64-linux-gnu
     libc6-dev-arm64-cross wrk python3 python3-grpcio python3-protobuf"
     # Node may come from elsewhere than Debian, and then Debian's npm must not be put over it.
     node_major=$(node --version 2>/dev/null | sed -E 's/^v([0-9]+).*/\1/')
