@@ -46,7 +46,7 @@ struct engine_options {
                                   * what it will be once the prompts decode too */
     size_t queue_limit;          /* requests that wait; 0 = 256 */
     uint64_t queue_tokens;       /* of prompts that wait and of the answers they ask for, by estimate until a prompt is tokenised; 0 = no bound */
-    int64_t queue_wait_ns;       /* a request that would wait longer, by estimate, is refused; 0 = no bound */
+    int64_t queue_wait_ns;       /* a request that would wait longer, by estimate, is refused, and one that did without starting ends as refused; 0 = no bound */
     int64_t default_timeout_ns;  /* for requests without their own; 0 = none */
     int64_t stall_timeout_ns;    /* a request whose stream is full, and of which nothing was read, for this long ends with READER_STALLED; 0 = never */
     bool no_speculation;         /* one token of a sequence a step; see engine/draft.h. The tokens are the same */
@@ -208,7 +208,7 @@ struct stream;
 /* Why a request is not admitted: err->reason of SERVICE_UNAVAILABLE and DEVICE_UNAVAILABLE. */
 #define REFUSED_QUEUE_FULL "queue_full"     /* queue_limit */
 #define REFUSED_QUEUE_TOKENS "queue_tokens" /* queue_tokens */
-#define REFUSED_QUEUE_WAIT "queue_wait"     /* queue_wait_ns */
+#define REFUSED_QUEUE_WAIT "queue_wait"     /* queue_wait_ns, at once or when it has passed */
 #define REFUSED_PRIORITY "priority"         /* what is left of either is for higher priorities */
 #define REFUSED_DEADLINE "deadline"         /* it would pass while the request waits */
 #define REFUSED_DRAINING "draining"

@@ -5,6 +5,7 @@
 
 #define IDLE_TURN_NS CLOCK_NS_PER_S /* an idle loop shows that it lives */
 #define RETRY_DRAINING_MS 1000      /* another replica, or this one's successor */
+#define WAIT_LOOK_NS (10 * CLOCK_NS_PER_MS) /* how late a sleeping loop may see that a request has waited too long */
 
 /* ---- ending what must not go on ---------------------------------------------------------------------------------- */
 
@@ -12,6 +13,7 @@ struct sweep {
     int64_t now_ns;
     bool hand_back; /* draining: nothing starts any more */
     int64_t refused_until_ns; /* the device fails: likewise; 0 = it does not */
+    int64_t max_wait_ns;      /* what has waited longer does not start; 0 = no bound */
 };
 
 static struct job *job_of(const struct queue_item *item)
@@ -26,27 +28,40 @@ static enum finish_reason overdue(const struct job *j, int64_t now_ns)
     return now_ns >= j->deadline_ns ? FINISH_DEADLINE : FINISH_NONE;
 }
 
+static bool waited_too_long(const struct sweep *w, const struct job *j)
+{
+    return w->max_wait_ns && w->now_ns - j->item.arrival_ns >= w->max_wait_ns;
+}
+
 static bool must_leave(const struct queue_item *item, void *user)
 {
     const struct sweep *w = user;
     const struct job *j = job_of(item);
-    return overdue(j, w->now_ns) != FINISH_NONE || ((w->hand_back || w->refused_until_ns) && !j->n_started);
+    return overdue(j, w->now_ns) != FINISH_NONE ||
+           (!j->n_started && (w->hand_back || w->refused_until_ns || waited_too_long(w, j)));
 }
 
-static void abort_unavailable(struct engine *e, struct job *j, const char *why)
+static void abort_with(struct engine *e, struct job *j, enum error_code code, const char *reason, int64_t retry_ms, const char *why)
 {
     struct error err = {0};
-    error_set(&err, ERROR_SERVICE_UNAVAILABLE, "%s", why);
-    err.retry_after_ms = RETRY_DRAINING_MS;
+    error_set(&err, code, "%s", why);
+    err.reason = reason;
+    err.retry_after_ms = retry_ms;
     loop_abort_job(e, j, FINISH_ERROR, &err);
 }
 
-static void abort_refused(struct engine *e, struct job *j, const struct sweep *w)
+/* A request that was promised a place, and that cannot start after all. */
+static void hand_back(struct engine *e, struct job *j, const struct sweep *w)
 {
-    struct error err = {0};
-    error_set(&err, ERROR_DEVICE_UNAVAILABLE, "the device fails; the request has not started");
-    err.retry_after_ms = (w->refused_until_ns - w->now_ns) / CLOCK_NS_PER_MS + 1;
-    loop_abort_job(e, j, FINISH_ERROR, &err);
+    if (w->hand_back)
+        abort_with(e, j, ERROR_SERVICE_UNAVAILABLE, REFUSED_DRAINING, RETRY_DRAINING_MS,
+                   "the engine is shutting down; the request has not started");
+    else if (w->refused_until_ns)
+        abort_with(e, j, ERROR_DEVICE_UNAVAILABLE, REFUSED_DEVICE, (w->refused_until_ns - w->now_ns) / CLOCK_NS_PER_MS + 1,
+                   "the device fails; the request has not started");
+    else
+        abort_with(e, j, ERROR_SERVICE_UNAVAILABLE, REFUSED_QUEUE_WAIT, w->max_wait_ns / CLOCK_NS_PER_MS,
+                   "the request has waited as long as any may, and has not started");
 }
 
 static void sweep_queue(struct engine *e, struct sweep *w)
@@ -57,10 +72,8 @@ static void sweep_queue(struct engine *e, struct sweep *w)
         enum finish_reason finish = overdue(j, w->now_ns);
         if (finish)
             loop_abort_job(e, j, finish, NULL);
-        else if (w->hand_back)
-            abort_unavailable(e, j, "the engine is shutting down; the request has not started");
         else
-            abort_refused(e, j, w);
+            hand_back(e, j, w);
     }
 }
 
@@ -96,7 +109,8 @@ static void sweep_running(struct engine *e, int64_t now_ns, bool end_all)
         else if (reader_stalled(e, j, now_ns))
             abort_stalled(e, j);
         else if (end_all)
-            abort_unavailable(e, j, "the engine is shutting down; the request was ended at the drain limit");
+            abort_with(e, j, ERROR_SERVICE_UNAVAILABLE, NULL, RETRY_DRAINING_MS,
+                       "the engine is shutting down; the request was ended at the drain limit");
     }
 }
 
@@ -104,7 +118,7 @@ static void sweep(struct engine *e, int64_t now_ns)
 {
     bool draining = atomic_load_explicit(&e->draining, memory_order_acquire);
     bool end_all = draining && now_ns >= atomic_load_explicit(&e->drain_deadline_ns, memory_order_relaxed);
-    struct sweep w = {now_ns, draining, 0};
+    struct sweep w = {now_ns, draining, 0, e->queue.options.max_wait_ns};
     pthread_mutex_lock(&e->stats_lock);
     if (breaker_state(&e->breaker, now_ns) == BREAKER_OPEN)
         w.refused_until_ns = e->breaker.retry_ns;
@@ -277,6 +291,8 @@ static int64_t next_look(struct engine *e, int64_t now_ns)
             at_ns = full_ns + e->stall_timeout_ns;
     }
     queue_find(&e->queue, note_deadline, &at_ns);
+    if (e->queue.options.max_wait_ns && queue_n_waiting(&e->queue) && now_ns + WAIT_LOOK_NS < at_ns)
+        at_ns = now_ns + WAIT_LOOK_NS;
     int64_t drain_ns = atomic_load_explicit(&e->drain_deadline_ns, memory_order_relaxed);
     return e->loop.jobs && drain_ns < at_ns ? drain_ns : at_ns;
 }

@@ -43,7 +43,7 @@ static double seconds_between(int64_t from_ns, int64_t to_ns)
     return from_ns ? (double)(to_ns - from_ns) / (double)CLOCK_NS_PER_S : -1;
 }
 
-static void count_end(struct engine *e, const struct job *j, enum finish_reason finish)
+static void count_end(struct engine *e, const struct job *j, enum finish_reason finish, bool refused)
 {
     pthread_mutex_lock(&e->stats_lock);
     struct engine_stats *st = &e->stats;
@@ -51,7 +51,7 @@ static void count_end(struct engine *e, const struct job *j, enum finish_reason 
                             [FINISH_LENGTH] = &st->n_finished_length,
                             [FINISH_CANCELLED] = &st->n_cancelled,
                             [FINISH_DEADLINE] = &st->n_deadline,
-                            [FINISH_ERROR] = &st->n_failed};
+                            [FINISH_ERROR] = refused ? &st->n_rejected : &st->n_failed};
     ++*counters[finish];
     if (j->in_batch)
         st->n_running--;
@@ -103,7 +103,7 @@ static void retire(struct engine *e, struct job *j, enum finish_reason finish, c
         if (j->next)
             j->next->previous = j->previous;
     }
-    count_end(e, j, finish);
+    count_end(e, j, finish, error && error->reason);
     observe_end(e, j, finish, now_ns);
     log_debug("engine", "request ended", LOG_STR("request_id", j->id), LOG_INT("finish", finish),
               LOG_INT("prompt_tokens", j->n_prompt), LOG_INT("generated_tokens", j->n_generated));

@@ -213,9 +213,10 @@ static void complete(struct generation *g, struct rpc_call *call, const struct s
         error_set(&err, ERROR_CANCELLED, "the request was cancelled");
     else if (e->finish != FINISH_ERROR)
         err.code = ERROR_NONE;
-    if (err.code)
+    if (err.code) {
+        service_metrics_reject(g->service->metrics, err.reason); /* it had a place, but has not started */
         status_fail(g->service, call, &err);
-    else if (g->streaming)
+    } else if (g->streaming)
         send_complete(g, call, e);
     else
         answer_once(g, call, e);

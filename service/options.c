@@ -68,7 +68,7 @@ static const struct option_def defs[] = {
     INT("queue-limit", queue_limit, "256", 1, 1000000, NULL, "requests that may wait"),
     INT("queue-tokens", queue_tokens, "0", 0, 1e12, "tokens", "that waiting requests may ask for, of prompt and answer; 0 = no bound"),
     INT("queue-wait-ms", queue_wait_ms, "0", 0, 86400000, "ms",
-        "a request that would wait longer, by the rate at which others leave the queue, is refused; 0 = no bound"),
+        "a request that would wait longer, by the rate at which others leave the queue, is refused, and one that did is handed back; 0 = no bound"),
     INT("default-timeout-ms", default_timeout_ms, "0", 0, 86400000, "ms", "for requests without their own; 0 = none"),
     INT("stall-timeout-ms", stall_timeout_ms, "60000", 0, 86400000, "ms",
         "that a full stream may stay unread before it is given up; 0 = for ever"),

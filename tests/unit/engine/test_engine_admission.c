@@ -92,6 +92,37 @@ START_TEST(test_full_queue_is_said_before_tokenising)
 }
 END_TEST
 
+/* Nothing has left the queue yet, so there is no estimate; and a class that nobody serves any more: the bound holds all the same. */
+START_TEST(test_who_waited_too_long_is_handed_back)
+{
+    uint32_t ids[20];
+    struct engine *e =
+        harness_open((struct engine_options){.max_sequences = 1, .queue_wait_ns = 30 * CLOCK_NS_PER_MS, .n_threads = 1});
+    struct stream *hog = start_hog(e);
+    struct request r = harness_request(2, ids, 10, 5);
+    int64_t before_ns = clock_now_ns();
+    struct stream *s = harness_submit(e, &r);
+    struct stream_event event;
+    do {
+        stream_read(s, 16, &event);
+    } while (event.type == STREAM_NOTHING);
+    ck_assert_int_ge(clock_now_ns() - before_ns, 30 * CLOCK_NS_PER_MS);
+    ck_assert_int_eq(event.type, STREAM_COMPLETE);
+    ck_assert_int_eq(event.finish, FINISH_ERROR);
+    ck_assert_int_eq(event.error.code, ERROR_SERVICE_UNAVAILABLE);
+    ck_assert_str_eq(event.error.reason, REFUSED_QUEUE_WAIT);
+    ck_assert_int_gt(event.error.retry_after_ms, 0);
+    stream_close(s);
+    struct engine_stats st;
+    engine_stats(e, &st);
+    ck_assert_uint_eq(st.n_rejected, 1);
+    ck_assert_uint_eq(st.n_failed, 0);
+    ck_assert_uint_eq(st.n_running, 1); /* who has started goes on, however long */
+    stream_close(hog);
+    engine_close(e);
+}
+END_TEST
+
 #define N_FLOOD 20
 
 static void count_finish(void *user, const struct engine_observation *o)
@@ -433,6 +464,6 @@ START_TEST(test_random_load)
 }
 END_TEST
 
-SUITE("engine_admission", test_refused_before_tokenising, test_full_queue_is_said_before_tokenising, test_clients_take_turns,
+SUITE("engine_admission", test_refused_before_tokenising, test_full_queue_is_said_before_tokenising, test_who_waited_too_long_is_handed_back, test_clients_take_turns,
       test_preempted_for_a_slot, test_preempted_without_prefix_cache, test_preempted_for_blocks, test_ends_of_a_preempted_one,
       test_at_most_twice, test_random_load)
