@@ -335,14 +335,19 @@ static bool input(void *state, const char *data, size_t n_bytes)
 
 /* ---- answer ---- */
 
+/* Written once a second. */
 static void put_date(struct buffer *out)
 {
-    char text[40];
+    static _Thread_local char text[48];
+    static _Thread_local time_t written;
     time_t now = time(NULL);
     struct tm tm;
-    gmtime_r(&now, &tm);
-    strftime(text, sizeof text, "%a, %d %b %Y %H:%M:%S GMT", &tm);
-    buffer_printf(out, "date: %s\r\n", text);
+    if (now != written) {
+        gmtime_r(&now, &tm);
+        strftime(text, sizeof text, "date: %a, %d %b %Y %H:%M:%S GMT\r\n", &tm);
+        written = now;
+    }
+    buffer_append_str(out, text);
 }
 
 static void start(struct http_exchange *x, const struct http_header *headers, int64_t n_body)

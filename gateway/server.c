@@ -8,6 +8,7 @@
 #include "gateway/server.h"
 
 #include "base/clock.h"
+#include "base/log.h"
 #include "gateway/address.h"
 #include "gateway/pace.h"
 #include "gateway/tls.h"
@@ -37,6 +38,7 @@ struct connection {
     uint64_t n_written; /* handed to bev */
     int64_t timer_ns;   /* when `limit` fires */
     bool shut;          /* our side of the socket is closed */
+    char peer[64];
     struct connection *next, *previous;
 };
 
@@ -102,6 +104,11 @@ static size_t pending(void *user)
     return evbuffer_get_length(bufferevent_get_output(((struct connection *)user)->bev));
 }
 
+static void wake(void *user)
+{
+    event_active(((struct connection *)user)->flush, EV_TIMEOUT, 0);
+}
+
 /* ---- time ---- */
 
 static void arm(struct connection *c, int64_t deadline_ns, int64_t now_ns)
@@ -148,15 +155,30 @@ static bool finish(struct connection *c, enum http_phase phase)
     return phase == HTTP_PHASE_CLOSED;
 }
 
+/* Hands bytes to the socket at once where nothing waits before them; the rest is the bufferevent's, for which two calls of
+ * epoll_ctl and a turn of the loop go by. Errors come again there. */
+static void send_bytes(struct connection *c, const char *data, size_t n_bytes)
+{
+    ssize_t n = -1;
+    if (n_bytes == 0)
+        return;
+    if (!c->socket.tls && pending(c) == 0)
+        n = send(c->socket.fd, data, n_bytes, MSG_NOSIGNAL | MSG_DONTWAIT);
+    size_t n_sent = n > 0 ? (size_t)n : 0;
+    if (n_sent < n_bytes)
+        bufferevent_write(c->bev, data + n_sent, n_bytes - n_sent);
+    else if (n_bytes >= HTTP_LOW_WATER_BYTES)
+        wake(c); /* more may be made now */
+    c->n_written += n_bytes;
+}
+
 /* Sends what is there, and closes when that was all. */
 static void flush_connection(struct connection *c)
 {
     struct server *s = c->server;
     buffer_clear(&s->out);
     http_conn_output(c->http, &s->out);
-    if (s->out.n_bytes > 0)
-        bufferevent_write(c->bev, s->out.data, s->out.n_bytes);
-    c->n_written += s->out.n_bytes;
+    send_bytes(c, s->out.data, s->out.n_bytes);
     if (s->out.capacity > SCRATCH_BYTES)
         buffer_fini(&s->out);
     enum http_phase phase = http_conn_phase(c->http);
@@ -185,11 +207,6 @@ static void on_limit(evutil_socket_t fd, short what, void *user)
     flush_connection(c);
 }
 
-static void wake(void *user)
-{
-    event_active(((struct connection *)user)->flush, EV_TIMEOUT, 0);
-}
-
 static void on_read(struct bufferevent *bev, void *user)
 {
     struct connection *c = user;
@@ -210,11 +227,15 @@ static void on_written(struct bufferevent *bev, void *user)
 /* But for the end of a handshake: the end of input or an error, which mean that nobody is there. */
 static void on_event(struct bufferevent *bev, short what, void *user)
 {
-    (void)bev;
+    struct connection *c = user;
     if (what & BEV_EVENT_CONNECTED)
         return;
+    unsigned long reason = c->socket.tls ? bufferevent_get_openssl_error(bev) : 0;
+    if (reason != 0)
+        log_debug("gateway", "TLS failed", LOG_STR("reason", ERR_reason_error_string(reason)),
+                  LOG_STR("peer", c->peer));
     ERR_clear_error();
-    connection_close(user);
+    connection_close(c);
 }
 
 /* ---- arrival ---- */
@@ -241,11 +262,10 @@ static bool open_transport(struct connection *c)
 static bool connection_open(struct connection *c)
 {
     struct server *s = c->server;
-    char peer[64];
     const struct http_transport transport = {.user = c, .wake = wake, .pending = pending};
     c->timer_ns = CLOCK_NEVER;
-    address_text((const struct sockaddr *)&c->socket.from, c->socket.n_from, peer, sizeof peer);
-    c->http = http_conn_open(s->options.http, &transport, peer);
+    address_text((const struct sockaddr *)&c->socket.from, c->socket.n_from, c->peer, sizeof c->peer);
+    c->http = http_conn_open(s->options.http, &transport, c->peer);
     c->flush = event_new(s->base, -1, 0, on_flush, c);
     c->limit = evtimer_new(s->base, on_limit, c);
     if (!c->http || !c->flush || !c->limit || !open_transport(c))
