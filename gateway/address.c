@@ -10,8 +10,6 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define BACKLOG 1024
-
 static enum error_code parse_unix(const char *path, struct address *out, struct error *err)
 {
     struct sockaddr_un *u = (struct sockaddr_un *)&out->storage;
@@ -109,7 +107,7 @@ enum error_code address_listen(const struct address *a, int *out, struct error *
         address_unlink(a);
     if (a->storage.ss_family != AF_UNIX)
         setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
-    if (bind(fd, (const struct sockaddr *)&a->storage, a->n_bytes) == 0 && listen(fd, BACKLOG) == 0) {
+    if (bind(fd, (const struct sockaddr *)&a->storage, a->n_bytes) == 0 && listen(fd, ADDRESS_BACKLOG) == 0) {
         *out = fd;
         return ERROR_NONE;
     }
@@ -146,6 +144,13 @@ int address_bound(int fd, char *out, size_t n_out)
 const char *address_text(const struct sockaddr *a, size_t n_bytes, char *out, size_t n_out)
 {
     char host[NI_MAXHOST];
+    struct sockaddr_in v4 = {.sin_family = AF_INET};
+    const struct sockaddr_in6 *v6 = (const struct sockaddr_in6 *)a;
+    if (a->sa_family == AF_INET6 && IN6_IS_ADDR_V4MAPPED(&v6->sin6_addr)) { /* an IPv4 client of [::] */
+        memcpy(&v4.sin_addr, v6->sin6_addr.s6_addr + 12, sizeof v4.sin_addr);
+        a = (const struct sockaddr *)&v4;
+        n_bytes = sizeof v4;
+    }
     if (a->sa_family == AF_UNIX || getnameinfo(a, (socklen_t)n_bytes, host, sizeof host, NULL, 0, NI_NUMERICHOST) != 0)
         snprintf(out, n_out, "unix");
     else

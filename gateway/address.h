@@ -8,6 +8,8 @@
 #include <sys/socket.h>
 #include <sys/un.h>
 
+#define ADDRESS_BACKLOG 1024 /* connections that the kernel accepts before we do */
+
 struct address {
     struct sockaddr_storage storage;
     socklen_t n_bytes;

@@ -1,6 +1,8 @@
 /* A connection: the first bytes choose the protocol, then everything is handed on. HTTP/2 begins with 24 fixed bytes. */
 #include "gateway/http_internal.h"
 
+#include "base/clock.h"
+
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -31,8 +33,8 @@ static bool choose(struct http_conn *c, const struct http_protocol *protocol, vo
         return false;
     c->protocol = protocol;
     c->state = state;
-    if (c->draining)
-        protocol->drain(state);
+    for (int i = 0; i < c->draining; i++)
+        protocol->drain(state, i == 1);
     return true;
 }
 
@@ -78,7 +80,7 @@ enum http_phase http_conn_phase(const struct http_conn *c)
     if (c->failed)
         return HTTP_PHASE_CLOSED;
     if (!c->protocol)
-        return c->draining ? HTTP_PHASE_CLOSED : c->n_preface > 0 ? HTTP_PHASE_HEAD : HTTP_PHASE_IDLE;
+        return c->draining > 1 ? HTTP_PHASE_CLOSED : c->n_preface > 0 ? HTTP_PHASE_HEAD : HTTP_PHASE_IDLE;
     return c->protocol->phase(c->state);
 }
 
@@ -89,12 +91,33 @@ bool http_conn_wants_input(const struct http_conn *c)
 
 void http_conn_drain(struct http_conn *c)
 {
-    if (c->draining)
+    if (c->draining == 2)
         return;
-    c->draining = true;
+    c->draining++;
     if (c->protocol)
-        c->protocol->drain(c->state);
+        c->protocol->drain(c->state, c->draining == 2);
     http_wake(c);
+}
+
+/* The limits of the connection itself; those of requests and answers are the protocol's. */
+int64_t http_conn_check(struct http_conn *c, int64_t now_ns)
+{
+    const struct http_limits *l = &c->settings->limits;
+    enum http_phase phase = http_conn_phase(c);
+    if (phase != c->phase || c->phase_ns == 0) {
+        c->phase = phase;
+        c->phase_ns = now_ns;
+    }
+    bool ending = phase == HTTP_PHASE_LINGER || phase == HTTP_PHASE_CLOSED, idle = phase == HTTP_PHASE_IDLE;
+    int64_t limit_ns = ending ? l->linger_ns : !c->protocol ? l->head_ns : idle ? l->idle_ns : 0;
+    int64_t deadline_ns = limit_ns > 0 ? c->phase_ns + limit_ns : CLOCK_NEVER;
+    if (idle && c->protocol && now_ns >= deadline_ns) {
+        while (c->draining < 2)
+            http_conn_drain(c);
+        return CLOCK_NEVER; /* the flush that this causes asks again */
+    }
+    int64_t protocol_ns = !ending && c->protocol ? c->protocol->check(c->state, now_ns) : CLOCK_NEVER;
+    return deadline_ns < protocol_ns ? deadline_ns : protocol_ns;
 }
 
 void http_conn_close(struct http_conn *c)

@@ -234,11 +234,18 @@ void engine_cancel(struct engine_call *call)
     call_put(call);
 }
 
-static enum error_code open_clients(struct engine *e, const char *target, struct error *err)
+static enum error_code open_clients(struct engine *e, const char *target, const struct engine_tls *tls,
+                                    struct error *err)
 {
     const char *const configs[2] = {[ENGINE_WORK] = work_config, [ENGINE_ADMIN] = admin_config};
     for (int i = 0; i < 2; i++) {
-        const struct rpc_client_options options = {.target = target, .service_config = configs[i]};
+        struct rpc_client_options options = {.target = target, .service_config = configs[i]};
+        if (tls) {
+            options.tls_ca_file = tls->ca;
+            options.tls_cert_file = tls->cert;
+            options.tls_key_file = tls->key;
+            options.tls_name = tls->name;
+        }
         enum error_code code = rpc_client_open(&options, &e->clients[i], err);
         if (code != ERROR_NONE)
             return code;
@@ -247,7 +254,8 @@ static enum error_code open_clients(struct engine *e, const char *target, struct
     return ERROR_NONE;
 }
 
-enum error_code engine_open(struct event_base *base, const char *target, struct engine **out, struct error *err)
+enum error_code engine_open(struct event_base *base, const char *target, const struct engine_tls *tls,
+                            struct engine **out, struct error *err)
 {
     struct engine *e = calloc(1, sizeof *e);
     if (!e)
@@ -258,7 +266,7 @@ enum error_code engine_open(struct event_base *base, const char *target, struct 
     e->wake = e->wake_fd >= 0 ? event_new(base, e->wake_fd, EV_READ | EV_PERSIST, on_wake, e) : NULL;
     if (!e->wake || event_add(e->wake, NULL) != 0)
         error_set(err, ERROR_INTERNAL, "cannot make an eventfd");
-    else if (open_clients(e, target, err) == ERROR_NONE) {
+    else if (open_clients(e, target, tls, err) == ERROR_NONE) {
         *out = e;
         return ERROR_NONE;
     }

@@ -23,6 +23,12 @@ struct event_base;
 struct engine;
 struct engine_call;
 
+/* PEM files of TLS to the engine, read once; all NULL = plain text. */
+struct engine_tls {
+    const char *ca, *cert, *key;
+    const char *name; /* that the engine's certificate must have; NULL = that of the target */
+};
+
 /* Which of the two channels: that for work leaves an engine that says NOT_SERVING; the other asks it all the same. */
 enum engine_channel { ENGINE_WORK, ENGINE_ADMIN };
 
@@ -41,8 +47,9 @@ struct engine_call_options {
     void (*on_status)(void *user, const struct rpc_status *status);
 };
 
-/* Connects to `target`; calls may be started at once. */
-enum error_code engine_open(struct event_base *base, const char *target, struct engine **out, struct error *err);
+/* Connects to `target`; calls may be started at once. `tls` NULL = plain text. */
+enum error_code engine_open(struct event_base *base, const char *target, const struct engine_tls *tls,
+                            struct engine **out, struct error *err);
 /* Cancels what is open; no callback comes any more. */
 void engine_close(struct engine *e);
 enum error_code engine_start(struct engine *e, const struct engine_call_options *options, struct engine_call **out,

@@ -1,6 +1,7 @@
 /*
- * The gateway's application side: what all handlers share. Everything here belongs to the loop thread; only the CQ
- * threads of rpc run beside it, and they go no further than engine.c.
+ * The gateway's application side: what all handlers share. There is one struct gateway for each event loop, and everything
+ * here belongs to that loop's thread; the CQ threads of rpc run beside it and go no further than engine.c. Loops share the
+ * configuration, which does not change, and the metrics, which any thread may update.
  */
 #ifndef GATEWAY_GATEWAY_H
 #define GATEWAY_GATEWAY_H
@@ -26,6 +27,10 @@ struct gateway_config {
     const char *engine, *listen, *admin_listen, *log_level, *log_format, *rate_limits;
     int64_t max_body_bytes, max_prompt_chars, request_timeout_ms, max_connections, drain_timeout_ms;
     bool metrics_on_main;
+    int64_t threads, max_connections_per_address;
+    int64_t max_head_bytes, max_streams, head_timeout_ms, body_timeout_ms, write_timeout_ms, idle_timeout_ms, min_rate;
+    const char *tls_cert, *tls_key, *tls_client_ca;
+    const char *engine_tls_ca, *engine_tls_cert, *engine_tls_key, *engine_tls_name;
 };
 
 struct gateway {
@@ -87,7 +92,7 @@ void gateway_finish(void *gateway, struct http_exchange *x, bool aborted);
 /* Fills the settings of both ports. */
 void gateway_init_http(struct gateway *g);
 
-/* metrics.c */
+/* metrics.c: makes the registry, unless another loop has (g->metrics). */
 enum error_code gateway_metrics_open(struct gateway *g);
 void gateway_metrics_request(struct gateway *g, const struct request *r, int status, double seconds);
 

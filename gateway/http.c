@@ -56,6 +56,11 @@ const char *http_reason(int status)
     return "Unknown";
 }
 
+size_t http_max_head(const struct http_conn *c)
+{
+    return c->settings->max_head_bytes > 0 ? c->settings->max_head_bytes : HTTP_MAX_HEAD_BYTES;
+}
+
 void http_wake(struct http_conn *c)
 {
     c->transport.wake(c->transport.user);
@@ -68,7 +73,7 @@ struct http_exchange *http_exchange_open(struct http_conn *c)
         return NULL;
     x->conn = c;
     /* A NUL behind each string, and the path twice over at most. */
-    buffer_init(&x->text, 2 * HTTP_MAX_HEAD_BYTES + 2 * HTTP_MAX_HEADERS);
+    buffer_init(&x->text, 2 * http_max_head(c) + 2 * HTTP_MAX_HEADERS);
     buffer_init(&x->body, c->settings->max_body_bytes);
     buffer_init(&x->out, SIZE_MAX / 2);
     x->request =
@@ -86,6 +91,7 @@ void http_exchange_close(struct http_exchange *x)
         if (s->on_finish)
             s->on_finish(s->user, x, aborted);
     }
+    x->conn->phase_ns = 0; /* its idle time begins now */
     buffer_fini(&x->text);
     buffer_fini(&x->body);
     buffer_fini(&x->out);

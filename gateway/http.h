@@ -25,7 +25,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define HTTP_MAX_HEAD_BYTES 16384 /* request line and header fields together */
+#define HTTP_MAX_HEAD_BYTES 16384 /* request line and header fields together, unless the settings say otherwise */
 #define HTTP_MAX_HEADERS 100
 #define HTTP_LOW_WATER_BYTES 8192  /* on_writable comes when less than this waits */
 #define HTTP_HIGH_WATER_BYTES 65536 /* HTTP/2 makes no more frames while this much waits in the transport */
@@ -62,14 +62,26 @@ struct http_request {
 struct http_conn;
 struct http_exchange;
 
+/* Times are in ns; 0 = no limit. */
+struct http_limits {
+    int64_t head_ns;   /* from a connection's begin, or a request's first byte, to the end of its head */
+    int64_t body_ns;   /* grace of a body, before min_rate counts */
+    int64_t stall_ns;  /* grace of an answer that the client does not take */
+    int64_t idle_ns;   /* without a request */
+    int64_t linger_ns; /* for the client's end of the connection after ours */
+    int64_t min_rate;  /* bytes a second: of a body that comes, and of an answer that waits to be read */
+};
+
 /* What the application tells a connection; borrowed until the connection is closed. */
 struct http_settings {
     void *user;
     size_t max_body_bytes;
-    bool draining; /* answers say that the connection will close */
+    size_t max_head_bytes; /* 0 = HTTP_MAX_HEAD_BYTES */
+    uint32_t max_streams;  /* HTTP/2, at a time; 0 = 128 */
+    struct http_limits limits;
     /* A whole request is there. */
     void (*on_request)(void *user, struct http_exchange *x);
-    /* A request cannot be served as it is (400, 413, 431): answer it with this status; the connection then closes. The
+    /* A request cannot be served as it is (400, 408, 413, 431): answer it with this status; the connection then closes. The
      * request's fields may be incomplete: path is "" when it is not known. */
     void (*on_reject)(void *user, struct http_exchange *x, int status, const char *reason);
     /* The exchange is over and will be freed: the answer is out (aborted = false), or the client is gone. Comes once for
@@ -109,8 +121,13 @@ void http_conn_output(struct http_conn *c, struct buffer *out);
 enum http_phase http_conn_phase(const struct http_conn *c);
 /* False while so much unread input is kept that the transport should stop reading. */
 bool http_conn_wants_input(const struct http_conn *c);
-/* The server is going down: finish what runs, take nothing new. */
+/* The server is going down. First call: answers say that the connection will close (HTTP/1.1), the client is told to open no
+ * more streams (HTTP/2); what is on its way is still served. Second call: nothing new is taken; what runs is finished. */
 void http_conn_drain(struct http_conn *c);
+/* Ends what is over its time limit: a request is answered 408, an answer that nobody reads is broken off, an idle connection
+ * is closed in good order. Returns when to ask again (CLOCK_NEVER = not before the next event), or a time that has passed
+ * when the whole connection is to be closed at once. To be called after http_conn_output; may make output. */
+int64_t http_conn_check(struct http_conn *c, int64_t now_ns);
 /* Calls on_gone and on_finish of what is open and frees. */
 void http_conn_close(struct http_conn *c);
 

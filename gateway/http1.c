@@ -11,6 +11,8 @@
  */
 #include "gateway/http_internal.h"
 
+#include "base/clock.h"
+
 #include <llhttp.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -37,6 +39,7 @@ struct http1 {
     bool chunked; /* the answer */
     bool answered;
     uint64_t n_raw_body; /* with chunk headers */
+    struct pace pace;    /* of the head or the body that is coming */
 };
 
 /* ---- llhttp's callbacks; trailers come through the same ones and are thrown away ---- */
@@ -207,6 +210,7 @@ static void begin_body(struct http1 *h)
     const char *expect = http_header(r, "expect");
     h->step = STEP_BODY;
     h->n_raw_body = 0;
+    h->pace = (struct pace){0};
     if (expect && r->version == 11 && strcasecmp(expect, "100-continue") == 0 && h->in.n_bytes == 0)
         buffer_append_str(&h->conn->out, "HTTP/1.1 100 Continue\r\n\r\n");
 }
@@ -245,14 +249,14 @@ static bool step_head(struct http1 *h)
         return false;
     size_t n_head = 0;
     int found = scan_head(h, &n_head);
-    bool too_long = (found == 1 ? n_head : h->in.n_bytes) > HTTP_MAX_HEAD_BYTES;
+    bool too_long = (found == 1 ? n_head : h->in.n_bytes) > http_max_head(h->conn);
     if (found == 0 && !too_long)
         return false;
     h->x = http_exchange_open(h->conn);
     if (!h->x)
         h->step = STEP_CLOSED;
     else if (too_long)
-        reject(h, 431, "the request's head is larger than 16384 bytes");
+        reject(h, 431, "the request's head is larger than the server takes");
     else if (found < 0)
         reject(h, 400, "malformed HTTP request");
     else
@@ -270,7 +274,7 @@ static bool step_body(struct http1 *h)
     h->n_raw_body += n;
     buffer_consume(&h->in, n);
     if (code == HPE_USER || h->x->body.failed ||
-        h->n_raw_body / 8 > h->conn->settings->max_body_bytes + HTTP_MAX_HEAD_BYTES)
+        h->n_raw_body / 8 > h->conn->settings->max_body_bytes + http_max_head(h->conn))
         reject(h, 413, "the body is larger than the server takes");
     else if (code != HPE_OK && code != HPE_PAUSED)
         reject(h, 400, "malformed chunked body");
@@ -281,6 +285,7 @@ static void finish_answer(struct http1 *h)
 {
     struct http_exchange *x = h->x;
     h->x = NULL;
+    h->pace = (struct pace){0};
     if (h->step != STEP_CLOSED)
         h->step = h->keep_alive ? STEP_HEAD : STEP_LINGER;
     http_exchange_close(x);
@@ -330,14 +335,19 @@ static bool input(void *state, const char *data, size_t n_bytes)
 
 /* ---- answer ---- */
 
+/* Written once a second. */
 static void put_date(struct buffer *out)
 {
-    char text[40];
+    static _Thread_local char text[48];
+    static _Thread_local time_t written;
     time_t now = time(NULL);
     struct tm tm;
-    gmtime_r(&now, &tm);
-    strftime(text, sizeof text, "%a, %d %b %Y %H:%M:%S GMT", &tm);
-    buffer_printf(out, "date: %s\r\n", text);
+    if (now != written) {
+        gmtime_r(&now, &tm);
+        strftime(text, sizeof text, "date: %a, %d %b %Y %H:%M:%S GMT\r\n", &tm);
+        written = now;
+    }
+    buffer_append_str(out, text);
 }
 
 static void start(struct http_exchange *x, const struct http_header *headers, int64_t n_body)
@@ -411,7 +421,7 @@ static enum http_phase phase(const void *state)
     const struct http1 *h = state;
     switch (h->step) {
     case STEP_HEAD:
-        return h->in.n_bytes > 0 ? HTTP_PHASE_HEAD : h->conn->draining ? HTTP_PHASE_LINGER : HTTP_PHASE_IDLE;
+        return h->in.n_bytes > 0 ? HTTP_PHASE_HEAD : h->conn->draining > 1 ? HTTP_PHASE_LINGER : HTTP_PHASE_IDLE;
     case STEP_BODY:
         return HTTP_PHASE_BODY;
     case STEP_ANSWER:
@@ -429,9 +439,29 @@ static bool wants_input(const void *state)
     return h->in.n_bytes < HTTP_HIGH_WATER_BYTES;
 }
 
-static void drain(void *state)
+static void drain(void *state, bool last)
 {
-    (void)state; /* the next answer says so: start() */
+    (void)state, (void)last; /* the next answer says so: start(); phase() ends an idle connection */
+}
+
+/* A request that does not get on is answered; one whose bytes come behind an answer at work is not looked at yet. */
+static int64_t check(void *state, int64_t now_ns)
+{
+    struct http1 *h = state;
+    const struct http_limits *l = &h->conn->settings->limits;
+    bool head = h->step == STEP_HEAD && h->in.n_bytes > 0, body = h->step == STEP_BODY;
+    uint64_t n_bytes = body ? h->x->body.n_bytes : 0;
+    pace_follow(&h->pace, head || body, n_bytes, now_ns);
+    int64_t deadline_ns = pace_deadline(&h->pace, n_bytes, head ? l->head_ns : l->body_ns, body ? l->min_rate : 0);
+    if (now_ns < deadline_ns)
+        return deadline_ns;
+    h->pace = (struct pace){0};
+    if (head)
+        h->x = http_exchange_open(h->conn);
+    if (!h->x)
+        return now_ns;
+    reject(h, 408, head ? "the request's head did not come in time" : "the request's body comes too slowly");
+    return CLOCK_NEVER;
 }
 
 static void close_state(void *state)
@@ -449,6 +479,7 @@ const struct http_protocol http1_protocol = {
     .phase = phase,
     .wants_input = wants_input,
     .drain = drain,
+    .check = check,
     .close = close_state,
     .start = start,
     .write = write_body,

@@ -5,11 +5,13 @@
  */
 #include "gateway/http_internal.h"
 
+#include "base/clock.h"
+
 #include <nghttp2/nghttp2.h>
 #include <stdlib.h>
 #include <string.h>
 
-#define MAX_STREAMS 128
+#define DEFAULT_STREAMS 128
 #define MAX_BODIES 4 /* the bodies being received on one connection may fill this many times max_body_bytes */
 
 struct http2 {
@@ -78,7 +80,7 @@ static int on_header(nghttp2_session *session, const nghttp2_frame *frame, const
         http_exchange_path(x, text, n_value);
     else if (n_name > 0 && key[0] != ':' && !http_exchange_header(x, key, n_name, text, n_value))
         x->text.failed = true;
-    if (x->text.n_bytes > HTTP_MAX_HEAD_BYTES)
+    if (x->text.n_bytes > http_max_head(x->conn))
         x->text.failed = true;
     return 0;
 }
@@ -88,7 +90,7 @@ static void headers_complete(struct http2 *h, struct http_exchange *x)
     http_exchange_freeze(x);
     const char *length = http_header(&x->request, "content-length");
     if (x->text.failed)
-        reject(x, 431, "the request's head is larger than 16384 bytes or has more than 100 fields");
+        reject(x, 431, "the request's head is larger than the server takes or has more than 100 fields");
     else if (!x->has_path)
         reject(x, 400, "expected a path as request target");
     else if (length && strtoull(length, NULL, 10) > h->conn->settings->max_body_bytes)
@@ -105,7 +107,10 @@ static int on_frame_recv(nghttp2_session *session, const nghttp2_frame *frame, v
         return 0;
     if (frame->hd.type == NGHTTP2_HEADERS && frame->headers.cat == NGHTTP2_HCAT_REQUEST)
         headers_complete(h, x);
-    if ((frame->hd.flags & NGHTTP2_FLAG_END_STREAM) && !x->rejected && !x->seen)
+    if (!(frame->hd.flags & NGHTTP2_FLAG_END_STREAM))
+        return 0;
+    x->complete = true;
+    if (!x->rejected && !x->seen)
         http_exchange_request(x);
     return 0;
 }
@@ -292,11 +297,60 @@ static bool wants_input(const void *state)
     return true;
 }
 
-static void drain(void *state)
+/* In two steps (RFC 9113 section 6.8): streams that the client opened before it heard of the first are still served. */
+static void drain(void *state, bool last)
 {
     struct http2 *h = state;
+    if (!last) {
+        nghttp2_submit_shutdown_notice(h->session);
+        return;
+    }
     nghttp2_submit_goaway(h->session, NGHTTP2_FLAG_NONE, nghttp2_session_get_last_proc_stream_id(h->session),
                           NGHTTP2_NO_ERROR, NULL, 0);
+}
+
+static void reset(struct http2 *h, struct http_exchange *x)
+{
+    x->aborted = x->reset = true;
+    nghttp2_submit_rst_stream(h->session, NGHTTP2_FLAG_NONE, x->stream_id, NGHTTP2_CANCEL);
+    http_wake(h->conn);
+}
+
+/* One stream: a request that comes too slowly is answered, and ended when it goes on like that; an answer that the client's
+ * window holds up is ended. The other streams of the connection go on. */
+static int64_t check_stream(struct http2 *h, struct http_exchange *x, int64_t now_ns)
+{
+    const struct http_limits *l = &h->conn->settings->limits;
+    uint64_t n_came = x->body.n_bytes + x->n_thrown, n_went = x->n_sent - x->out.n_bytes;
+    if (x->reset)
+        return CLOCK_NEVER;
+    pace_follow(&x->coming, !x->complete, n_came, now_ns);
+    pace_follow(&x->going, x->out.n_bytes > 0, n_went, now_ns);
+    int64_t coming_ns = pace_deadline(&x->coming, n_came, l->body_ns, l->min_rate);
+    int64_t going_ns = pace_deadline(&x->going, n_went, l->stall_ns, l->min_rate);
+    bool answered = x->rejected || x->seen, no_head = !x->request.headers;
+    if (now_ns >= going_ns || (now_ns >= coming_ns && (answered || no_head))) {
+        reset(h, x);
+        return CLOCK_NEVER;
+    }
+    if (now_ns >= coming_ns) {
+        x->coming = (struct pace){0};
+        reject(x, 408, "the request comes too slowly");
+        return now_ns + l->body_ns;
+    }
+    return coming_ns < going_ns ? coming_ns : going_ns;
+}
+
+static int64_t check(void *state, int64_t now_ns)
+{
+    struct http2 *h = state;
+    int64_t first_ns = CLOCK_NEVER;
+    for (struct http_exchange *x = h->exchanges; x; x = x->next) {
+        int64_t deadline_ns = check_stream(h, x, now_ns);
+        if (deadline_ns < first_ns)
+            first_ns = deadline_ns;
+    }
+    return first_ns;
 }
 
 static void close_state(void *state)
@@ -331,9 +385,10 @@ static bool open_session(struct http2 *h)
     }
     nghttp2_option_del(option);
     nghttp2_session_callbacks_del(callbacks);
+    uint32_t max_streams = h->conn->settings->max_streams;
     const nghttp2_settings_entry settings[] = {
-        {NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS, MAX_STREAMS},
-        {NGHTTP2_SETTINGS_MAX_HEADER_LIST_SIZE, HTTP_MAX_HEAD_BYTES},
+        {NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS, max_streams > 0 ? max_streams : DEFAULT_STREAMS},
+        {NGHTTP2_SETTINGS_MAX_HEADER_LIST_SIZE, (uint32_t)http_max_head(h->conn)},
     };
     return ok &&
            nghttp2_submit_settings(h->session, NGHTTP2_FLAG_NONE, settings, sizeof settings / sizeof *settings) == 0;
@@ -359,6 +414,7 @@ const struct http_protocol http2_protocol = {
     .phase = phase_of,
     .wants_input = wants_input,
     .drain = drain,
+    .check = check,
     .close = close_state,
     .start = start,
     .write = write_body,

@@ -8,6 +8,7 @@
 #define GATEWAY_HTTP_INTERNAL_H
 
 #include "gateway/http.h"
+#include "gateway/pace.h"
 
 struct http_exchange {
     struct http_conn *conn;
@@ -31,6 +32,9 @@ struct http_exchange {
     int32_t stream_id;
     struct buffer out; /* body bytes that no frame has taken yet */
     bool rejected;     /* the rest of the request is thrown away */
+    bool complete;     /* the request has ended */
+    bool reset;        /* RST_STREAM is on its way */
+    struct pace coming, going;
     size_t n_thrown;   /* bytes of it */
     struct http_exchange *next, *previous;
 };
@@ -41,7 +45,8 @@ struct http_protocol {
     void (*output)(void *state);
     enum http_phase (*phase)(const void *state);
     bool (*wants_input)(const void *state);
-    void (*drain)(void *state);
+    void (*drain)(void *state, bool last);
+    int64_t (*check)(void *state, int64_t now_ns); /* http_conn_check for its requests and answers */
     void (*close)(void *state);
     void (*start)(struct http_exchange *x, const struct http_header *headers, int64_t n_body); /* -1 = in pieces */
     void (*write)(struct http_exchange *x, const void *data, size_t n_bytes);
@@ -59,7 +64,9 @@ struct http_conn {
     bool failed;       /* out of memory, or the input is not to be understood */
     char preface[24];
     size_t n_preface;
-    bool draining;
+    int draining; /* calls of http_conn_drain: 0, 1, 2 */
+    enum http_phase phase; /* at the last check, and since when */
+    int64_t phase_ns;
     char peer[64];
 };
 
@@ -82,5 +89,6 @@ void http_exchange_writable(struct http_exchange *x);
 enum http_method http_method_from_name(const char *name, size_t n_bytes);
 const char *http_reason(int status);
 void http_wake(struct http_conn *c);
+size_t http_max_head(const struct http_conn *c);
 
 #endif

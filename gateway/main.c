@@ -1,41 +1,61 @@
 /*
- * bitnet-gateway. One event loop does everything but gRPC's own threads.
+ * bitnet-gateway: options, and the program's life. Event loops (loop.h) do everything but gRPC's own threads; the first one
+ * runs on the main thread.
  *
  * SIGTERM or SIGINT: not ready at once, accept nothing, let running answers end within the drain limit, exit 0. The admin
- * port stays, so that readiness can be asked. A second signal ends at once.
+ * port stays, so that readiness can be asked. A second signal ends at once. SIGHUP: read the certificate again.
  */
 #include "base/clock.h"
 #include "base/log.h"
-#include "gateway/engine.h"
-#include "gateway/error.h"
 #include "gateway/gateway.h"
-#include "gateway/health.h"
 #include "gateway/healthcheck.h"
-#include "gateway/job.h"
+#include "gateway/listener.h"
+#include "gateway/loop.h"
 #include "gateway/options.h"
 #include "gateway/server.h"
+#include "gateway/tls.h"
 #include "rpc/rpc.h"
 
 #include "version.h"
 
 #include <event2/event.h>
+#include <event2/thread.h>
 #include <malloc.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
+
+#define MAX_LOOPS 64
+#define TLS_WATCH_S 2
+#define ADMIN_CONNECTIONS 256
+#define SPARE_DESCRIPTORS 256 /* beside clients' connections */
 
 struct program {
-    struct gateway g;
-    struct server *server, *admin;
-    struct event *sigterm, *sigint, *drain_limit;
+    const struct gateway_config *config;
+    struct loop *loops; /* [n_loops] */
+    int n_loops;
+    struct tls *tls; /* NULL: none */
+    struct listener *listener, *admin_listener;
+    struct server *admin;
+    struct event *sigterm, *sigint, *sighup, *tls_watch, *drain_limit;
+    struct event *drained; /* activated by the last loop that is */
+    atomic_int n_draining;
+    bool draining, late; /* late: the drain limit has passed */
+    struct metrics_series *m_expires;
 };
 
-static void stop(void *user)
+static void want_all(struct program *p, unsigned what)
 {
-    struct program *p = user;
-    event_base_loopbreak(p->g.base);
+    for (int i = 0; i < p->n_loops; i++)
+        loop_want(&p->loops[i], what);
+}
+
+static void stop(struct program *p)
+{
+    event_base_loopbreak(p->loops[0].g.base);
 }
 
 /* The limit has passed: what still runs is told so, and gets a second to hear it. */
@@ -43,126 +63,246 @@ static void on_drain_limit(evutil_socket_t fd, short what, void *user)
 {
     (void)fd, (void)what;
     struct program *p = user;
-    struct failure f;
-    if (!p->g.jobs) {
+    const struct timeval second = {1, 0};
+    if (p->late) {
         stop(p);
         return;
     }
-    failure_init(&f);
-    error_set(&f.error, ERROR_SERVICE_UNAVAILABLE, "the server is going down; try again");
-    f.error.retry_after_ms = 1000;
-    job_fail_all(&p->g, &f);
-    failure_fini(&f);
-    const struct timeval second = {1, 0};
+    p->late = true;
+    want_all(p, LOOP_FAIL);
     event_add(p->drain_limit, &second);
+}
+
+static void on_drained(evutil_socket_t fd, short what, void *user)
+{
+    (void)fd, (void)what;
+    stop(user);
+}
+
+/* On each loop's thread. */
+static void loop_drained(void *user)
+{
+    struct program *p = user;
+    if (atomic_fetch_sub(&p->n_draining, 1) == 1)
+        event_active(p->drained, EV_TIMEOUT, 0);
 }
 
 static void on_signal(evutil_socket_t signal_number, short what, void *user)
 {
     (void)what;
     struct program *p = user;
-    log_info("gateway", p->g.draining ? "ending at once" : "draining", LOG_INT("signal", signal_number),
-             LOG_INT("requests", p->g.n_active));
-    if (p->g.draining) {
+    log_info("gateway", p->draining ? "ending at once" : "draining", LOG_INT("signal", signal_number),
+             LOG_INT("requests", metrics_value(p->loops[0].g.m_active)));
+    if (p->draining) {
         stop(p);
         return;
     }
-    p->g.draining = true;
-    int64_t ms = p->g.config->drain_timeout_ms;
+    p->draining = true;
+    int64_t ms = p->config->drain_timeout_ms;
     const struct timeval limit = {ms / 1000, ms % 1000 * 1000};
     event_add(p->drain_limit, &limit);
-    server_drain(p->server, stop, p);
+    listener_stop(p->listener);
+    atomic_store(&p->n_draining, p->n_loops);
+    want_all(p, LOOP_DRAIN);
 }
 
-/* gRPC's threads must not take the signals, nor a client that went away end the process. */
-static void prepare_signals(void)
+static void watch_tls(struct program *p, bool now)
+{
+    if (!p->tls)
+        return;
+    tls_watch(p->tls, clock_now_ns(), now);
+    metrics_set(p->m_expires, (double)tls_expires_s(p->tls));
+}
+
+static void on_tls_watch(evutil_socket_t fd, short what, void *user)
+{
+    (void)fd, (void)what;
+    watch_tls(user, false);
+}
+
+static void on_sighup(evutil_socket_t fd, short what, void *user)
+{
+    (void)fd, (void)what;
+    watch_tls(user, true);
+}
+
+/* gRPC's threads and the loops' must not take the signals, nor a client that went away end the process. */
+static void mask_signals(int how)
 {
     sigset_t set;
     signal(SIGPIPE, SIG_IGN);
     sigemptyset(&set);
     sigaddset(&set, SIGTERM);
     sigaddset(&set, SIGINT);
-    pthread_sigmask(SIG_BLOCK, &set, NULL);
+    sigaddset(&set, SIGHUP);
+    pthread_sigmask(how, &set, NULL);
 }
 
-static void allow_signals(void)
+/* Each connection is a descriptor, and what shells and service managers grant at first is less than they allow. */
+static void raise_descriptors(const struct gateway_config *config)
 {
-    sigset_t set;
-    sigemptyset(&set);
-    sigaddset(&set, SIGTERM);
-    sigaddset(&set, SIGINT);
-    pthread_sigmask(SIG_UNBLOCK, &set, NULL);
+    struct rlimit limit;
+    rlim_t need = (rlim_t)config->max_connections + SPARE_DESCRIPTORS;
+    if (getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur >= need)
+        return;
+    limit.rlim_cur = need < limit.rlim_max ? need : limit.rlim_max;
+    setrlimit(RLIMIT_NOFILE, &limit);
+    if (limit.rlim_cur < need)
+        log_warn("gateway", "fewer descriptors than connections are allowed", LOG_INT("descriptors", limit.rlim_cur),
+                 LOG_INT("max_connections", config->max_connections));
 }
 
-static enum error_code open_servers(struct program *p, struct error *err)
+/* ---- open ---- */
+
+static enum error_code open_tls(struct program *p, struct error *err)
 {
-    const struct gateway_config *config = p->g.config;
-    const struct server_options options = {config->listen, &p->g.main_http, config->max_connections, "main"};
-    const struct server_options admin = {config->admin_listen, &p->g.admin_http, 256, "admin"};
-    gateway_init_http(&p->g);
-    if (config->admin_listen && config->admin_listen[0] != '\0') {
-        enum error_code code = server_open(p->g.base, &admin, &p->admin, err);
-        if (code != ERROR_NONE)
-            return code;
+    const struct gateway_config *c = p->config;
+    const struct tls_files files = {c->tls_cert, c->tls_key, c->tls_client_ca};
+    if (!c->tls_cert)
+        return ERROR_NONE;
+    p->m_expires = metrics_get(metrics_add(p->loops[0].g.metrics, METRICS_GAUGE,
+                                           "bitnet_tls_certificate_expiry_timestamp_seconds",
+                                           "When the listeners' certificate ends, in seconds since 1970.", "", NULL, 0));
+    return tls_open(&files, &p->tls, err);
+}
+
+static enum error_code open_events(struct program *p, struct error *err)
+{
+    struct event_base *base = p->loops[0].g.base;
+    const struct timeval watch = {TLS_WATCH_S, 0};
+    p->sigterm = evsignal_new(base, SIGTERM, on_signal, p);
+    p->sigint = evsignal_new(base, SIGINT, on_signal, p);
+    p->sighup = evsignal_new(base, SIGHUP, on_sighup, p);
+    p->drain_limit = evtimer_new(base, on_drain_limit, p);
+    p->drained = event_new(base, -1, 0, on_drained, p);
+    p->tls_watch = event_new(base, -1, EV_PERSIST, on_tls_watch, p);
+    if (!p->sigterm || !p->sigint || !p->sighup || !p->drain_limit || !p->drained || !p->tls_watch)
+        return error_set(err, ERROR_INTERNAL, "out of memory");
+    event_add(p->sigterm, NULL);
+    event_add(p->sigint, NULL);
+    event_add(p->sighup, NULL);
+    if (p->tls)
+        event_add(p->tls_watch, &watch);
+    watch_tls(p, false);
+    return ERROR_NONE;
+}
+
+static enum error_code open_loops(struct program *p, struct error *err)
+{
+    enum error_code code = ERROR_NONE;
+    p->loops = calloc((size_t)p->config->threads, sizeof *p->loops);
+    if (!p->loops)
+        return error_set(err, ERROR_INTERNAL, "out of memory");
+    while (code == ERROR_NONE && p->n_loops < p->config->threads) {
+        struct loop *l = &p->loops[p->n_loops++];
+        l->on_drained = loop_drained;
+        l->user = p;
+        code = loop_open(l, p->config, p->loops[0].g.metrics, err);
     }
-    return server_open(p->g.base, &options, &p->server, err);
+    return code;
+}
+
+/* The admin server is the first loop's. */
+static enum error_code open_admin(struct program *p, struct error *err)
+{
+    struct gateway *g = &p->loops[0].g;
+    const struct listener_options options = {.listen = p->config->admin_listen,
+                                             .name = "admin",
+                                             .tls = p->tls,
+                                             .max_connections = ADMIN_CONNECTIONS,
+                                             .metrics = g->metrics};
+    if (!options.listen || options.listen[0] == '\0')
+        return ERROR_NONE;
+    enum error_code code = listener_open(g->base, &options, &p->admin_listener, err);
+    const struct server_options server = {&g->admin_http, listener_closed, p->admin_listener};
+    if (code == ERROR_NONE)
+        code = server_open(g->base, &server, &p->admin, err);
+    return code == ERROR_NONE ? listener_start(p->admin_listener, &p->admin, 1, err) : code;
+}
+
+static enum error_code open_main(struct program *p, struct error *err)
+{
+    const struct gateway_config *c = p->config;
+    struct gateway *g = &p->loops[0].g;
+    struct server *servers[MAX_LOOPS];
+    const struct listener_options options = {.listen = c->listen,
+                                             .name = "main",
+                                             .tls = p->tls,
+                                             .tls_by_default = true,
+                                             .max_connections = c->max_connections,
+                                             .max_connections_per_address = c->max_connections_per_address,
+                                             .metrics = g->metrics};
+    enum error_code code = listener_open(g->base, &options, &p->listener, err);
+    for (int i = 0; i < p->n_loops && code == ERROR_NONE; i++) {
+        code = loop_serve(&p->loops[i], p->listener, err);
+        servers[i] = p->loops[i].server;
+        if (code == ERROR_NONE && i > 0)
+            code = loop_start(&p->loops[i], err);
+    }
+    return code == ERROR_NONE ? listener_start(p->listener, servers, p->n_loops, err) : code;
 }
 
 static enum error_code program_open(struct program *p, struct error *err)
 {
-    p->g.started_ns = clock_now_ns();
-    p->g.base = event_base_new();
-    if (!p->g.base || gateway_metrics_open(&p->g) != ERROR_NONE)
-        return error_set(err, ERROR_INTERNAL, "cannot make the event loop or the metrics");
-    enum error_code code = engine_open(p->g.base, p->g.config->engine, &p->g.engine, err);
-    if (code != ERROR_NONE)
-        return code;
-    p->g.health = health_open(&p->g);
-    p->sigterm = evsignal_new(p->g.base, SIGTERM, on_signal, p);
-    p->sigint = evsignal_new(p->g.base, SIGINT, on_signal, p);
-    p->drain_limit = evtimer_new(p->g.base, on_drain_limit, p);
-    if (!p->g.health || !p->sigterm || !p->sigint || !p->drain_limit)
-        return error_set(err, ERROR_INTERNAL, "out of memory");
-    event_add(p->sigterm, NULL);
-    event_add(p->sigint, NULL);
-    return open_servers(p, err);
+    enum error_code code = open_loops(p, err);
+    if (code == ERROR_NONE)
+        code = open_tls(p, err);
+    if (code == ERROR_NONE)
+        code = open_events(p, err);
+    if (code == ERROR_NONE)
+        code = open_admin(p, err);
+    return code == ERROR_NONE ? open_main(p, err) : code;
 }
 
+/* Frees an event that may not have been made. */
+static void forget(struct event *event)
+{
+    if (event)
+        event_free(event);
+}
+
+/* Servers before the listeners that they tell of their end, and these before the loop that they are on. */
 static void program_close(struct program *p)
 {
-    if (p->server)
-        server_close(p->server);
+    struct metrics *metrics = p->n_loops > 0 ? p->loops[0].g.metrics : NULL;
+    for (int i = 1; i < p->n_loops; i++)
+        loop_join(&p->loops[i]);
     if (p->admin)
         server_close(p->admin);
-    health_close(p->g.health);
-    if (p->g.engine)
-        engine_close(p->g.engine);
-    if (p->sigterm)
-        event_free(p->sigterm);
-    if (p->sigint)
-        event_free(p->sigint);
-    if (p->drain_limit)
-        event_free(p->drain_limit);
-    if (p->g.metrics)
-        metrics_close(p->g.metrics);
-    if (p->g.base)
-        event_base_free(p->g.base);
+    forget(p->sigterm);
+    forget(p->sigint);
+    forget(p->sighup);
+    forget(p->tls_watch);
+    forget(p->drain_limit);
+    forget(p->drained);
+    for (int i = 0; i < p->n_loops; i++)
+        if (p->loops[i].server)
+            server_close(p->loops[i].server);
+    listener_close(p->listener);
+    listener_close(p->admin_listener);
+    for (int i = 0; i < p->n_loops; i++)
+        loop_close(&p->loops[i]);
+    tls_close(p->tls);
+    metrics_close(metrics);
+    free(p->loops);
 }
 
 static int serve(const struct gateway_config *config)
 {
     struct error err = {0};
-    struct program p = {.g.config = config};
+    struct program p = {.config = config};
     /* Messages are allocated on gRPC's threads and freed on ours: arenas for each would keep what they held at most. */
-    mallopt(M_ARENA_MAX, 1);
-    prepare_signals();
+    mallopt(M_ARENA_MAX, (int)config->threads);
+    mask_signals(SIG_BLOCK);
+    raise_descriptors(config);
+    evthread_use_pthreads();
     rpc_init();
     enum error_code code = program_open(&p, &err);
-    allow_signals();
+    mask_signals(SIG_UNBLOCK);
     if (code == ERROR_NONE) {
         log_info("gateway", "started", LOG_STR("version", BITNET_VERSION), LOG_STR("git_sha", BITNET_GIT_SHA),
-                 LOG_STR("engine", config->engine));
-        event_base_dispatch(p.g.base);
+                 LOG_STR("engine", config->engine), LOG_INT("threads", config->threads));
+        event_base_dispatch(p.loops[0].g.base);
         log_info("gateway", "stopped");
     } else {
         fprintf(stderr, "bitnet-gateway: %s\n", err.message);
@@ -218,6 +358,8 @@ int main(int argc, char **argv)
         rc = print(fill_help, &config);
     } else if (result.version) {
         rc = print(fill_version, &config);
+    } else if (gateway_options_check(&config, &err) != ERROR_NONE) {
+        fprintf(stderr, "bitnet-gateway: %s\n", err.message);
     } else if (result.check_config) {
         rc = print(fill_dump, &config);
     } else if (result.n_args > 0) {

@@ -11,9 +11,10 @@ static const double duration_buckets[] = {.001, .005, .01, .025, .05, .1, .25, .
 
 enum error_code gateway_metrics_open(struct gateway *g)
 {
-    struct metrics *m = g->metrics = metrics_open();
+    struct metrics *m = g->metrics ? g->metrics : metrics_open();
     if (!m)
         return ERROR_INTERNAL;
+    g->metrics = m;
     g->m_requests = metrics_add(m, METRICS_COUNTER, "bitnet_requests_total", "HTTP requests that have ended.",
                                 "method,endpoint,status", NULL, 0);
     g->m_duration = metrics_add(m, METRICS_HISTOGRAM, "bitnet_request_duration_seconds",

@@ -35,6 +35,7 @@ static const struct route routes[] = {
     {HTTP_METHOD_GET, "/metrics", handle_metrics, ROUTE_ADMIN},
 };
 
+#define LINGER_NS (2 * CLOCK_NS_PER_S) /* for a client to end a connection after us */
 #define N_ROUTES (sizeof routes / sizeof *routes)
 
 static int hex(char c)
@@ -128,9 +129,10 @@ static struct request *request_open(struct gateway *g, struct http_exchange *x, 
     if (trace && traceparent_valid(trace))
         snprintf(r->traceparent, sizeof r->traceparent, "%s", trace);
     http_set_user(x, r);
-    if (!admin)
+    if (!admin) {
         g->n_active++;
-    metrics_set(g->m_active, (double)g->n_active);
+        metrics_inc(g->m_active, 1); /* of all loops */
+    }
     return r;
 }
 
@@ -207,9 +209,10 @@ void gateway_finish(void *gateway, struct http_exchange *x, bool aborted)
         return;
     int status = aborted ? 499 : http_status_of(x);
     double seconds = (double)(clock_now_ns() - r->started_ns) / 1e9;
-    if (!r->admin)
+    if (!r->admin) {
         g->n_active--;
-    metrics_set(g->m_active, (double)g->n_active);
+        metrics_inc(g->m_active, -1);
+    }
     gateway_metrics_request(g, r, status, seconds);
     log_info("gateway", "request", LOG_STR("request_id", r->id), LOG_STR("method", http_method_name(r->http->method)),
              LOG_STR("path", r->http->path), LOG_INT("status", status), LOG_FLOAT("duration_ms", seconds * 1e3),
@@ -222,9 +225,18 @@ void gateway_finish(void *gateway, struct http_exchange *x, bool aborted)
 
 void gateway_init_http(struct gateway *g)
 {
+    const struct gateway_config *c = g->config;
     g->main_http = (struct http_settings){
         .user = g,
-        .max_body_bytes = (size_t)g->config->max_body_bytes,
+        .max_body_bytes = (size_t)c->max_body_bytes,
+        .max_head_bytes = (size_t)c->max_head_bytes,
+        .max_streams = (uint32_t)c->max_streams,
+        .limits = {.head_ns = c->head_timeout_ms * CLOCK_NS_PER_MS,
+                   .body_ns = c->body_timeout_ms * CLOCK_NS_PER_MS,
+                   .stall_ns = c->write_timeout_ms * CLOCK_NS_PER_MS,
+                   .idle_ns = c->idle_timeout_ms * CLOCK_NS_PER_MS,
+                   .linger_ns = LINGER_NS,
+                   .min_rate = c->min_rate},
         .on_request = gateway_request,
         .on_reject = gateway_reject,
         .on_finish = gateway_finish,

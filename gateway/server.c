@@ -2,73 +2,78 @@
  * One connection is a bufferevent and a struct http_conn. What a connection writes is gathered by an event that runs once
  * after the callbacks that caused it (`flush`), so that many tokens leave in one write.
  *
- * Time limits, by what the connection waits for: a request's head 10 s, its body 30 s without progress, the next request
- * 75 s, a client that does not read 60 s, the end after ours 2 s.
+ * Time limits: http_conn_check knows those of requests, the pace of what is being written is watched here. One timer a
+ * connection; it is set when a limit comes closer and left alone when one moves away: it finds out when it fires.
  */
 #include "gateway/server.h"
 
+#include "base/clock.h"
 #include "base/log.h"
 #include "gateway/address.h"
+#include "gateway/pace.h"
+#include "gateway/tls.h"
 
-#include <errno.h>
 #include <event2/buffer.h>
 #include <event2/bufferevent.h>
+#include <event2/bufferevent_ssl.h>
 #include <event2/event.h>
-#include <event2/listener.h>
-#include <netinet/tcp.h>
+#include <openssl/err.h>
+#include <openssl/ssl.h>
+#include <pthread.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/socket.h>
 #include <unistd.h>
 
-#define HEAD_LIMIT_S 10
-#define BODY_LIMIT_S 30
-#define IDLE_LIMIT_S 75
-#define WRITE_LIMIT_S 60
-#define LINGER_LIMIT_S 2
 #define READ_WATERMARK 65536
-#define NOTSENT_LOWAT 16384
-#define MAX_LISTENERS 8
+#define SCRATCH_BYTES (4 * HTTP_HIGH_WATER_BYTES) /* of the buffer for a flush that is kept */
 
 struct connection {
     struct server *server;
+    struct server_socket socket;
     struct bufferevent *bev;
     struct http_conn *http;
     struct event *flush, *limit;
-    enum http_phase phase;
-    bool shut; /* our side of the socket is closed */
+    struct pace writing;
+    uint64_t n_written; /* handed to bev */
+    int64_t timer_ns;   /* when `limit` fires */
+    bool shut;          /* our side of the socket is closed */
+    char peer[64];
     struct connection *next, *previous;
 };
 
 struct server {
     struct event_base *base;
     struct server_options options;
-    struct evconnlistener *listeners[MAX_LISTENERS];
-    struct address addresses[MAX_LISTENERS];
-    int n_listeners, port;
     struct connection *connections;
-    int64_t n_connections;
+    atomic_llong n_connections;
     struct buffer out; /* scratch for one flush */
-    bool draining, full;
+    bool draining, told;
+    struct event *notice; /* draining: the time for last requests is over */
     void (*done)(void *user);
     void *done_user;
+    struct event *arrive;
+    pthread_mutex_t lock; /* guards what follows */
+    struct connection *arrivals;
 };
 
 static void check_done(struct server *s)
 {
-    if (s->draining && s->n_connections == 0 && s->done) {
+    if (s->draining && atomic_load(&s->n_connections) == 0 && s->done) {
         void (*done)(void *) = s->done;
         s->done = NULL;
         done(s->done_user);
     }
 }
 
-static void set_accepting(struct server *s, bool on)
+/* TLS: says that this is the end and not somebody in between who cuts it short (RFC 8446 section 6.1). */
+static void say_end(struct connection *c)
 {
-    for (int i = 0; i < s->n_listeners; i++)
-        if (s->listeners[i])
-            (on ? evconnlistener_enable : evconnlistener_disable)(s->listeners[i]);
-    s->full = !on;
+    SSL *ssl = c->socket.tls ? bufferevent_openssl_get_ssl(c->bev) : NULL;
+    if (!ssl)
+        return;
+    SSL_shutdown(ssl);
+    ERR_clear_error(); /* in a handshake, or with nobody there, nothing can be said */
 }
 
 static void connection_close(struct connection *c)
@@ -83,61 +88,104 @@ static void connection_close(struct connection *c)
         event_free(c->flush);
     if (c->limit)
         event_free(c->limit);
-    bufferevent_free(c->bev);
+    if (c->bev) {
+        bufferevent_free(c->bev);
+    } else {
+        close(c->socket.fd);
+    }
+    atomic_fetch_sub(&s->n_connections, 1);
+    s->options.on_closed(s->options.user, (const struct sockaddr *)&c->socket.from);
     free(c);
-    s->n_connections--;
-    if (s->full && !s->draining)
-        set_accepting(s, true);
     check_done(s);
 }
 
-static void arm(struct connection *c, int seconds)
+static size_t pending(void *user)
 {
-    const struct timeval limit = {seconds, 0};
-    if (seconds > 0)
-        event_add(c->limit, &limit);
-    else
-        event_del(c->limit);
+    return evbuffer_get_length(bufferevent_get_output(((struct connection *)user)->bev));
 }
 
-/* Starts the clock of a new phase. That of a body or a stalled answer is started again whenever bytes move. */
-static void follow_phase(struct connection *c, enum http_phase phase, bool progress)
+static void wake(void *user)
 {
-    static const int limits[] = {
-        [HTTP_PHASE_IDLE] = IDLE_LIMIT_S,     [HTTP_PHASE_HEAD] = HEAD_LIMIT_S,
-        [HTTP_PHASE_BODY] = BODY_LIMIT_S,     [HTTP_PHASE_ANSWER] = 0,
-        [HTTP_PHASE_LINGER] = LINGER_LIMIT_S, [HTTP_PHASE_CLOSED] = LINGER_LIMIT_S,
-        [HTTP_PHASE_STALLED] = WRITE_LIMIT_S,
-    };
-    if (phase != c->phase || (progress && (phase == HTTP_PHASE_BODY || phase == HTTP_PHASE_STALLED)))
-        arm(c, limits[phase]);
-    c->phase = phase;
+    event_active(((struct connection *)user)->flush, EV_TIMEOUT, 0);
 }
 
-/* Sends what is there, and closes when that was all. The other side closes first where it may still be sending: to close
- * with unread input would reset the connection and could take the answer with it. */
+/* ---- time ---- */
+
+static void arm(struct connection *c, int64_t deadline_ns, int64_t now_ns)
+{
+    if (deadline_ns >= c->timer_ns)
+        return;
+    int64_t us = (deadline_ns - now_ns) / 1000 + 1;
+    const struct timeval wait = {us / 1000000, us % 1000000};
+    event_add(c->limit, &wait);
+    c->timer_ns = deadline_ns;
+}
+
+/* True when the connection is to be closed at once. Its end is waited for only once the last byte is out. */
+static bool over_limit(struct connection *c, bool ending)
+{
+    const struct http_limits *l = &c->server->options.http->limits;
+    int64_t now_ns = clock_now_ns();
+    size_t n_pending = pending(c);
+    uint64_t n_sent = c->n_written - n_pending;
+    pace_follow(&c->writing, n_pending > 0, n_sent, now_ns);
+    int64_t deadline_ns = pace_deadline(&c->writing, n_sent, l->stall_ns, l->min_rate);
+    int64_t http_ns = ending && n_pending > 0 ? CLOCK_NEVER : http_conn_check(c->http, now_ns);
+    if (http_ns < deadline_ns)
+        deadline_ns = http_ns;
+    if (now_ns >= deadline_ns)
+        return true;
+    arm(c, deadline_ns, now_ns);
+    return false;
+}
+
+/* ---- bytes ---- */
+
+/* The other side closes first where it may still be sending: to close with unread input would reset the connection and
+ * could take the answer with it. True when the connection can be closed. */
+static bool finish(struct connection *c, enum http_phase phase)
+{
+    if (pending(c) > 0)
+        return false;
+    if (!c->shut) {
+        say_end(c);
+        shutdown(c->socket.fd, SHUT_WR);
+    }
+    c->shut = true;
+    return phase == HTTP_PHASE_CLOSED;
+}
+
+/* Hands bytes to the socket at once where nothing waits before them; the rest is the bufferevent's, for which two calls of
+ * epoll_ctl and a turn of the loop go by. Errors come again there. */
+static void send_bytes(struct connection *c, const char *data, size_t n_bytes)
+{
+    ssize_t n = -1;
+    if (n_bytes == 0)
+        return;
+    if (!c->socket.tls && pending(c) == 0)
+        n = send(c->socket.fd, data, n_bytes, MSG_NOSIGNAL | MSG_DONTWAIT);
+    size_t n_sent = n > 0 ? (size_t)n : 0;
+    if (n_sent < n_bytes)
+        bufferevent_write(c->bev, data + n_sent, n_bytes - n_sent);
+    else if (n_bytes >= HTTP_LOW_WATER_BYTES)
+        wake(c); /* more may be made now */
+    c->n_written += n_bytes;
+}
+
+/* Sends what is there, and closes when that was all. */
 static void flush_connection(struct connection *c)
 {
     struct server *s = c->server;
     buffer_clear(&s->out);
     http_conn_output(c->http, &s->out);
-    if (s->out.n_bytes > 0)
-        bufferevent_write(c->bev, s->out.data, s->out.n_bytes);
+    send_bytes(c, s->out.data, s->out.n_bytes);
+    if (s->out.capacity > SCRATCH_BYTES)
+        buffer_fini(&s->out);
     enum http_phase phase = http_conn_phase(c->http);
-    if (phase == HTTP_PHASE_LINGER || phase == HTTP_PHASE_CLOSED) {
-        if (evbuffer_get_length(bufferevent_get_output(c->bev)) == 0) {
-            if (phase == HTTP_PHASE_CLOSED) {
-                connection_close(c);
-                return;
-            }
-            if (!c->shut)
-                shutdown(bufferevent_getfd(c->bev), SHUT_WR);
-            c->shut = true;
-        }
-        /* Until the output is out the write limit holds. */
-        follow_phase(c, c->shut ? phase : HTTP_PHASE_ANSWER, false);
-    } else {
-        follow_phase(c, phase, s->out.n_bytes > 0);
+    bool ending = phase == HTTP_PHASE_LINGER || phase == HTTP_PHASE_CLOSED;
+    if ((ending && finish(c, phase)) || over_limit(c, ending)) {
+        connection_close(c);
+        return;
     }
     if (http_conn_wants_input(c->http))
         bufferevent_enable(c->bev, EV_READ);
@@ -154,17 +202,9 @@ static void on_flush(evutil_socket_t fd, short what, void *user)
 static void on_limit(evutil_socket_t fd, short what, void *user)
 {
     (void)fd, (void)what;
-    connection_close(user);
-}
-
-static void wake(void *user)
-{
-    event_active(((struct connection *)user)->flush, EV_TIMEOUT, 0);
-}
-
-static size_t pending(void *user)
-{
-    return evbuffer_get_length(bufferevent_get_output(((struct connection *)user)->bev));
+    struct connection *c = user;
+    c->timer_ns = CLOCK_NEVER;
+    flush_connection(c);
 }
 
 static void on_read(struct bufferevent *bev, void *user)
@@ -176,7 +216,6 @@ static void on_read(struct bufferevent *bev, void *user)
         http_conn_input(c->http, (const char *)evbuffer_pullup(in, (ev_ssize_t)n), n);
         evbuffer_drain(in, n);
     }
-    follow_phase(c, c->phase == HTTP_PHASE_LINGER ? c->phase : http_conn_phase(c->http), c->phase == HTTP_PHASE_BODY);
 }
 
 static void on_written(struct bufferevent *bev, void *user)
@@ -185,145 +224,157 @@ static void on_written(struct bufferevent *bev, void *user)
     flush_connection(user);
 }
 
+/* But for the end of a handshake: the end of input or an error, which mean that nobody is there. */
 static void on_event(struct bufferevent *bev, short what, void *user)
 {
-    (void)bev,
-        (void)what; /* the end of input, an error or a reader that does not read: all mean that nobody is there */
-    connection_close(user);
+    struct connection *c = user;
+    if (what & BEV_EVENT_CONNECTED)
+        return;
+    unsigned long reason = c->socket.tls ? bufferevent_get_openssl_error(bev) : 0;
+    if (reason != 0)
+        log_debug("gateway", "TLS failed", LOG_STR("reason", ERR_reason_error_string(reason)),
+                  LOG_STR("peer", c->peer));
+    ERR_clear_error();
+    connection_close(c);
 }
 
-/* Small messages at once; and no more unsent bytes in the kernel than a few writes, so that a slow reader is noticed. */
-static void tune_socket(evutil_socket_t fd)
+/* ---- arrival ---- */
+
+static bool open_transport(struct connection *c)
 {
-    int on = 1, low = NOTSENT_LOWAT;
-    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
-    setsockopt(fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, &low, sizeof low);
+    struct event_base *base = c->server->base;
+    if (!c->socket.tls) {
+        c->bev = bufferevent_socket_new(base, c->socket.fd, BEV_OPT_CLOSE_ON_FREE);
+        return c->bev != NULL;
+    }
+    SSL *ssl = tls_session(c->socket.tls);
+    c->bev = ssl ? bufferevent_openssl_socket_new(base, c->socket.fd, ssl, BUFFEREVENT_SSL_ACCEPTING,
+                                                  BEV_OPT_CLOSE_ON_FREE)
+                 : NULL;
+    if (!c->bev) {
+        SSL_free(ssl);
+        return false;
+    }
+    bufferevent_openssl_set_allow_dirty_shutdown(c->bev, 1);
+    return true;
 }
 
-static void link_connection(struct connection *c)
+static bool connection_open(struct connection *c)
 {
     struct server *s = c->server;
-    c->next = s->connections;
-    if (c->next)
-        c->next->previous = c;
-    s->connections = c;
-    if (++s->n_connections >= s->options.max_connections && !s->full)
-        set_accepting(s, false); /* the backlog holds the rest */
+    const struct http_transport transport = {.user = c, .wake = wake, .pending = pending};
+    c->timer_ns = CLOCK_NEVER;
+    address_text((const struct sockaddr *)&c->socket.from, c->socket.n_from, c->peer, sizeof c->peer);
+    c->http = http_conn_open(s->options.http, &transport, c->peer);
+    c->flush = event_new(s->base, -1, 0, on_flush, c);
+    c->limit = evtimer_new(s->base, on_limit, c);
+    if (!c->http || !c->flush || !c->limit || !open_transport(c))
+        return false;
+    bufferevent_setcb(c->bev, on_read, on_written, on_event, c);
+    bufferevent_setwatermark(c->bev, EV_READ, 0, READ_WATERMARK);
+    bufferevent_setwatermark(c->bev, EV_WRITE, HTTP_LOW_WATER_BYTES / 2, 0);
+    bufferevent_enable(c->bev, EV_READ | EV_WRITE);
+    for (int i = 0; i < s->draining + s->told; i++)
+        http_conn_drain(c->http);
+    wake(c); /* its first limit */
+    return true;
 }
 
-static void on_accept(struct evconnlistener *listener, evutil_socket_t fd, struct sockaddr *from, int n_from,
-                      void *user)
+static void take_arrivals(struct server *s)
 {
-    (void)listener;
-    struct server *s = user;
-    char peer[64];
+    pthread_mutex_lock(&s->lock);
+    struct connection *c = s->arrivals;
+    s->arrivals = NULL;
+    pthread_mutex_unlock(&s->lock);
+    for (struct connection *next; c; c = next) {
+        next = c->next;
+        c->next = s->connections;
+        if (c->next)
+            c->next->previous = c;
+        s->connections = c;
+        if (!connection_open(c))
+            connection_close(c);
+    }
+}
+
+static void on_arrival(evutil_socket_t fd, short what, void *user)
+{
+    (void)fd, (void)what;
+    take_arrivals(user);
+}
+
+void server_give(struct server *s, const struct server_socket *socket)
+{
     struct connection *c = calloc(1, sizeof *c);
-    struct bufferevent *bev = c ? bufferevent_socket_new(s->base, fd, BEV_OPT_CLOSE_ON_FREE) : NULL;
-    if (!bev) {
-        free(c);
-        close(fd);
+    if (!c) {
+        close(socket->fd);
+        s->options.on_closed(s->options.user, (const struct sockaddr *)&socket->from);
         return;
     }
     c->server = s;
-    c->bev = bev;
-    c->phase = HTTP_PHASE_IDLE;
-    link_connection(c);
-    const struct http_transport transport = {.user = c, .wake = wake, .pending = pending};
-    c->http = http_conn_open(s->options.http, &transport, address_text(from, (size_t)n_from, peer, sizeof peer));
-    c->flush = event_new(s->base, -1, 0, on_flush, c);
-    c->limit = evtimer_new(s->base, on_limit, c);
-    if (!c->http || !c->flush || !c->limit) {
-        connection_close(c);
-        return;
-    }
-    if (from->sa_family != AF_UNIX)
-        tune_socket(fd);
-    const struct timeval write_limit = {WRITE_LIMIT_S, 0};
-    bufferevent_setcb(bev, on_read, on_written, on_event, c);
-    bufferevent_setwatermark(bev, EV_READ, 0, READ_WATERMARK);
-    bufferevent_setwatermark(bev, EV_WRITE, HTTP_LOW_WATER_BYTES / 2, 0);
-    bufferevent_set_timeouts(bev, NULL, &write_limit);
-    arm(c, HEAD_LIMIT_S); /* the first request has no more time than that */
-    bufferevent_enable(bev, EV_READ | EV_WRITE);
+    c->socket = *socket;
+    atomic_fetch_add(&s->n_connections, 1);
+    pthread_mutex_lock(&s->lock);
+    bool first = !s->arrivals;
+    c->next = s->arrivals;
+    s->arrivals = c;
+    pthread_mutex_unlock(&s->lock);
+    if (first)
+        event_active(s->arrive, EV_TIMEOUT, 0);
 }
 
-static void on_accept_error(struct evconnlistener *listener, void *user)
+/* ---- the whole ---- */
+
+static void drain_all(struct server *s)
 {
-    (void)listener, (void)user;
-    log_warn("gateway", "accept failed", LOG_STR("reason", strerror(errno)));
+    for (struct connection *c = s->connections, *next; c; c = next) {
+        next = c->next;
+        http_conn_drain(c->http);
+    }
 }
 
-static enum error_code listen_on(struct server *s, const struct address *a, struct error *err)
+static void on_notice_over(evutil_socket_t fd, short what, void *user)
 {
-    evutil_socket_t fd;
-    enum error_code code = address_listen(a, &fd, err);
-    if (code != ERROR_NONE)
-        return code;
-    struct evconnlistener *l =
-        evconnlistener_new(s->base, on_accept, s, LEV_OPT_CLOSE_ON_FREE | LEV_OPT_CLOSE_ON_EXEC, 0, fd);
-    if (!l) {
-        close(fd);
-        return error_set(err, ERROR_INTERNAL, "out of memory");
-    }
-    evconnlistener_set_error_cb(l, on_accept_error);
-    char text[128];
-    int port = address_bound(fd, text, sizeof text);
-    if (s->n_listeners == 0)
-        s->port = port;
-    s->addresses[s->n_listeners] = *a;
-    s->listeners[s->n_listeners++] = l;
-    log_info("gateway", "listening", LOG_STR("server", s->options.name), LOG_STR("address", text),
-             LOG_INT("port", port));
-    return ERROR_NONE;
+    (void)fd, (void)what;
+    struct server *s = user;
+    s->told = true;
+    drain_all(s);
 }
 
 enum error_code server_open(struct event_base *base, const struct server_options *options, struct server **out,
                             struct error *err)
 {
-    struct address addresses[MAX_LISTENERS];
-    int n = 0;
-    enum error_code code = address_parse_list(options->listen, addresses, MAX_LISTENERS, &n, err);
-    struct server *s = code == ERROR_NONE ? calloc(1, sizeof *s) : NULL;
+    struct server *s = calloc(1, sizeof *s);
     if (!s)
-        return code != ERROR_NONE ? code : error_set(err, ERROR_INTERNAL, "out of memory");
+        return error_set(err, ERROR_INTERNAL, "out of memory");
     s->base = base;
     s->options = *options;
+    atomic_init(&s->n_connections, 0);
+    pthread_mutex_init(&s->lock, NULL);
     buffer_init(&s->out, SIZE_MAX / 2);
-    for (int i = 0; i < n && code == ERROR_NONE; i++)
-        code = listen_on(s, &addresses[i], err);
-    if (code != ERROR_NONE)
+    s->arrive = event_new(base, -1, 0, on_arrival, s);
+    s->notice = evtimer_new(base, on_notice_over, s);
+    if (!s->arrive || !s->notice) {
         server_close(s);
-    else
-        *out = s;
-    return code;
-}
-
-int server_port(const struct server *s)
-{
-    return s->port;
-}
-
-static void stop_listening(struct server *s)
-{
-    for (int i = 0; i < s->n_listeners; i++) {
-        if (!s->listeners[i])
-            continue;
-        evconnlistener_free(s->listeners[i]);
-        s->listeners[i] = NULL;
-        address_unlink(&s->addresses[i]);
+        return error_set(err, ERROR_INTERNAL, "out of memory");
     }
+    *out = s;
+    return ERROR_NONE;
+}
+
+int64_t server_connections(const struct server *s)
+{
+    return atomic_load(&s->n_connections);
 }
 
 void server_drain(struct server *s, void (*done)(void *user), void *user)
 {
+    const struct timeval notice = {0, SERVER_DRAIN_NOTICE_MS * 1000};
     s->draining = true;
-    stop_listening(s);
-    for (struct connection *c = s->connections, *next; c; c = next) {
-        next = c->next;
-        http_conn_drain(c->http);
-    }
     s->done = done;
     s->done_user = user;
+    drain_all(s);
+    event_add(s->notice, &notice);
     check_done(s);
 }
 
@@ -331,9 +382,14 @@ void server_close(struct server *s)
 {
     s->done = NULL;
     s->draining = true;
-    stop_listening(s);
+    if (s->arrive)
+        event_free(s->arrive);
+    if (s->notice)
+        event_free(s->notice);
+    take_arrivals(s);
     while (s->connections)
         connection_close(s->connections);
+    pthread_mutex_destroy(&s->lock);
     buffer_fini(&s->out);
     free(s);
 }

@@ -63,6 +63,8 @@ static grpc_channel *make_channel(const struct rpc_client_options *o, grpc_chann
 {
     size_t max_bytes = o->max_message_bytes ? o->max_message_bytes : DEFAULT_MAX_MESSAGE_BYTES;
 #define INT_ARG(name, v) {.type = GRPC_ARG_INTEGER, .key = (char *)(uintptr_t)(name), .value.integer = (v)}
+#define STRING_ARG(name, v)                                                                                            \
+    {.type = GRPC_ARG_STRING, .key = (char *)(uintptr_t)(name), .value.string = (char *)(uintptr_t)(v)}
     grpc_arg args[] = {
         INT_ARG(GRPC_ARG_MAX_RECEIVE_MESSAGE_LENGTH, max_bytes > INT32_MAX ? INT32_MAX : (int)max_bytes),
         INT_ARG(GRPC_ARG_ENABLE_HTTP_PROXY, 0),
@@ -76,11 +78,12 @@ static grpc_channel *make_channel(const struct rpc_client_options *o, grpc_chann
         INT_ARG(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, MIN_BACKOFF_MS),
         INT_ARG(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, MAX_BACKOFF_MS),
         INT_ARG(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1),
-        {.type = GRPC_ARG_STRING, .key = (char *)(uintptr_t)GRPC_ARG_SERVICE_CONFIG,
-         .value.string = (char *)(uintptr_t)o->service_config},
+        STRING_ARG(GRPC_ARG_SERVICE_CONFIG, o->service_config ? o->service_config : "{}"),
+        STRING_ARG(GRPC_SSL_TARGET_NAME_OVERRIDE_ARG, o->tls_name),
     };
 #undef INT_ARG
-    grpc_channel_args list = {sizeof args / sizeof args[0] - (o->service_config ? 0 : 1), args};
+#undef STRING_ARG
+    grpc_channel_args list = {sizeof args / sizeof args[0] - (o->tls_name ? 0 : 1), args};
     return grpc_channel_create(o->target, credentials, &list);
 }
 

@@ -110,6 +110,7 @@ struct rpc_client_options {
     const char *target;          /* "127.0.0.1:50051", "dns:///name:port", "ipv4:a:1,b:2", "unix:/path" */
     const char *service_config;  /* JSON or NULL */
     const char *tls_ca_file, *tls_cert_file, *tls_key_file; /* NULL = plain text */
+    const char *tls_name;        /* that the server's certificate must have; NULL = the target's host */
     size_t max_message_bytes;    /* received; 0 = 16 MiB */
     int n_connections;           /* that calls take in turn; 0 = 1 */
 };

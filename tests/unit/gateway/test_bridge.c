@@ -148,7 +148,7 @@ static void setup(bool with_engine)
     gateway_metrics_open(&g);
     g.health = health_open(&g);
     gateway_init_http(&g);
-    ck_assert_int_eq(engine_open(g.base, target, &g.engine, &err), ERROR_NONE);
+    ck_assert_int_eq(engine_open(g.base, target, NULL, &g.engine, &err), ERROR_NONE);
     connect_client();
 }
 

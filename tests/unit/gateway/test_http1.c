@@ -2,6 +2,8 @@
 #include "tests/suite.h"
 #include "tests/unit/gateway/memory.h"
 
+#include "base/clock.h"
+
 static int count(const char *text, const char *word)
 {
     int n = 0;
@@ -256,7 +258,80 @@ START_TEST(drains)
     ck_assert_int_eq(http_conn_phase(m.conn), HTTP_PHASE_ANSWER);
     http_end(m.stream);
     http_conn_output(m.conn, &m.out);
+    ck_assert_int_eq(http_conn_phase(m.conn), HTTP_PHASE_IDLE); /* that answer had promised to go on */
+    memory_text(&m, "GET /echo HTTP/1.1\r\nHost: a\r\n\r\n");
+    ck_assert_ptr_nonnull(strstr(memory_sent(&m), "connection: close\r\n"));
     ck_assert_int_eq(http_conn_phase(m.conn), HTTP_PHASE_LINGER);
+    memory_close(&m);
+}
+END_TEST
+
+START_TEST(an_idle_connection_ends_with_the_drain)
+{
+    struct memory m;
+    memory_open(&m, 1024);
+    memory_text(&m, "GET /echo HTTP/1.1\r\nHost: a\r\n\r\n");
+    http_conn_drain(m.conn);
+    ck_assert_int_eq(http_conn_phase(m.conn), HTTP_PHASE_IDLE);
+    http_conn_drain(m.conn);
+    ck_assert_int_eq(http_conn_phase(m.conn), HTTP_PHASE_LINGER);
+    memory_close(&m);
+}
+END_TEST
+
+/* A head and a body have their time; what is late is answered, and the connection closes. */
+START_TEST(slow_requests_are_answered)
+{
+    const int64_t s = CLOCK_NS_PER_S;
+    struct memory m;
+    memory_open(&m, 1 << 20);
+    m.settings.limits = (struct http_limits){.head_ns = 10 * s, .body_ns = 5 * s, .idle_ns = 75 * s, .min_rate = 100};
+    memory_text(&m, "GET /echo HTTP/1.1\r\nHost: a\r\n\r\nGET /echo HT");
+    ck_assert_int_eq(http_conn_check(m.conn, 100 * s), 110 * s);
+    memory_text(&m, "TP/1.1\r\nX: a");
+    ck_assert_int_eq(http_conn_check(m.conn, 109 * s), 110 * s); /* a byte now and then gains nothing */
+    http_conn_check(m.conn, 110 * s);
+    http_conn_output(m.conn, &m.out);
+    ck_assert_int_eq(m.reject_status, 408);
+    ck_assert_int_eq(http_conn_phase(m.conn), HTTP_PHASE_LINGER);
+    memory_close(&m);
+}
+END_TEST
+
+START_TEST(slow_bodies_are_answered)
+{
+    const int64_t s = CLOCK_NS_PER_S;
+    struct memory m;
+    char part[301];
+    memset(part, 'x', 300);
+    part[300] = '\0';
+    memory_open(&m, 1 << 20);
+    m.settings.limits = (struct http_limits){.head_ns = 10 * s, .body_ns = 5 * s, .idle_ns = 75 * s, .min_rate = 100};
+    memory_text(&m, "POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 9999\r\n\r\n");
+    ck_assert_int_eq(http_conn_check(m.conn, 100 * s), 105 * s);
+    memory_text(&m, part);
+    ck_assert_int_eq(http_conn_check(m.conn, 104 * s), 108 * s); /* 300 bytes at 100 a second */
+    memory_text(&m, "x");
+    ck_assert_int_lt(http_conn_check(m.conn, 107 * s), 109 * s);
+    ck_assert_int_eq(m.n_rejects, 0);
+    http_conn_check(m.conn, 109 * s);
+    ck_assert_int_eq(m.reject_status, 408);
+    memory_close(&m);
+}
+END_TEST
+
+START_TEST(idle_connections_end)
+{
+    const int64_t s = CLOCK_NS_PER_S;
+    struct memory m;
+    memory_open(&m, 1024);
+    m.settings.limits = (struct http_limits){.head_ns = 10 * s, .idle_ns = 75 * s, .linger_ns = 2 * s};
+    ck_assert_int_eq(http_conn_check(m.conn, 1 * s), 11 * s); /* the first request must come soon */
+    memory_text(&m, "GET /echo HTTP/1.1\r\nHost: a\r\n\r\n");
+    ck_assert_int_eq(http_conn_check(m.conn, 2 * s), 77 * s);
+    http_conn_check(m.conn, 77 * s);
+    ck_assert_int_eq(http_conn_phase(m.conn), HTTP_PHASE_LINGER);
+    ck_assert_int_eq(http_conn_check(m.conn, 78 * s), 80 * s);
     memory_close(&m);
 }
 END_TEST
@@ -278,4 +353,5 @@ END_TEST
 
 SUITE("http1", understands_in_any_pieces, refuses_in_any_pieces, answers_pipelined_requests_in_order, bounds_the_head,
       continues_when_asked, streams_with_back_pressure, old_streams_end_with_the_connection, drains,
+      an_idle_connection_ends_with_the_drain, slow_requests_are_answered, slow_bodies_are_answered, idle_connections_end,
       aborts_without_the_last_chunk)

@@ -2,6 +2,8 @@
 #include "tests/suite.h"
 #include "tests/unit/gateway/memory.h"
 
+#include "base/clock.h"
+
 #define PREFACE "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 
 enum { DATA = 0, HEADERS = 1, RST_STREAM = 3, SETTINGS = 4, GOAWAY = 7, WINDOW_UPDATE = 8, CONTINUATION = 9 };
@@ -245,12 +247,109 @@ START_TEST(drains_with_goaway)
     memory_input(&m, in.data, in.n_bytes, 0);
     http_conn_drain(m.conn);
     http_conn_output(m.conn, &m.out);
-    ck_assert_ptr_nonnull(find(&m, GOAWAY, 0, 0, &n, &flags));
+    const unsigned char *notice = find(&m, GOAWAY, 0, 0, &n, &flags);
+    ck_assert(notice && memcmp(notice, "\x7F\xFF\xFF\xFF", 4) == 0);
+    buffer_clear(&in); /* a stream that the client opened before it read that */
+    headers(&in, 3, END_STREAM, "GET", "/echo", NULL, NULL);
+    memory_input(&m, in.data, in.n_bytes, 0);
+    check_data(&m, 3, "GET /echo? [-] ");
+    http_conn_drain(m.conn);
+    http_conn_output(m.conn, &m.out);
+    const unsigned char *last = find(&m, GOAWAY, 0, 1, &n, &flags);
+    ck_assert(last && memcmp(last, "\0\0\0\3", 4) == 0);
     ck_assert_int_eq(http_conn_phase(m.conn), HTTP_PHASE_ANSWER);
     http_end(m.stream);
     http_conn_output(m.conn, &m.out);
     enum http_phase phase = http_conn_phase(m.conn);
     ck_assert(phase == HTTP_PHASE_LINGER || phase == HTTP_PHASE_CLOSED);
+    memory_close(&m);
+    buffer_fini(&in);
+}
+END_TEST
+
+/* A stream whose window the client keeps shut is ended after its time; the other one goes on. */
+START_TEST(a_stalled_stream_ends_alone)
+{
+    const int64_t s = CLOCK_NS_PER_S;
+    struct buffer in;
+    struct memory m;
+    size_t n;
+    int flags;
+    char text[70000];
+    memset(text, 'x', sizeof text);
+    begin(&in);
+    headers(&in, 1, END_STREAM, "GET", "/stream", NULL, NULL);
+    frame(&in, WINDOW_UPDATE, 0, 0, "\0\x10\0\0", 4); /* of the connection: only the stream's own window is shut */
+    memory_open(&m, 1024);
+    m.settings.limits = (struct http_limits){.stall_ns = 60 * s, .min_rate = 100};
+    memory_input(&m, in.data, in.n_bytes, 0);
+    http_write(m.stream, text, sizeof text);
+    http_conn_output(m.conn, &m.out);
+    ck_assert_int_eq(http_conn_check(m.conn, 100 * s), 160 * s);
+    http_conn_check(m.conn, 159 * s);
+    http_conn_output(m.conn, &m.out);
+    ck_assert_ptr_null(find(&m, RST_STREAM, 1, 0, &n, &flags));
+    http_conn_check(m.conn, 160 * s);
+    http_conn_output(m.conn, &m.out);
+    const unsigned char *code = find(&m, RST_STREAM, 1, 0, &n, &flags);
+    ck_assert(code && memcmp(code, "\0\0\0\x08", 4) == 0); /* CANCEL */
+    ck_assert_int_eq(m.n_gone, 1);
+    buffer_clear(&in);
+    headers(&in, 3, END_STREAM, "GET", "/echo", NULL, NULL);
+    memory_input(&m, in.data, in.n_bytes, 0);
+    check_data(&m, 3, "GET /echo? [-] ");
+    memory_close(&m);
+    buffer_fini(&in);
+}
+END_TEST
+
+/* A body that trickles is answered, and its stream ended when it goes on. */
+START_TEST(a_slow_body_is_answered)
+{
+    const int64_t s = CLOCK_NS_PER_S;
+    struct buffer in;
+    struct memory m;
+    size_t n;
+    int flags;
+    begin(&in);
+    headers(&in, 1, 0, "POST", "/echo", NULL, NULL);
+    frame(&in, DATA, 0, 1, "abcdefghij", 10);
+    memory_open(&m, 1024);
+    m.settings.limits = (struct http_limits){.body_ns = 5 * s, .min_rate = 10};
+    memory_input(&m, in.data, in.n_bytes, 0);
+    ck_assert_int_eq(http_conn_check(m.conn, 100 * s), 105 * s);
+    buffer_clear(&in);
+    frame(&in, DATA, 0, 1, "abcdefghij", 10);
+    memory_input(&m, in.data, in.n_bytes, 0);
+    ck_assert_int_eq(http_conn_check(m.conn, 105 * s), 106 * s); /* 10 bytes at 10 a second */
+    http_conn_check(m.conn, 106 * s);
+    http_conn_output(m.conn, &m.out);
+    ck_assert_int_eq(m.reject_status, 408);
+    http_conn_check(m.conn, 107 * s);
+    http_conn_check(m.conn, 112 * s);
+    http_conn_output(m.conn, &m.out);
+    ck_assert_ptr_nonnull(find(&m, RST_STREAM, 1, 0, &n, &flags));
+    memory_close(&m);
+    buffer_fini(&in);
+}
+END_TEST
+
+START_TEST(an_idle_connection_says_goodbye)
+{
+    const int64_t s = CLOCK_NS_PER_S;
+    struct buffer in;
+    struct memory m;
+    size_t n;
+    int flags;
+    begin(&in);
+    memory_open(&m, 1024);
+    m.settings.limits = (struct http_limits){.idle_ns = 75 * s};
+    memory_input(&m, in.data, in.n_bytes, 0);
+    ck_assert_int_eq(http_conn_check(m.conn, 100 * s), 175 * s);
+    http_conn_check(m.conn, 175 * s);
+    http_conn_output(m.conn, &m.out);
+    ck_assert_ptr_nonnull(find(&m, GOAWAY, 0, 0, &n, &flags));
+    ck_assert_int_eq(http_conn_phase(m.conn), HTTP_PHASE_CLOSED);
     memory_close(&m);
     buffer_fini(&in);
 }
@@ -294,5 +393,6 @@ START_TEST(rapid_resets_end_the_connection)
 END_TEST
 
 SUITE("http2", answers_in_any_pieces, bounds_the_body, bounds_the_headers, obeys_flow_control,
-      a_full_transport_stops_frames, a_reset_is_told, drains_with_goaway, endless_continuation_ends_the_connection,
+      a_full_transport_stops_frames, a_reset_is_told, drains_with_goaway,
+      a_stalled_stream_ends_alone, a_slow_body_is_answered, an_idle_connection_says_goodbye, endless_continuation_ends_the_connection,
       rapid_resets_end_the_connection)

@@ -1,0 +1,206 @@
+/*
+ * One SSL_CTX at a time, replaced as a whole: OpenSSL counts references, so that a connection's context lives as long as it.
+ *
+ * A file is known by inode, size and time of change, looked up before it is read: a change in between is seen at the next
+ * look. A pair that is replaced one file after the other fails once and is taken when its second file is there.
+ */
+#include "gateway/tls.h"
+
+#include "base/clock.h"
+#include "base/log.h"
+
+#include <openssl/err.h>
+#include <openssl/ssl.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <time.h>
+
+#define TICKET_KEYS_NS (86400 * CLOCK_NS_PER_S)
+#define CIPHERS "ECDHE+AESGCM:ECDHE+CHACHA20" /* of TLS 1.2; what HTTP/2 allows (RFC 9113 appendix A) */
+
+struct file_id {
+    ino_t inode;
+    off_t n_bytes;
+    struct timespec changed;
+};
+
+struct tls {
+    struct tls_files files;
+    struct file_id seen[3]; /* of the last look; the watching thread's */
+    int64_t loaded_ns;
+    pthread_mutex_t lock; /* guards what follows */
+    SSL_CTX *context;
+    int64_t expires_s;
+};
+
+/* ---- a context ---- */
+
+/* The first of OpenSSL's reasons, and its queue emptied. */
+static enum error_code refuse(struct error *err, const char *what, const char *path)
+{
+    const char *reason = ERR_reason_error_string(ERR_peek_error());
+    error_set(err, ERROR_INVALID_REQUEST, "%s %s: %s", what, path, reason ? reason : "not readable");
+    ERR_clear_error();
+    return ERROR_INVALID_REQUEST;
+}
+
+static int choose_protocol(SSL *ssl, const unsigned char **out, unsigned char *n_out, const unsigned char *in,
+                           unsigned n_in, void *user)
+{
+    static const unsigned char ours[] = "\x02h2\x08http/1.1";
+    (void)ssl, (void)user;
+    /* The cast is OpenSSL's: it writes a pointer into one of the two lists. */
+    return SSL_select_next_proto((unsigned char **)(uintptr_t)out, n_out, ours, sizeof ours - 1, in, n_in) ==
+                   OPENSSL_NPN_NEGOTIATED
+               ? SSL_TLSEXT_ERR_OK
+               : SSL_TLSEXT_ERR_ALERT_FATAL; /* RFC 7301: none in common */
+}
+
+static void harden(SSL_CTX *c)
+{
+    SSL_CTX_set_min_proto_version(c, TLS1_2_VERSION);
+    SSL_CTX_set_cipher_list(c, CIPHERS);
+    SSL_CTX_set_options(c, SSL_OP_NO_COMPRESSION | SSL_OP_NO_RENEGOTIATION | SSL_OP_PRIORITIZE_CHACHA |
+                               SSL_OP_IGNORE_UNEXPECTED_EOF);
+    SSL_CTX_set_mode(c, SSL_MODE_RELEASE_BUFFERS); /* an idle connection keeps no record buffers */
+    SSL_CTX_set_session_cache_mode(c, SSL_SESS_CACHE_OFF);
+    SSL_CTX_set_alpn_select_cb(c, choose_protocol, NULL);
+}
+
+static enum error_code ask_for_clients(SSL_CTX *c, const char *ca, struct error *err)
+{
+    static const unsigned char id[] = "bitnet-gateway"; /* a ticket is good for this service only */
+    SSL_CTX_set_session_id_context(c, id, sizeof id - 1);
+    if (!ca)
+        return ERROR_NONE;
+    STACK_OF(X509_NAME) *names = SSL_load_client_CA_file(ca);
+    if (!names || SSL_CTX_load_verify_locations(c, ca, NULL) != 1) {
+        sk_X509_NAME_pop_free(names, X509_NAME_free);
+        return refuse(err, "client CA", ca);
+    }
+    SSL_CTX_set_client_CA_list(c, names); /* takes it */
+    SSL_CTX_set_verify(c, SSL_VERIFY_PEER | SSL_VERIFY_FAIL_IF_NO_PEER_CERT, NULL);
+    return ERROR_NONE;
+}
+
+static enum error_code fill(SSL_CTX *c, const struct tls_files *f, struct error *err)
+{
+    harden(c);
+    if (SSL_CTX_use_certificate_chain_file(c, f->cert) != 1)
+        return refuse(err, "certificate", f->cert);
+    if (SSL_CTX_use_PrivateKey_file(c, f->key, SSL_FILETYPE_PEM) != 1)
+        return refuse(err, "key", f->key);
+    if (SSL_CTX_check_private_key(c) != 1)
+        return refuse(err, "key", f->key);
+    return ask_for_clients(c, f->client_ca, err);
+}
+
+static int64_t expiry(SSL_CTX *c)
+{
+    struct tm tm;
+    const X509 *cert = SSL_CTX_get0_certificate(c);
+    return cert && ASN1_TIME_to_tm(X509_get0_notAfter(cert), &tm) == 1 ? (int64_t)timegm(&tm) : 0;
+}
+
+enum error_code tls_reload(struct tls *t, struct error *err)
+{
+    ERR_clear_error();
+    SSL_CTX *c = SSL_CTX_new(TLS_server_method()), *old = NULL;
+    if (!c)
+        return error_set(err, ERROR_INTERNAL, "out of memory");
+    enum error_code code = fill(c, &t->files, err);
+    if (code != ERROR_NONE) {
+        SSL_CTX_free(c);
+        return code;
+    }
+    pthread_mutex_lock(&t->lock);
+    old = t->context;
+    t->context = c;
+    t->expires_s = expiry(c);
+    pthread_mutex_unlock(&t->lock);
+    SSL_CTX_free(old);
+    return ERROR_NONE;
+}
+
+/* ---- watching ---- */
+
+static void look(const struct tls *t, struct file_id ids[3])
+{
+    const char *const paths[3] = {t->files.cert, t->files.key, t->files.client_ca};
+    memset(ids, 0, 3 * sizeof *ids);
+    for (int i = 0; i < 3; i++) {
+        struct stat st;
+        if (paths[i] && stat(paths[i], &st) == 0)
+            ids[i] = (struct file_id){.inode = st.st_ino, .n_bytes = st.st_size, .changed = st.st_ctim};
+    }
+}
+
+static bool same(const struct file_id *a, const struct file_id *b)
+{
+    return a->inode == b->inode && a->n_bytes == b->n_bytes && a->changed.tv_sec == b->changed.tv_sec &&
+           a->changed.tv_nsec == b->changed.tv_nsec;
+}
+
+void tls_watch(struct tls *t, int64_t now_ns, bool now)
+{
+    struct error err = {0};
+    struct file_id ids[3];
+    bool changed = now;
+    look(t, ids);
+    for (int i = 0; i < 3; i++)
+        changed |= !same(&ids[i], &t->seen[i]);
+    if (!changed && now_ns - t->loaded_ns < TICKET_KEYS_NS)
+        return;
+    memcpy(t->seen, ids, sizeof ids);
+    t->loaded_ns = now_ns;
+    if (tls_reload(t, &err) != ERROR_NONE)
+        log_error("gateway", "certificate not taken, the old one stays", LOG_STR("reason", err.message));
+    else if (changed)
+        log_info("gateway", "certificate taken", LOG_STR("file", t->files.cert), LOG_INT("expires", tls_expires_s(t)));
+}
+
+/* ---- */
+
+enum error_code tls_open(const struct tls_files *files, struct tls **out, struct error *err)
+{
+    struct tls *t = calloc(1, sizeof *t);
+    if (!t)
+        return error_set(err, ERROR_INTERNAL, "out of memory");
+    t->files = *files;
+    pthread_mutex_init(&t->lock, NULL);
+    look(t, t->seen);
+    t->loaded_ns = clock_now_ns();
+    enum error_code code = tls_reload(t, err);
+    if (code != ERROR_NONE)
+        tls_close(t);
+    else
+        *out = t;
+    return code;
+}
+
+void tls_close(struct tls *t)
+{
+    if (!t)
+        return;
+    SSL_CTX_free(t->context);
+    pthread_mutex_destroy(&t->lock);
+    free(t);
+}
+
+struct ssl_st *tls_session(struct tls *t)
+{
+    pthread_mutex_lock(&t->lock);
+    SSL *ssl = SSL_new(t->context); /* takes a reference of the context */
+    pthread_mutex_unlock(&t->lock);
+    return ssl;
+}
+
+int64_t tls_expires_s(struct tls *t)
+{
+    pthread_mutex_lock(&t->lock);
+    int64_t s = t->expires_s;
+    pthread_mutex_unlock(&t->lock);
+    return s;
+}
