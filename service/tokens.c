@@ -1,27 +1,26 @@
 /* Tokenize and Detokenize. */
 #include "bitnet/v1/inference.pb-c.h"
 #include "service/service.h"
+#include "service/tools.h"
 
 #include <stdlib.h>
 #include <string.h>
 
 #define MAX_TEXT_BYTES (16 * 1024 * 1024)
 
-static enum error_code encode(const struct tokenizer *t, const Bitnet__V1__TokenizeRequest *r, struct token_list *out,
+static enum error_code encode(const struct engine *e, const Bitnet__V1__TokenizeRequest *r, struct token_list *out,
                               struct error *err)
 {
+    const struct tokenizer *t = engine_tokenizer(e);
     if (r->input_case != BITNET__V1__TOKENIZE_REQUEST__INPUT_CHAT) {
         const char *text = r->input_case == BITNET__V1__TOKENIZE_REQUEST__INPUT_TEXT ? r->text : "";
         return tokenizer_encode(t, text, strlen(text), r->add_special, r->parse_special, out, err);
     }
-    size_t n = r->chat->n_messages;
-    struct chat_message *messages = calloc(n + 1, sizeof *messages);
-    if (!messages)
-        return error_set(err, ERROR_MEMORY_EXHAUSTED, "no memory for %zu messages", n);
-    for (size_t i = 0; i < n; i++)
-        messages[i] = (struct chat_message){r->chat->messages[i]->role, r->chat->messages[i]->content};
-    enum error_code code = tokenizer_encode_chat(t, messages, n, out, err);
-    free(messages);
+    struct tools_chat chat;
+    enum error_code code = tools_render(r->chat, NULL, e, &chat, err);
+    if (!code)
+        code = tokenizer_encode_chat(t, chat.messages, chat.n, out, err);
+    tools_chat_fini(&chat);
     return code;
 }
 
@@ -47,7 +46,7 @@ void tokens_tokenize(void *service, struct rpc_call *call, const void *data, siz
     struct error err = {0};
     struct token_list list = {0};
     Bitnet__V1__TokenizeRequest *r = message_unpack(&bitnet__v1__tokenize_request__descriptor, data, n_bytes, &err);
-    if (r && models_match(s, r->model, &err) && encode(t, r, &list, &err) == ERROR_NONE)
+    if (r && models_match(s, r->model, &err) && encode(s->engine, r, &list, &err) == ERROR_NONE)
         answer(s, call, t, &list);
     else
         status_fail(s, call, &err);
