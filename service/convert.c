@@ -34,7 +34,7 @@ static enum error_code convert_input(const struct service *s, const Bitnet__V1__
         if (!r->chat->n_messages)
             return error_set_param(err, ERROR_VALIDATION_FAILED, "messages",
                                    "messages: expected at least one, found none");
-        if ((code = tools_render(r->chat, r->tools, s->engine, &out->chat, err)))
+        if ((code = tools_render(r->chat, r->tools, tools_roles_of(engine_tokenizer(s->engine)), &out->chat, err)))
             return code;
         q->messages = out->chat.messages;
         q->n_messages = out->chat.n;

@@ -8,16 +8,15 @@
 
 #define MAX_TEXT_BYTES (16 * 1024 * 1024)
 
-static enum error_code encode(const struct engine *e, const Bitnet__V1__TokenizeRequest *r, struct token_list *out,
+static enum error_code encode(const struct tokenizer *t, const Bitnet__V1__TokenizeRequest *r, struct token_list *out,
                               struct error *err)
 {
-    const struct tokenizer *t = engine_tokenizer(e);
     if (r->input_case != BITNET__V1__TOKENIZE_REQUEST__INPUT_CHAT) {
         const char *text = r->input_case == BITNET__V1__TOKENIZE_REQUEST__INPUT_TEXT ? r->text : "";
         return tokenizer_encode(t, text, strlen(text), r->add_special, r->parse_special, out, err);
     }
     struct tools_chat chat;
-    enum error_code code = tools_render(r->chat, NULL, e, &chat, err);
+    enum error_code code = tools_render(r->chat, NULL, tools_roles_of(t), &chat, err);
     if (!code)
         code = tokenizer_encode_chat(t, chat.messages, chat.n, out, err);
     tools_chat_fini(&chat);
@@ -46,7 +45,7 @@ void tokens_tokenize(void *service, struct rpc_call *call, const void *data, siz
     struct error err = {0};
     struct token_list list = {0};
     Bitnet__V1__TokenizeRequest *r = message_unpack(&bitnet__v1__tokenize_request__descriptor, data, n_bytes, &err);
-    if (r && models_match(s, r->model, &err) && encode(s->engine, r, &list, &err) == ERROR_NONE)
+    if (r && models_match(s, r->model, &err) && encode(t, r, &list, &err) == ERROR_NONE)
         answer(s, call, t, &list);
     else
         status_fail(s, call, &err);

@@ -115,7 +115,7 @@ static enum error_code take_text(struct tools_chat *c, size_t i, struct buffer *
 
 /* The tools go behind the system's words; where there is no such message, into one of their own; where the template has none, in front of
  * the first message. */
-static enum error_code render_tools(struct tools_chat *c, const Bitnet__V1__Tools *tools, const struct engine *engine,
+static enum error_code render_tools(struct tools_chat *c, const Bitnet__V1__Tools *tools, struct tools_roles roles,
                                     struct error *err)
 {
     struct buffer text;
@@ -123,7 +123,7 @@ static enum error_code render_tools(struct tools_chat *c, const Bitnet__V1__Tool
     if (strcmp(c->messages[0].role, "system") == 0) {
         buffer_printf(&text, "%s\n\n", c->messages[0].content);
         put_tools(&text, tools);
-    } else if (tokenizer_chat_has_role(engine_tokenizer(engine), "system")) {
+    } else if (roles.system) {
         memmove(c->messages + 1, c->messages, c->n * sizeof *c->messages);
         memmove(c->texts + 1, c->texts, c->n * sizeof *c->texts);
         c->messages[0].role = "system";
@@ -148,7 +148,7 @@ static enum error_code render_result(struct tools_chat *c, size_t i, struct erro
 }
 
 static enum error_code render_message(struct tools_chat *c, size_t i, const Bitnet__V1__Message *m,
-                                      const struct engine *engine, struct error *err)
+                                      struct tools_roles roles, struct error *err)
 {
     struct buffer text;
     c->messages[i] = (struct chat_message){m->role, m->content};
@@ -157,12 +157,17 @@ static enum error_code render_message(struct tools_chat *c, size_t i, const Bitn
         put_calls(&text, m);
         return take_text(c, i, &text, err);
     }
-    if (strcmp(m->role, "tool") == 0 && !tokenizer_chat_has_role(engine_tokenizer(engine), "tool"))
+    if (strcmp(m->role, "tool") == 0 && !roles.tool)
         return render_result(c, i, err);
     return ERROR_NONE;
 }
 
-enum error_code tools_render(const Bitnet__V1__Chat *chat, const Bitnet__V1__Tools *tools, const struct engine *engine,
+struct tools_roles tools_roles_of(const struct tokenizer *t)
+{
+    return (struct tools_roles){tokenizer_chat_has_role(t, "system"), tokenizer_chat_has_role(t, "tool")};
+}
+
+enum error_code tools_render(const Bitnet__V1__Chat *chat, const Bitnet__V1__Tools *tools, struct tools_roles roles,
                              struct tools_chat *out, struct error *err)
 {
     size_t n = chat->n_messages;
@@ -171,9 +176,9 @@ enum error_code tools_render(const Bitnet__V1__Chat *chat, const Bitnet__V1__Too
         return error_set(err, ERROR_MEMORY_EXHAUSTED, "no memory for %zu messages", n);
     enum error_code code = ERROR_NONE;
     for (; out->n < n && !code; out->n++)
-        code = render_message(out, out->n, chat->messages[out->n], engine, err);
+        code = render_message(out, out->n, chat->messages[out->n], roles, err);
     if (!code && n > 0 && tools_in_use(tools))
-        code = render_tools(out, tools, engine, err);
+        code = render_tools(out, tools, roles, err);
     return code;
 }
 

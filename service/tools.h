@@ -26,9 +26,14 @@ struct tools_chat {
 bool tools_in_use(const Bitnet__V1__Tools *tools);
 /* Number, names and mode. VALIDATION_FAILED with the param "tools". `tools` may be NULL. */
 enum error_code tools_check(const Bitnet__V1__Tools *tools, struct error *err);
-/* The chat's messages with the tools in the system's, and calls and their results as text. `engine` is looked at where the template's roles
- * matter. Freed with tools_chat_fini, also after an error. Any thread. */
-enum error_code tools_render(const Bitnet__V1__Chat *chat, const Bitnet__V1__Tools *tools, const struct engine *engine,
+/* Roles that a chat template may lack. */
+struct tools_roles {
+    bool system, tool;
+};
+struct tools_roles tools_roles_of(const struct tokenizer *t);
+/* The chat's messages with the tools in the system's, and calls and their results as text. Freed with tools_chat_fini, also after an error.
+ * Any thread. */
+enum error_code tools_render(const Bitnet__V1__Chat *chat, const Bitnet__V1__Tools *tools, struct tools_roles roles,
                              struct tools_chat *out, struct error *err);
 void tools_chat_fini(struct tools_chat *c);
 
