@@ -186,12 +186,13 @@ struct request {
     const char *prompt;          size_t prompt_bytes;      /* text; BOS is added as the model asks */
     const struct chat_message *messages; size_t n_messages; /* rendered by the model's chat template */
     const uint32_t *tokens;      size_t n_tokens;          /* as they are */
-    uint32_t max_tokens;         /* at least 1; cut to what the context leaves */
+    uint32_t max_tokens;         /* at least 1, or 0 with prompt_logprobs and one choice: nothing is generated; cut to what the context leaves */
     struct sampling sampling;
     const char *const *stop;     size_t n_stop;            /* at most 16 of 1..256 bytes */
     uint32_t n;                  /* choices, 1..8; 0 = 1 */
     bool logprobs;
     uint32_t top_logprobs;       /* 0..20 */
+    bool prompt_logprobs;        /* those of the prompt's tokens too, with `logprobs`; all of the prompt is computed then, none is taken from the cache */
     bool ignore_eos;
     struct grammar *grammar;     /* what the answer must be, or NULL; not together with ignore_eos. A reference is taken */
     enum priority priority;
@@ -231,13 +232,15 @@ struct token {
     uint32_t n_top;              /* top_logprobs of the request; fewer where a grammar allows, or the vocabulary has, no more */
 };
 
-/* What stream_read takes out: the tokens of one choice that were waiting, or its end, or the end of all. */
-enum stream_event_type { STREAM_NOTHING, STREAM_TOKENS, STREAM_CHOICE_END, STREAM_COMPLETE };
+/* What stream_read takes out: the tokens of one choice that were waiting, or its end, or the end of all. Where prompt_logprobs were asked for
+ * the first is PROMPT: the prompt's tokens, without texts, as they are by the model alone, without penalties and bias; the first token's
+ * logprob is NaN, as nothing is before it. */
+enum stream_event_type { STREAM_NOTHING, STREAM_PROMPT, STREAM_TOKENS, STREAM_CHOICE_END, STREAM_COMPLETE };
 struct stream_event {
     enum stream_event_type type;
     uint32_t choice;
     uint32_t position;           /* index of tokens[0] among the choice's generated tokens */
-    const struct token *tokens;  /* valid until the next stream_read or stream_close */
+    const struct token *tokens;  /* valid until the next stream_read or stream_close; those of PROMPT until stream_close */
     size_t n_tokens;
     enum finish_reason finish;   /* CHOICE_END and COMPLETE (of choice 0) */
     struct error error;          /* COMPLETE with FINISH_ERROR; also when the request never started */
@@ -284,6 +287,8 @@ uint32_t tokenizer_n_tokens(const struct tokenizer *t);
 const char *tokenizer_piece(const struct tokenizer *t, uint32_t id, size_t *n_bytes);
 bool tokenizer_is_eog(const struct tokenizer *t, uint32_t id); /* ends a generation */
 int64_t tokenizer_bos(const struct tokenizer *t);              /* -1 = none */
+bool tokenizer_is_silent(const struct tokenizer *t, uint32_t id); /* a control token: it adds nothing to a text */
+bool tokenizer_chat_has_role(const struct tokenizer *t, const char *role); /* the chat template has messages of this role */
 /* Messages to token ids by the model's chat template, ending where the assistant's answer begins. Text of messages is never read
  * as special tokens. ERROR_VALIDATION_FAILED when there is no template or a role that it does not know. */
 enum error_code tokenizer_encode_chat(const struct tokenizer *t, const struct chat_message *messages, size_t n_messages,

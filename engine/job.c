@@ -69,6 +69,7 @@ static bool copy_options(struct job *j, const struct job_options *o, const struc
         memcpy(j->bias, r->sampling.bias, r->sampling.n_bias * sizeof *j->bias);
     j->sampling.bias = j->bias;
     j->logprobs = r->logprobs;
+    j->prompt_logprobs = r->prompt_logprobs;
     j->n_top = r->top_logprobs;
     j->ignore_eos = r->ignore_eos;
     j->grammar = r->grammar ? grammar_ref(r->grammar) : NULL;
@@ -82,7 +83,7 @@ static bool copy_options(struct job *j, const struct job_options *o, const struc
 
 static bool make_sequences(struct job *j)
 {
-    j->pool = calloc((size_t)j->n_choices * j->max_tokens, sizeof *j->pool);
+    j->pool = calloc((size_t)j->n_choices * j->max_tokens + 1, sizeof *j->pool);
     for (uint32_t c = 0; j->pool && c < j->n_choices; c++) {
         j->sequences[c].job = j;
         j->sequences[c].choice = c;
@@ -96,6 +97,8 @@ static bool make_stream(struct job *j, const struct job_options *o, const struct
     struct stream_options so = {.n_choices = j->n_choices,
                                 .max_tokens = j->max_tokens,
                                 .n_top = j->n_top,
+                                .prompt = j->prompt,
+                                .n_prompt = j->prompt_logprobs ? j->n_prompt : 0,
                                 .max_token_bytes = o->max_stream_bytes,
                                 .on_ready = r->on_ready,
                                 .user = r->user,

@@ -45,6 +45,7 @@ struct job {
     uint32_t *prompt; /* [n_prompt] */
     uint32_t n_prompt, max_tokens, n_choices, n_top;
     bool logprobs, ignore_eos;
+    bool prompt_logprobs, prompt_shown; /* shown: all of them are with the reader */
     bool in_step; /* has rows in the step that is made */
     bool in_batch; /* started, and not all of it preempted */
     struct sampling sampling;
@@ -109,7 +110,13 @@ static inline bool sequence_decodes(const struct sequence *q)
 /* Positions that it can ever store: the last token is drawn, not stored. */
 static inline uint32_t job_n_positions(const struct job *j)
 {
-    return j->n_prompt + j->max_tokens - 1;
+    return j->n_prompt + (j->max_tokens ? j->max_tokens - 1 : 0);
+}
+
+/* Its prompt's log-probabilities are wanted of it, so that each position has to be computed. */
+static inline bool sequence_scores(const struct sequence *q)
+{
+    return q->choice == 0 && q->job->prompt_logprobs && !q->job->prompt_shown;
 }
 
 #endif

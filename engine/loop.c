@@ -240,10 +240,17 @@ static bool has_room(struct sequence *q, int64_t now_ns)
 
 static size_t plan(struct loop *l, int64_t now_ns)
 {
+    uint32_t score_room = LOOP_MAX_SCORES;
     draft_all(l);
     for (size_t i = 0; i < l->n_running; i++) {
         struct sequence *q = l->running[i];
         uint32_t n = n_computable(l, q);
+        if (sequence_scores(q)) {
+            n = n < score_room ? n : score_room;
+            score_room -= n;
+        } else if (q->job->prompt_logprobs && !q->job->prompt_shown) {
+            n = 0; /* another choice: the prompt comes before all tokens */
+        }
         bool room = has_room(q, now_ns);
         l->items[i] = (struct scheduler_item){.n_left = n, .decode = sequence_decodes(q), .paused = n == 0 || !room};
     }

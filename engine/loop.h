@@ -17,6 +17,9 @@
 
 #include <stdatomic.h>
 
+/* Rows of prompts in a step that get all their logits, as prompts whose log-probabilities are wanted need: bounds their memory. */
+#define LOOP_MAX_SCORES 32
+
 /* Owned by the loop thread; made and freed by engine_open and engine_close while there is no such thread. */
 struct loop {
     struct forward *forward;
@@ -40,7 +43,7 @@ struct loop {
     /* The step: */
     struct scheduler_item *items;     /* [max_sequences] of running[] */
     int32_t *ids, *positions, *slots; /* [max_batch_tokens] */
-    int32_t *out_rows;                /* [max_out] rows that get logits; max_out is max_sequences and the rows of drafts */
+    int32_t *out_rows;                /* [max_out] rows that get logits; max_out is max_sequences, the rows of drafts and LOOP_MAX_SCORES */
     struct logits_need *needs;        /* [max_out] what will be read of their logits */
     const struct token_mask **masks;  /* [max_out] of sequences with a grammar: what may be drawn; NULL: it cannot be followed */
     struct sequence **out_sequences;  /* [max_out] whose they are; NULL when it ended meanwhile */

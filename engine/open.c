@@ -145,7 +145,7 @@ static enum error_code open_memory(struct engine *e, const struct engine_options
     l->scheduler.max_rows = or_default(o->max_batch_tokens, DEFAULT_BATCH_TOKENS);
     l->scheduler.target_ns = o->target_step_ns;
     l->speculate = !o->no_speculation;
-    l->max_out = l->max_sequences + (l->speculate ? DRAFT_MAX * DRAFT_MAX_SEQUENCES : 0);
+    l->max_out = l->max_sequences + (l->speculate ? DRAFT_MAX * DRAFT_MAX_SEQUENCES : 0) + LOOP_MAX_SCORES;
     measure_tokens(e);
     enum error_code code = forward_open(e->model, l->scheduler.max_rows, &l->forward, err);
     if (!code)

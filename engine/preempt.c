@@ -31,10 +31,16 @@ static const uint32_t *known_tokens(struct loop *l, const struct sequence *q)
     return l->known;
 }
 
+/* How many of them may lie in blocks that were computed for another one. */
+static uint32_t n_shareable(const struct sequence *q)
+{
+    return sequence_scores(q) ? 0 : sequence_n_known(q);
+}
+
 bool loop_reserve(struct loop *l, const struct sequence *q)
 {
     return l->n_free_slots && kvcache_reserve(&l->kvcache, l->free_slots[l->n_free_slots - 1], known_tokens(l, q),
-                                              sequence_n_known(q), job_n_positions(q->job));
+                                              n_shareable(q), job_n_positions(q->job));
 }
 
 void loop_note_running(struct engine *e, struct job *j)
@@ -64,7 +70,7 @@ static struct sequence *choose(struct loop *l, const struct sequence *wanted)
         youngest = l->running[i];
         n_blocks += kvcache_n_alone(&l->kvcache, youngest->slot);
     }
-    if (!youngest || n_blocks < kvcache_n_lacking(&l->kvcache, known_tokens(l, wanted), sequence_n_known(wanted),
+    if (!youngest || n_blocks < kvcache_n_lacking(&l->kvcache, known_tokens(l, wanted), n_shareable(wanted),
                                                   job_n_positions(wanted->job)))
         return NULL;
     return youngest;

@@ -421,3 +421,17 @@ enum error_code sampler_draw(struct sampler *s, const struct sampling *p, const 
         report_logprobs(s, in, logits, best.logit, out);
     return ERROR_NONE;
 }
+
+enum error_code sampler_score(struct sampler *s, const float *logits, uint32_t id, uint32_t n_top, struct sample *out,
+                              struct error *err)
+{
+    const struct sample_input in = {.n_top = n_top};
+    struct candidate best;
+    uint32_t bad;
+    if (!find_best(logits, s->vocab_size, &best, &bad))
+        return error_set(err, ERROR_INFERENCE_FAILED, "expected finite logits, found %f for token %u",
+                         (double)logits[bad], bad);
+    *out = (struct sample){.id = id};
+    report_logprobs(s, &in, logits, best.logit, out);
+    return ERROR_NONE;
+}

@@ -59,4 +59,9 @@ struct logits_need sampler_need(const struct sampling *p, const struct sample_in
 enum error_code sampler_draw(struct sampler *s, const struct sampling *p, const struct sample_input *in, float *logits,
                              struct sample *out, struct error *err);
 
+/* The log-probability of token `id` by these logits as they are, and the best n_top (at most SAMPLER_MAX_TOP). Errors as those of
+ * sampler_draw. Allocates nothing. */
+enum error_code sampler_score(struct sampler *s, const float *logits, uint32_t id, uint32_t n_top, struct sample *out,
+                              struct error *err);
+
 #endif

@@ -31,7 +31,17 @@ static const struct token_mask *mask_of(struct loop *l, struct sequence *q, uint
     return mask;
 }
 
-/* Appends the next n rows of a sequence; those of its last known token and of the drafted ones get logits. */
+/* Row `at` gets logits, for sequence q. */
+static void want_logits(struct loop *l, struct sequence *q, size_t at, struct logits_need need, const struct token_mask *mask)
+{
+    l->masks[l->n_out] = mask;
+    l->out_rows[l->n_out] = (int32_t)at;
+    l->needs[l->n_out] = need;
+    l->out_sequences[l->n_out++] = q;
+}
+
+/* Appends the next n rows of a sequence; those of its last known token and of the drafted ones get logits, and before them those of a
+ * prompt whose log-probabilities are wanted. */
 static size_t add_rows(struct loop *l, struct sequence *q, uint32_t n, size_t at)
 {
     uint32_t n_draft = n > sequence_n_left(q) ? n - sequence_n_left(q) : 0, n_known = q->job->n_prompt + q->n_generated;
@@ -43,18 +53,18 @@ static size_t add_rows(struct loop *l, struct sequence *q, uint32_t n, size_t at
         l->ids[at] = (int32_t)sequence_token(q, position);
         l->positions[at] = (int32_t)position;
         l->slots[at] = (int32_t)q->slot;
-        if (position + 1 < n_known)
+        if (position + 1 < n_known || !q->job->max_tokens) {
+            if (position + 1 < q->job->n_prompt && sequence_scores(q))
+                want_logits(l, q, at, (struct logits_need){0}, NULL);
             continue;
+        }
         struct sample_input in = input_of(q, position + 1 - n_known);
         const struct token_mask *mask = q->job->grammar ? mask_of(l, q, position + 1 - n_known, &ahead) : NULL;
         if (mask) {
             in.allowed = mask->allowed;
             in.n_allowed = mask->n_allowed;
         }
-        l->masks[l->n_out] = mask;
-        l->out_rows[l->n_out] = (int32_t)at;
-        l->needs[l->n_out] = sampler_need(&q->job->sampling, &in);
-        l->out_sequences[l->n_out++] = q;
+        want_logits(l, q, at, sampler_need(&q->job->sampling, &in), mask);
     }
     q->n_fed += n - n_draft;
     l->n_drafted += n_draft;
@@ -168,6 +178,59 @@ static enum error_code draw(struct engine *e, size_t i, struct sample *drawn, st
     return sampler_draw(l->sampler, &q->job->sampling, &in, l->logits + i * e->limits.vocab_size, drawn, err);
 }
 
+/* Gives the log-probability of the prompt's token behind `position` by row i of the step's output. */
+static enum error_code score(struct engine *e, size_t i, uint32_t position, struct error *err)
+{
+    struct loop *l = &e->loop;
+    const struct job *j = l->out_sequences[i]->job;
+    struct sample scored;
+    enum error_code code = sampler_score(l->sampler, l->logits + i * e->limits.vocab_size, j->prompt[position + 1], j->n_top, &scored, err);
+    if (!code)
+        stream_score(j->stream, position + 1, &(struct stream_token){scored.id, scored.logprob, scored.top, scored.n_top});
+    return code;
+}
+
+/* Shows a prompt's log-probabilities once all are there; where nothing else was asked for, that is the end. */
+static void end_scores(struct engine *e)
+{
+    struct loop *l = &e->loop;
+    for (size_t i = 0; i < l->n_running;) {
+        struct sequence *q = l->running[i];
+        if (sequence_scores(q) && q->n_fed >= q->job->n_prompt) {
+            stream_show_prompt(q->job->stream);
+            q->job->prompt_shown = true;
+        }
+        if (!q->job->max_tokens && q->n_fed >= q->job->n_prompt)
+            loop_end_sequence(e, q, FINISH_LENGTH, false);
+        else
+            i++;
+    }
+}
+
+static void fail_sampling(struct engine *e, struct job *j, const struct error *err)
+{
+    log_error("engine", "sampling failed", LOG_STR("request_id", j->id), LOG_STR("error", err->message));
+    loop_abort_job(e, j, FINISH_ERROR, err);
+}
+
+/* Scores come first, so that they are shown before a token is. */
+static void score_all(struct engine *e)
+{
+    struct loop *l = &e->loop;
+    for (size_t i = 0; i < l->n_out; i++) {
+        struct sequence *q = l->out_sequences[i];
+        struct error err = {0};
+        uint32_t position = (uint32_t)l->positions[l->out_rows[i]];
+        if (!q || position + 1 >= q->job->n_prompt)
+            continue;
+        if (score(e, i, position, &err))
+            fail_sampling(e, q->job, &err);
+        else
+            l->out_sequences[i] = NULL; /* nothing is drawn by this row */
+    }
+    end_scores(e);
+}
+
 static void sample_all(struct engine *e)
 {
     struct loop *l = &e->loop;
@@ -175,11 +238,10 @@ static void sample_all(struct engine *e)
         struct sequence *q = l->out_sequences[i];
         struct sample drawn;
         struct error err = {0};
-        if (!q) /* its request ended with another choice's failure */
+        if (!q) /* its request ended with another choice's failure, or the row was for a score */
             continue;
         if (draw(e, i, &drawn, &err)) {
-            log_error("engine", "sampling failed", LOG_STR("request_id", q->job->id), LOG_STR("error", err.message));
-            loop_abort_job(e, q->job, FINISH_ERROR, &err);
+            fail_sampling(e, q->job, &err);
             continue;
         }
         uint32_t drafted = q->generated[q->n_generated];
@@ -287,6 +349,7 @@ void loop_step(struct engine *e, size_t n_planned)
         for (size_t i = 0; i < l->n_running; i++)
             loop_fill_blocks(l, l->running[i]);
     }
+    score_all(e);
     sample_all(e);
     double seconds = (double)(clock_now_ns() - start_ns) / (double)CLOCK_NS_PER_S;
     pthread_mutex_lock(&e->stats_lock);

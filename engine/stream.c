@@ -4,6 +4,7 @@
 #include "base/clock.h"
 
 #include <assert.h>
+#include <math.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
@@ -34,7 +35,11 @@ struct stream {
     atomic_int n_references; /* release on drop, acquire by the last */
     atomic_bool cancelled;   /* relaxed: it carries no data */
     atomic_bool stalled;     /* likewise */
-    uint32_t n_choices, n_records, n_top, next_choice;
+    uint32_t n_choices, n_records, n_top, next_choice, n_prompt;
+    /* The loop's until prompt_shown, then the reader's: */
+    struct token *prompt;             /* [n_prompt] */
+    struct token_logprob *prompt_tops; /* [n_prompt][n_top] */
+    bool prompt_shown, prompt_read;
     size_t n_text, max_token_bytes;
     void (*on_ready)(void *user);
     void *user;
@@ -62,6 +67,8 @@ static void free_all(struct stream *s)
         free(s->choices[c].text);
     }
     free(s->choices);
+    free(s->prompt);
+    free(s->prompt_tops);
     free(s->out_tokens);
     free(s->out_tops);
     free(s->out_text);
@@ -88,6 +95,16 @@ static bool alloc_rings(struct stream *s)
     return true;
 }
 
+static bool alloc_prompt(struct stream *s, const struct stream_options *options)
+{
+    s->n_prompt = options->n_prompt;
+    s->prompt = calloc((size_t)s->n_prompt + 1, sizeof *s->prompt);
+    s->prompt_tops = calloc((size_t)s->n_prompt * s->n_top + 1, sizeof *s->prompt_tops);
+    for (uint32_t i = 0; s->prompt && i < s->n_prompt; i++)
+        s->prompt[i] = (struct token){.id = options->prompt[i], .logprob = NAN};
+    return s->prompt && s->prompt_tops;
+}
+
 struct stream *stream_open(const struct stream_options *options)
 {
     struct stream *s = calloc(1, sizeof *s);
@@ -105,7 +122,7 @@ struct stream *stream_open(const struct stream_options *options)
     s->user = options->user;
     s->waker = options->waker;
     atomic_init(&s->n_references, 2);
-    if (!alloc_rings(s) || pthread_mutex_init(&s->lock, NULL))
+    if (!alloc_rings(s) || !alloc_prompt(s, options) || pthread_mutex_init(&s->lock, NULL))
         goto fail_memory;
     if (!waker_cond_init(&s->cond))
         goto fail_cond;
@@ -173,7 +190,7 @@ static bool has_unread(const struct stream *s)
         if (c->n_read < c->n_shown || (c->ended && !c->end_read))
             return true;
     }
-    return s->complete && !s->complete_read;
+    return (s->prompt_shown && !s->prompt_read) || (s->complete && !s->complete_read);
 }
 
 /* Ends a write: tells the reader when there is something new in an empty stream. Unlocks. */
@@ -208,6 +225,23 @@ bool stream_has_room(struct stream *s, uint32_t choice)
     bool room = choice_has_room(s, &s->choices[choice]);
     pthread_mutex_unlock(&s->lock);
     return room;
+}
+
+void stream_score(struct stream *s, uint32_t i, const struct stream_token *token)
+{
+    struct token_logprob *top = s->prompt_tops + (size_t)i * s->n_top;
+    uint32_t n_top = token->n_top < s->n_top ? token->n_top : s->n_top;
+    assert(i > 0 && i < s->n_prompt && !s->prompt_shown && "stream: a token of the prompt");
+    if (n_top)
+        memcpy(top, token->top, n_top * sizeof *top);
+    s->prompt[i] = (struct token){.id = token->id, .logprob = token->logprob, .top = n_top ? top : NULL, .n_top = n_top};
+}
+
+void stream_show_prompt(struct stream *s)
+{
+    pthread_mutex_lock(&s->lock);
+    s->prompt_shown = true;
+    publish(s);
 }
 
 static struct record *record_at(const struct stream *s, const struct choice *c, uint32_t i)
@@ -340,7 +374,11 @@ void stream_read(struct stream *s, size_t max_tokens, struct stream_event *out)
 {
     memset(out, 0, sizeof *out);
     pthread_mutex_lock(&s->lock);
-    bool found = false;
+    bool found = s->prompt_shown && !s->prompt_read;
+    if (found) {
+        *out = (struct stream_event){.type = STREAM_PROMPT, .tokens = s->prompt, .n_tokens = s->n_prompt};
+        s->prompt_read = true;
+    }
     for (uint32_t k = 0; k < s->n_choices && !found; k++) { /* in turns, so that no choice waits for another's end */
         uint32_t i = (s->next_choice + k) % s->n_choices;
         found = read_choice(s, i, max_tokens, out);

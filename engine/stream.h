@@ -12,7 +12,7 @@
  * the next. Records of a token whose text is cut off by a stop string are shown too, so the records are exactly the
  * generated tokens.
  *
- * Events: tokens of the choices in turns; CHOICE_END once a choice is done and read; COMPLETE last. A request that
+ * Events: PROMPT first, where it was asked for; tokens of the choices in turns; CHOICE_END once a choice is done and read; COMPLETE last. A request that
  * ends by an error, or by cancel or deadline before its first token, has no CHOICE_END, only COMPLETE.
  *
  * on_ready is called when a stream in which there was nothing to read gets something, and when a request ends by an error; without the lock held, never
@@ -32,6 +32,8 @@ struct stream_options {
     uint32_t n_choices;
     uint32_t max_tokens;    /* of a choice */
     uint32_t n_top;         /* top log-probabilities of each token */
+    const uint32_t *prompt; /* [n_prompt] tokens whose log-probabilities will be given; copied */
+    uint32_t n_prompt;      /* 0 = none will */
     size_t max_token_bytes; /* text that one token can add, at most */
     void (*on_ready)(void *user);
     void *user;
@@ -57,6 +59,10 @@ struct stream_token {
 bool stream_has_room(struct stream *s, uint32_t choice);
 /* The reader has asked for the end, or is gone. */
 bool stream_cancelled(const struct stream *s);
+
+/* The log-probability of the prompt's token i (not the first, which has none), in any order; then, once, all of them are shown. */
+void stream_score(struct stream *s, uint32_t i, const struct stream_token *token);
+void stream_show_prompt(struct stream *s);
 
 /* Appends a token with the text that it completed (needs room). Then shows the records whose text lies in the first
  * `safe` bytes of the choice's text; hold_last: not the newest, because a character is open that it has begun. */

@@ -139,8 +139,11 @@ static enum error_code check_input(const struct request_limits *limits, const st
 
 static enum error_code check_numbers(const struct request *r, struct error *err)
 {
-    if (r->max_tokens < 1)
-        return error_set_param(err, ERROR_VALIDATION_FAILED, "max_tokens", "expected at least 1, found 0");
+    if (r->max_tokens < 1 && (!r->prompt_logprobs || r->n > 1))
+        return error_set_param(err, ERROR_VALIDATION_FAILED, "max_tokens",
+                               "expected at least 1, or one choice with the prompt's log-probabilities, found 0");
+    if (r->prompt_logprobs && !r->logprobs)
+        return error_set_param(err, ERROR_VALIDATION_FAILED, "prompt_logprobs", "expected logprobs with it, found none");
     if (r->n > REQUEST_MAX_CHOICES)
         return error_set_param(err, ERROR_VALIDATION_FAILED, "n", "expected 1 to %d, found %u", REQUEST_MAX_CHOICES,
                                r->n);

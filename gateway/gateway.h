@@ -101,6 +101,7 @@ void handle_inference(struct request *r);
 void handle_inference_stream(struct request *r);
 void handle_chat(struct request *r);
 void handle_completions(struct request *r);
+void handle_embeddings(struct request *r);
 void handle_models(struct request *r);
 void handle_model(struct request *r);
 void handle_model_status(struct request *r);

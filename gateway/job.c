@@ -122,6 +122,10 @@ static void show(struct job *j, int call, const Bitnet__V1__StreamGenerateRespon
     case BITNET__V1__STREAM_GENERATE_RESPONSE__EVENT_TOKEN:
         j->view->token(j, call, event->token);
         break;
+    case BITNET__V1__STREAM_GENERATE_RESPONSE__EVENT_PROMPT:
+        if (j->view->prompt)
+            j->view->prompt(j, call, event->prompt);
+        break;
     case BITNET__V1__STREAM_GENERATE_RESPONSE__EVENT_CHOICE_END:
         j->view->choice_end(j, call, event->choice_end);
         break;

@@ -19,6 +19,8 @@ struct job_view {
     /* Streams: the answer begins. May be NULL. */
     void (*begin)(struct job *j);
     void (*token)(struct job *j, int call, const Bitnet__V1__TokenEvent *event);
+    /* What was asked for of the prompt. NULL: it is not asked for. */
+    void (*prompt)(struct job *j, int call, const Bitnet__V1__PromptEvent *event);
     void (*choice_end)(struct job *j, int call, const Bitnet__V1__ChoiceEnd *end);
     void (*complete)(struct job *j, int call, const Bitnet__V1__GenerateResponse *answer);
     /* All calls ended well. Streams: the last words; else: the whole answer, from job->calls[].answer. */

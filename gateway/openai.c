@@ -1,4 +1,4 @@
-/* Ids, usage, log-probabilities and chunks of the OpenAI API. */
+/* Ids, usage and chunks of the OpenAI API; and what it has that no model here can. */
 #include "gateway/openai.h"
 
 #include "base/clock.h"
@@ -6,6 +6,7 @@
 #include "base/utf8.h"
 #include "gateway/emit.h"
 #include "gateway/sse.h"
+#include "gateway/tool_params.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -23,6 +24,8 @@ struct openai *openai_open(const struct params *p, bool chat)
              (unsigned long long)id_random_u64());
     o->created = clock_wall_ns() / CLOCK_NS_PER_S;
     o->n_choices = p->n.set ? (int)p->n.i : 1;
+    o->tools = chat && tool_params_in_use(p);
+    o->must_call = o->tools && tool_params_required(p);
     snprintf(o->model, sizeof o->model, "%s", p->model.text ? p->model.text : "");
     o->model[utf8_complete(o->model, strlen(o->model))] = '\0';
     return o;
@@ -49,6 +52,18 @@ bool openai_stream_options(const struct params *p, bool *include_usage, struct f
     return false;
 }
 
+static void take(char *to, size_t n_to, const char *from)
+{
+    if (from[0] != '\0')
+        snprintf(to, n_to, "%s", from);
+}
+
+void openai_origin(struct openai *o, const char *model, const char *fingerprint)
+{
+    take(o->model, sizeof o->model, model);
+    take(o->fingerprint, sizeof o->fingerprint, fingerprint);
+}
+
 void openai_head(struct buffer *b, const struct openai *o, bool chunk)
 {
     emit_open(b, '{');
@@ -60,14 +75,18 @@ void openai_head(struct buffer *b, const struct openai *o, bool chunk)
     emit_int(b, o->created);
     emit_key(b, "model");
     emit_text(b, o->model);
+    if (o->fingerprint[0] != '\0') {
+        emit_key(b, "system_fingerprint");
+        emit_text(b, o->fingerprint);
+    }
 }
 
-void openai_finish_reason(struct buffer *b, int reason)
+void openai_finish_reason(struct buffer *b, int reason, bool called)
 {
     emit_key(b, "finish_reason");
     switch (reason) {
     case BITNET__V1__FINISH_REASON__FINISH_REASON_STOP:
-        emit_text(b, "stop");
+        emit_text(b, called ? "tool_calls" : "stop");
         break;
     case BITNET__V1__FINISH_REASON__FINISH_REASON_LENGTH:
     case BITNET__V1__FINISH_REASON__FINISH_REASON_DEADLINE:
@@ -103,85 +122,6 @@ void openai_usage(struct buffer *b, const struct openai *o)
     emit_key(b, "cached_tokens");
     emit_uint(b, o->cached_tokens);
     emit_close(b, '}');
-    emit_close(b, '}');
-}
-
-/* ---- log-probabilities ---- */
-
-/* "token", "logprob" and "bytes": the bytes say what the text cannot when a token is a part of a character. */
-static void put_token(struct buffer *b, const ProtobufCBinaryData *token, float logprob)
-{
-    emit_key(b, "token");
-    emit_bytes(b, token->data, token->len);
-    emit_key(b, "logprob");
-    emit_float(b, logprob);
-    emit_key(b, "bytes");
-    emit_open(b, '[');
-    for (size_t i = 0; i < token->len; i++)
-        emit_uint(b, token->data[i]);
-    emit_close(b, ']');
-}
-
-void openai_chat_logprobs(struct buffer *b, Bitnet__V1__TokenLogprob *const *tokens, size_t n)
-{
-    emit_open(b, '{');
-    emit_key(b, "content");
-    emit_open(b, '[');
-    for (size_t i = 0; i < n; i++) {
-        emit_open(b, '{');
-        put_token(b, &tokens[i]->token, tokens[i]->logprob);
-        emit_key(b, "top_logprobs");
-        emit_open(b, '[');
-        for (size_t k = 0; k < tokens[i]->n_top; k++) {
-            emit_open(b, '{');
-            put_token(b, &tokens[i]->top[k]->token, tokens[i]->top[k]->logprob);
-            emit_close(b, '}');
-        }
-        emit_close(b, ']');
-        emit_close(b, '}');
-    }
-    emit_close(b, ']');
-    emit_key(b, "refusal");
-    emit_null(b);
-    emit_close(b, '}');
-}
-
-static void put_top(struct buffer *b, const Bitnet__V1__TokenLogprob *token)
-{
-    emit_open(b, '{');
-    for (size_t k = 0; k < token->n_top; k++) {
-        emit_bytes(b, token->top[k]->token.data, token->top[k]->token.len);
-        buffer_append_char(b, ':');
-        emit_float(b, token->top[k]->logprob);
-    }
-    emit_close(b, '}');
-}
-
-void openai_text_logprobs(struct buffer *b, Bitnet__V1__TokenLogprob *const *tokens, size_t n, size_t *offset)
-{
-    emit_open(b, '{');
-    emit_key(b, "tokens");
-    emit_open(b, '[');
-    for (size_t i = 0; i < n; i++)
-        emit_bytes(b, tokens[i]->token.data, tokens[i]->token.len);
-    emit_close(b, ']');
-    emit_key(b, "token_logprobs");
-    emit_open(b, '[');
-    for (size_t i = 0; i < n; i++)
-        emit_float(b, tokens[i]->logprob);
-    emit_close(b, ']');
-    emit_key(b, "top_logprobs");
-    emit_open(b, '[');
-    for (size_t i = 0; i < n; i++)
-        put_top(b, tokens[i]);
-    emit_close(b, ']');
-    emit_key(b, "text_offset");
-    emit_open(b, '[');
-    for (size_t i = 0; i < n; i++) {
-        emit_uint(b, *offset);
-        *offset += utf8_length((const char *)tokens[i]->token.data, tokens[i]->token.len);
-    }
-    emit_close(b, ']');
     emit_close(b, '}');
 }
 
@@ -230,4 +170,13 @@ void openai_stream_error(struct job *j, const struct failure *f)
     sse_begin(&j->out, NULL, -1);
     error_body(&j->out, f, j->r->id);
     sse_end(&j->out);
+}
+
+void handle_embeddings(struct request *r)
+{
+    struct failure f;
+    failure_init(&f);
+    failure_add(&f, ERROR_VALIDATION_FAILED, "model", "no model that is served here computes embeddings", NULL);
+    error_respond(r, &f);
+    failure_fini(&f);
 }

@@ -3,7 +3,7 @@
 #include "gateway/emit.h"
 #include "gateway/format.h"
 #include "gateway/openai.h"
-#include "gateway/sse.h"
+#include "gateway/tool_params.h"
 
 #include <stddef.h>
 #include <string.h>
@@ -35,8 +35,10 @@ const struct field chat_fields[] = {
     {"stream", FIELD_BOOL, AT(stream)},
     {"stream_options", FIELD_JSON, AT(stream_options)},
     {"response_format", FIELD_JSON, AT(response_format)},
-    {"tools", REFUSED},
-    {"tool_choice", REFUSED, .choices = "none|auto"},
+    {"tools", FIELD_JSON, AT(tools)},
+    {"tool_choice", FIELD_JSON, AT(tool_choice)},
+    {"parallel_tool_calls", FIELD_BOOL, AT(parallel_tool_calls)},
+    {"modalities", FIELD_JSON, AT(modalities)},
     {"functions", REFUSED},
     {"function_call", REFUSED, .choices = "none|auto"},
     {"audio", REFUSED},
@@ -45,36 +47,9 @@ const struct field chat_fields[] = {
     {"verbosity", REFUSED, .choices = "medium"},
     {"web_search_options", REFUSED},
     {"store", REFUSED},
+    {"service_tier", REFUSED, .choices = "auto|default"},
     {0},
 };
-
-static void choice_begin(struct buffer *b, uint32_t index)
-{
-    emit_open(b, '{');
-    emit_key(b, "index");
-    emit_uint(b, index);
-}
-
-static void put_message(struct buffer *b, const Bitnet__V1__Choice *c, bool logprobs)
-{
-    choice_begin(b, c->index);
-    emit_key(b, "message");
-    emit_open(b, '{');
-    emit_key(b, "role");
-    emit_text(b, "assistant");
-    emit_key(b, "content");
-    emit_text(b, c->text);
-    emit_key(b, "refusal");
-    emit_null(b);
-    emit_close(b, '}');
-    emit_key(b, "logprobs");
-    if (logprobs)
-        openai_chat_logprobs(b, c->logprobs, c->n_logprobs);
-    else
-        emit_null(b);
-    openai_finish_reason(b, (int)c->finish_reason);
-    emit_close(b, '}');
-}
 
 static void chat_done(struct job *j)
 {
@@ -82,74 +57,40 @@ static void chat_done(struct job *j)
     const Bitnet__V1__GenerateResponse *a = j->calls[0].answer;
     struct buffer *b = &j->out;
     openai_count(o, a->usage);
-    strncpy(o->model, a->model, sizeof o->model - 1);
+    openai_origin(o, a->model, a->system_fingerprint);
     openai_head(b, o, false);
     emit_key(b, "choices");
     emit_open(b, '[');
-    for (size_t i = 0; i < a->n_choices; i++)
-        put_message(b, a->choices[i], o->logprobs);
+    for (size_t i = 0; i < a->n_choices; i++) {
+        emit_open(b, '{');
+        emit_key(b, "index");
+        emit_uint(b, a->choices[i]->index);
+        openai_message(b, o, a->choices[i]);
+        emit_close(b, '}');
+    }
     emit_close(b, ']');
     openai_usage(b, o);
     emit_close(b, '}');
 }
 
-/* One chunk with one choice. `text` NULL: an empty delta. */
-static void put_delta(struct job *j, uint32_t choice, bool role, const char *text, const Bitnet__V1__Token *token,
-                      int reason)
-{
-    struct openai *o = j->state;
-    struct buffer *b = &j->out;
-    openai_chunk_begin(j);
-    emit_key(b, "choices");
-    emit_open(b, '[');
-    choice_begin(b, choice);
-    emit_key(b, "delta");
-    emit_open(b, '{');
-    if (role) {
-        emit_key(b, "role");
-        emit_text(b, "assistant");
-    }
-    if (text) {
-        emit_key(b, "content");
-        emit_text(b, text);
-    }
-    emit_close(b, '}');
-    emit_key(b, "logprobs");
-    if (o->logprobs && token && token->logprob)
-        openai_chat_logprobs(b, &token->logprob, 1);
-    else
-        emit_null(b);
-    openai_finish_reason(b, reason);
-    emit_close(b, '}');
-    emit_close(b, ']');
-    openai_chunk_end(j);
-}
-
-static void chat_begin(struct job *j)
-{
-    const struct openai *o = j->state;
-    for (int c = 0; c < o->n_choices; c++)
-        put_delta(j, (uint32_t)c, true, "", NULL, 0);
-}
-
 static void chat_token(struct job *j, int call, const Bitnet__V1__TokenEvent *event)
 {
     (void)call;
-    const struct openai *o = j->state;
+    openai_origin(j->state, event->model, event->system_fingerprint);
+    openai_begin_deltas(j);
     for (size_t i = 0; i < event->n_tokens; i++)
-        if (event->tokens[i]->text[0] != '\0' || o->logprobs)
-            put_delta(j, event->choice, false, event->tokens[i]->text, event->tokens[i], 0);
+        openai_token_deltas(j, event->choice, event->tokens[i]);
 }
 
 static void chat_choice_end(struct job *j, int call, const Bitnet__V1__ChoiceEnd *end)
 {
     (void)call;
-    put_delta(j, end->choice, false, NULL, NULL, (int)end->finish_reason);
+    openai_begin_deltas(j);
+    openai_end_deltas(j, end->choice, (int)end->finish_reason);
 }
 
 static const struct job_view whole_view = {.done = chat_done};
 static const struct job_view stream_view = {
-    .begin = chat_begin,
     .token = chat_token,
     .choice_end = chat_choice_end,
     .complete = openai_stream_complete,
@@ -157,9 +98,19 @@ static const struct job_view stream_view = {
     .error = openai_stream_error,
 };
 
+static bool check_modalities(const struct params *p, struct failure *f)
+{
+    const json_t *list = p->modalities.json;
+    const char *only = json_string_value(json_array_get(list, 0));
+    if (!list || (json_array_size(list) == 1 && only && strcmp(only, "text") == 0))
+        return true;
+    failure_add(f, ERROR_VALIDATION_FAILED, "modalities", "[\"text\"] only", NULL);
+    return false;
+}
+
 static bool check(const struct params *p, struct failure *f, bool *include_usage)
 {
-    bool ok = params_check_messages(p->messages.json, f) && format_check(p->response_format.json, f) && params_check_bias(p, f) &&
+    bool ok = params_check_messages(p->messages.json, f) && format_check(p->response_format.json, f) && params_check_bias(p, f) && tool_params_check(p, f) && check_modalities(p, f) &&
               openai_stream_options(p, include_usage, f);
     if (ok && p->top_logprobs.set && p->top_logprobs.i > 0 && !p->logprobs.truth) {
         failure_add(f, ERROR_VALIDATION_FAILED, "top_logprobs", "only together with logprobs", NULL);

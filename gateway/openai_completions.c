@@ -14,7 +14,7 @@
 const struct field completion_fields[] = {
     {"prompt", FIELD_JSON, AT(prompt), .required = true},
     {"model", FIELD_TEXT, AT(model), 1, 255},
-    {"max_tokens", FIELD_INT, AT(max_tokens), 1, 1048576, COMPLETION_MAX_TOKENS},
+    {"max_tokens", FIELD_INT, AT(max_tokens), 0, 1048576, COMPLETION_MAX_TOKENS},
     {"temperature", FIELD_FLOAT, AT(temperature), 0, 2},
     {"top_p", FIELD_FLOAT, AT(top_p), 0, 1},
     {"top_k", FIELD_INT, AT(top_k), -1, 1000},
@@ -37,8 +37,8 @@ const struct field completion_fields[] = {
 
 /* ---- answers ---- */
 
-static void put_choice(struct buffer *b, uint32_t index, const char *text, Bitnet__V1__TokenLogprob *const *logprobs,
-                       size_t n_logprobs, size_t *offset, int reason)
+static void put_choice(struct buffer *b, uint32_t index, const char *text, const struct openai_tokens *tokens,
+                       size_t *offset, int reason)
 {
     emit_open(b, '{');
     emit_key(b, "index");
@@ -46,12 +46,25 @@ static void put_choice(struct buffer *b, uint32_t index, const char *text, Bitne
     emit_key(b, "text");
     emit_text(b, text);
     emit_key(b, "logprobs");
-    if (n_logprobs > 0)
-        openai_text_logprobs(b, logprobs, n_logprobs, offset);
+    if (tokens->n_prompt + tokens->n_answer > 0)
+        openai_text_logprobs(b, tokens, offset);
     else
         emit_null(b);
-    openai_finish_reason(b, reason);
+    openai_finish_reason(b, reason, false);
     emit_close(b, '}');
+}
+
+/* The choices of one prompt. */
+static void put_choices(struct buffer *b, const struct openai *o, uint32_t first, const Bitnet__V1__GenerateResponse *a)
+{
+    for (size_t k = 0; k < a->n_choices; k++) {
+        const Bitnet__V1__Choice *c = a->choices[k];
+        struct openai_tokens tokens = {0};
+        size_t offset = 0;
+        if (o->logprobs)
+            tokens = (struct openai_tokens){a->prompt_logprobs, c->logprobs, a->n_prompt_logprobs, c->n_logprobs};
+        put_choice(b, first + c->index, c->text, &tokens, &offset, (int)c->finish_reason);
+    }
 }
 
 static void completion_done(struct job *j)
@@ -60,55 +73,61 @@ static void completion_done(struct job *j)
     struct buffer *b = &j->out;
     for (int i = 0; i < j->n_calls; i++)
         openai_count(o, j->calls[i].answer->usage);
-    strncpy(o->model, j->calls[0].answer->model, sizeof o->model - 1);
+    openai_origin(o, j->calls[0].answer->model, j->calls[0].answer->system_fingerprint);
     openai_head(b, o, false);
     emit_key(b, "choices");
     emit_open(b, '[');
-    for (int i = 0; i < j->n_calls; i++) {
-        const Bitnet__V1__GenerateResponse *a = j->calls[i].answer;
-        for (size_t k = 0; k < a->n_choices; k++) {
-            const Bitnet__V1__Choice *c = a->choices[k];
-            size_t offset = 0;
-            put_choice(b, (uint32_t)(i * o->n_choices) + c->index, c->text, c->logprobs,
-                       o->logprobs ? c->n_logprobs : 0, &offset, (int)c->finish_reason);
-        }
-    }
+    for (int i = 0; i < j->n_calls; i++)
+        put_choices(b, o, (uint32_t)(i * o->n_choices), j->calls[i].answer);
     emit_close(b, ']');
     openai_usage(b, o);
     emit_close(b, '}');
 }
 
-static void put_chunk(struct job *j, uint32_t index, const char *text, const Bitnet__V1__Token *token, int reason)
+static void put_chunk(struct job *j, uint32_t index, const char *text, const struct openai_tokens *tokens, int reason)
 {
     struct openai *o = j->state;
-    size_t n = o->logprobs && token && token->logprob ? 1 : 0;
     openai_chunk_begin(j);
     emit_key(&j->out, "choices");
     emit_open(&j->out, '[');
-    put_choice(&j->out, index, text, n > 0 ? &token->logprob : NULL, n,
-               &o->text_offset[index % (OPENAI_MAX_PROMPTS * OPENAI_MAX_CHOICES)], reason);
+    put_choice(&j->out, index, text, tokens, &o->text_offset[index % (OPENAI_MAX_PROMPTS * OPENAI_MAX_CHOICES)], reason);
     emit_close(&j->out, ']');
     openai_chunk_end(j);
 }
 
+/* Each choice begins with the prompt. */
+static void completion_prompt(struct job *j, int call, const Bitnet__V1__PromptEvent *event)
+{
+    struct openai *o = j->state;
+    const struct openai_tokens tokens = {.prompt = event->tokens, .n_prompt = o->logprobs ? event->n_tokens : 0};
+    openai_origin(o, event->model, event->system_fingerprint);
+    for (int c = 0; c < o->n_choices; c++)
+        put_chunk(j, (uint32_t)(call * o->n_choices + c), event->text, &tokens, 0);
+}
+
 static void completion_token(struct job *j, int call, const Bitnet__V1__TokenEvent *event)
 {
-    const struct openai *o = j->state;
+    struct openai *o = j->state;
     uint32_t index = (uint32_t)(call * o->n_choices) + event->choice;
-    for (size_t i = 0; i < event->n_tokens; i++)
-        if (event->tokens[i]->text[0] != '\0' || o->logprobs)
-            put_chunk(j, index, event->tokens[i]->text, event->tokens[i], 0);
+    openai_origin(o, event->model, event->system_fingerprint);
+    for (size_t i = 0; i < event->n_tokens; i++) {
+        const Bitnet__V1__Token *token = event->tokens[i];
+        const struct openai_tokens tokens = {.answer = &token->logprob, .n_answer = o->logprobs && token->logprob};
+        if (token->text[0] != '\0' || o->logprobs)
+            put_chunk(j, index, token->text, &tokens, 0);
+    }
 }
 
 static void completion_choice_end(struct job *j, int call, const Bitnet__V1__ChoiceEnd *end)
 {
     const struct openai *o = j->state;
-    put_chunk(j, (uint32_t)(call * o->n_choices) + end->choice, "", NULL, (int)end->finish_reason);
+    put_chunk(j, (uint32_t)(call * o->n_choices) + end->choice, "", &(struct openai_tokens){0}, (int)end->finish_reason);
 }
 
 static const struct job_view whole_view = {.done = completion_done};
 static const struct job_view stream_view = {
     .token = completion_token,
+    .prompt = completion_prompt,
     .choice_end = completion_choice_end,
     .complete = openai_stream_complete,
     .done = openai_stream_done,
@@ -146,7 +165,7 @@ static int read_prompts(const json_t *v, struct input inputs[OPENAI_MAX_PROMPTS]
         return read_prompt(v, &inputs[0], f) ? 1 : 0;
     size_t n = json_array_size(v);
     if (n > OPENAI_MAX_PROMPTS) {
-        prompt_fault(f, v, "at most 16 prompts");
+        prompt_fault(f, v, "at most 64 prompts");
         return 0;
     }
     for (size_t i = 0; i < n; i++)
@@ -162,6 +181,10 @@ static bool check(const struct params *p, struct failure *f, bool *include_usage
         failure_add(f, ERROR_VALIDATION_FAILED, "best_of", p->stream.truth ? "n in a stream" : "at least n", NULL);
         return false;
     }
+    if (p->max_tokens.i == 0 && !(p->echo.truth && p->logprobs.set && n == 1 && (!p->best_of.set || p->best_of.i == 1))) {
+        failure_add(f, ERROR_VALIDATION_FAILED, "max_tokens", "0 only together with echo and logprobs, and with one choice", NULL);
+        return false;
+    }
     return params_check_bias(p, f) && openai_stream_options(p, include_usage, f);
 }
 
@@ -172,6 +195,8 @@ static bool pack_all(struct request *r, const struct params *p, const struct inp
                                   .logprobs = p->logprobs.set,
                                   .top_logprobs = p->logprobs.i,
                                   .echo = p->echo.truth,
+                                  .prompt_logprobs = p->echo.truth && p->logprobs.set,
+                                  .score_only = p->max_tokens.i == 0,
                                   .request_id = r->id,
                                   .client_id = r->http->peer};
     for (int i = 0; i < n; i++)

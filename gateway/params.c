@@ -3,6 +3,7 @@
 
 #include "bitnet/v1/inference.pb-c.h"
 #include "gateway/format.h"
+#include "gateway/tool_params.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -51,6 +52,13 @@ static const char *role_of(const json_t *message)
     return NULL;
 }
 
+/* An assistant that makes calls need not say anything. */
+static bool may_lack_content(const json_t *message)
+{
+    const json_t *content = json_object_get(message, "content");
+    return (!content || json_is_null(content)) && json_array_size(json_object_get(message, "tool_calls")) > 0;
+}
+
 bool params_check_messages(const json_t *messages, struct failure *f)
 {
     size_t i, n = json_array_size(messages);
@@ -69,12 +77,10 @@ bool params_check_messages(const json_t *messages, struct failure *f)
         if (!role_of(message))
             return fault(f, ERROR_VALIDATION_FAILED, field, "system, developer, user, assistant or tool",
                          json_object_get(message, "role"));
-        snprintf(field, sizeof field, "messages[%zu].tool_calls", i);
-        if (json_array_size(json_object_get(message, "tool_calls")) > 0)
-            return fault(f, ERROR_VALIDATION_FAILED, field, "no tool calls: this server does not offer them",
-                         json_object_get(message, "tool_calls"));
+        if (!tool_params_check_message(messages, i, f))
+            return false;
         snprintf(field, sizeof field, "messages[%zu].content", i);
-        if (!check_content(json_object_get(message, "content"), field, f))
+        if (!may_lack_content(message) && !check_content(json_object_get(message, "content"), field, f))
             return false;
     }
     return true;
@@ -154,6 +160,7 @@ struct scratch {
     Bitnet__V1__Message *messages; /* owned */
     Bitnet__V1__ResponseFormat format;
     char *schema; /* owned */
+    struct tool_room tools;
 };
 
 /* protobuf-c's strings are not const; packing only reads them. */
@@ -219,7 +226,7 @@ static bool fill_messages(const json_t *messages, struct scratch *scratch)
         m->content = content_text(json_object_get(message, "content"));
         chat->messages[i] = m;
         chat->n_messages = i + 1;
-        if (!m->content)
+        if (!m->content || !tool_params_fill_calls(message, m))
             return false;
     }
     scratch->request.input_case = BITNET__V1__GENERATE_REQUEST__INPUT_CHAT;
@@ -261,6 +268,8 @@ static void fill_rest(const struct params *p, const struct extras *extras, Bitne
     r->logprobs = extras->logprobs;
     r->top_logprobs = (uint32_t)extras->top_logprobs;
     r->echo = extras->echo;
+    r->prompt_logprobs = extras->prompt_logprobs;
+    r->score_only = extras->score_only;
     r->timeout_ms = p->timeout_ms.set ? (uint32_t)p->timeout_ms.i : 0;
     r->priority = (Bitnet__V1__Priority)p->priority.i;
     r->quantization = (Bitnet__V1__Quantization)p->quantization.i;
@@ -279,6 +288,14 @@ static bool fill_format(const struct params *p, struct scratch *scratch)
     return ok;
 }
 
+static bool fill_tools(const struct params *p, struct scratch *scratch)
+{
+    if (!tool_params_in_use(p))
+        return true;
+    scratch->request.tools = &scratch->tools.tools;
+    return tool_params_fill(p, &scratch->tools);
+}
+
 bool params_pack(const struct params *p, const struct input *input, const struct extras *extras, struct buffer *out)
 {
     struct scratch *scratch = calloc(1, sizeof *scratch);
@@ -288,13 +305,16 @@ bool params_pack(const struct params *p, const struct input *input, const struct
     fill_rest(p, extras, &scratch->request);
     fill_sampling(p, scratch);
     fill_stop(p, scratch);
-    bool ok = fill_input(input, scratch) && fill_format(p, scratch);
+    bool ok = fill_input(input, scratch) && fill_format(p, scratch) && fill_tools(p, scratch);
     size_t n = ok ? bitnet__v1__generate_request__get_packed_size(&scratch->request) : 0;
     char *to = ok ? buffer_reserve(out, n) : NULL;
     if (to)
         out->n_bytes += bitnet__v1__generate_request__pack(&scratch->request, (uint8_t *)to);
-    for (size_t i = 0; i < scratch->chat.n_messages; i++)
+    for (size_t i = 0; i < scratch->chat.n_messages; i++) {
         free(scratch->messages[i].content);
+        tool_params_free_calls(&scratch->messages[i]);
+    }
+    tool_room_fini(&scratch->tools);
     free(scratch->messages);
     free(scratch->chat.messages);
     free(scratch->tokens.ids);

@@ -13,6 +13,7 @@ struct params {
     struct value logit_bias, stop, n, logprobs, top_logprobs, echo;
     struct value quantization, device, priority, timeout_ms;
     struct value stream, stream_options, response_format, best_of, refused;
+    struct value tools, tool_choice, parallel_tool_calls, modalities;
 };
 
 /* What a generation starts from; one of the three. Borrowed from the JSON. */
@@ -28,11 +29,13 @@ struct extras {
     bool logprobs;
     int64_t top_logprobs;
     bool echo;
+    bool prompt_logprobs; /* of the prompt's tokens too */
+    bool score_only;      /* nothing is generated */
     const char *request_id;
     const char *client_id; /* for turns at the engine; NULL = the gateway itself */
 };
 
-/* Checks `messages` (role, content as string or text parts). */
+/* Checks `messages` (role, content as string or text parts, calls and their results). */
 bool params_check_messages(const json_t *messages, struct failure *f);
 /* Checks an array of token ids. */
 bool params_check_tokens(const json_t *tokens, struct failure *f);

@@ -18,7 +18,7 @@ static const struct route routes[] = {
     {HTTP_METHOD_POST, "/v1/inference/stream", handle_inference_stream, ROUTE_MAIN},
     {HTTP_METHOD_POST, "/v1/chat/completions", handle_chat, ROUTE_MAIN},
     {HTTP_METHOD_POST, "/v1/completions", handle_completions, ROUTE_MAIN},
-    {HTTP_METHOD_POST, "/v1/embeddings", handle_not_implemented, ROUTE_MAIN},
+    {HTTP_METHOD_POST, "/v1/embeddings", handle_embeddings, ROUTE_MAIN},
     {HTTP_METHOD_GET, "/v1/models", handle_models, ROUTE_MAIN},
     {HTTP_METHOD_POST, "/v1/models/load", handle_not_implemented, ROUTE_MAIN},
     {HTTP_METHOD_POST, "/v1/models/swap", handle_not_implemented, ROUTE_MAIN},

@@ -88,6 +88,7 @@ void collect_logprob(const struct tokenizer *t, uint32_t id, float logprob, cons
     out->token_id = id;
     out->token = piece(t, id);
     out->logprob = logprob;
+    out->special = tokenizer_is_silent(t, id);
     out->n_top = n_top;
     out->top = list;
     for (size_t i = 0; i < n_top; i++) {

@@ -3,14 +3,18 @@
 #include "base/clock.h"
 #include "base/id.h"
 
-#include <stdlib.h>
+#include "version.h"
+
+#include <stdio.h>
 #include <string.h>
 
 #define DEFAULT_MAX_TOKENS 100
 
-static enum error_code convert_input(const Bitnet__V1__GenerateRequest *r, struct converted *out, struct error *err)
+static enum error_code convert_input(const struct service *s, const Bitnet__V1__GenerateRequest *r, struct converted *out,
+                                     struct error *err)
 {
     struct request *q = &out->request;
+    enum error_code code;
     switch (r->input_case) {
     case BITNET__V1__GENERATE_REQUEST__INPUT_PROMPT:
         q->prompt = r->prompt;
@@ -30,13 +34,10 @@ static enum error_code convert_input(const Bitnet__V1__GenerateRequest *r, struc
         if (!r->chat->n_messages)
             return error_set_param(err, ERROR_VALIDATION_FAILED, "messages",
                                    "messages: expected at least one, found none");
-        out->messages = calloc(r->chat->n_messages, sizeof *out->messages);
-        if (!out->messages)
-            return error_set(err, ERROR_MEMORY_EXHAUSTED, "no memory for %zu messages", r->chat->n_messages);
-        for (size_t i = 0; i < r->chat->n_messages; i++)
-            out->messages[i] = (struct chat_message){r->chat->messages[i]->role, r->chat->messages[i]->content};
-        q->messages = out->messages;
-        q->n_messages = r->chat->n_messages;
+        if ((code = tools_render(r->chat, r->tools, tools_roles_of(engine_tokenizer(s->engine)), &out->chat, err)))
+            return code;
+        q->messages = out->chat.messages;
+        q->n_messages = out->chat.n;
         return ERROR_NONE;
     default:
         return error_set_param(err, ERROR_VALIDATION_FAILED, "prompt",
@@ -98,22 +99,39 @@ static enum error_code convert_choices(const Bitnet__V1__GenerateRequest *r, str
                            CONVERT_MAX_CHOICES, r->best_of);
 }
 
+/* What the answer must be. */
+static enum error_code convert_form(const struct service *s, const Bitnet__V1__GenerateRequest *r, struct converted *out,
+                                    struct error *err)
+{
+    if (tools_in_use(r->tools) && r->input_case != BITNET__V1__GENERATE_REQUEST__INPUT_CHAT)
+        return error_set_param(err, ERROR_VALIDATION_FAILED, "tools", "tools: expected a chat with them, found none");
+    if (r->score_only && !r->prompt_logprobs)
+        return error_set_param(err, ERROR_VALIDATION_FAILED, "score_only",
+                               "score_only: expected prompt_logprobs with it, found none");
+    if (!r->response_format && !r->tools)
+        return ERROR_NONE;
+    return formats_get(s->formats, r->response_format, r->tools, &out->grammar, err);
+}
+
 enum error_code convert_request(const struct service *s, const Bitnet__V1__GenerateRequest *r, int64_t rpc_deadline_ns,
                                 struct converted *out, struct error *err)
 {
     memset(&out->request, 0, sizeof out->request);
-    out->messages = NULL;
+    out->chat = (struct tools_chat){0};
     out->grammar = NULL;
     struct request *q = &out->request;
-    enum error_code code = convert_input(r, out, err);
+    enum error_code code = tools_check(r->tools, err);
+    if (!code)
+        code = convert_input(s, r, out, err);
     if (!code)
         code = convert_sampling(s, r->sampling, out, err);
-    if (!code && r->response_format)
-        code = formats_get(s->formats, r->response_format, &out->grammar, err);
+    if (!code)
+        code = convert_form(s, r, out, err);
     if (!code)
         code = convert_choices(r, q, err);
     q->grammar = out->grammar;
-    q->max_tokens = r->max_tokens ? r->max_tokens : DEFAULT_MAX_TOKENS;
+    q->max_tokens = r->score_only ? 0 : r->max_tokens ? r->max_tokens : DEFAULT_MAX_TOKENS;
+    q->prompt_logprobs = r->prompt_logprobs;
     q->stop = (const char *const *)r->stop;
     q->n_stop = r->n_stop;
     q->top_logprobs = r->top_logprobs;
@@ -129,10 +147,18 @@ enum error_code convert_request(const struct service *s, const Bitnet__V1__Gener
 
 void convert_fini(struct converted *c)
 {
-    free(c->messages);
+    tools_chat_fini(&c->chat);
     grammar_release(c->grammar);
-    c->messages = NULL;
     c->grammar = NULL;
+}
+
+void convert_fingerprint(const struct engine_model *m, char out[CONVERT_FINGERPRINT_BYTES])
+{
+    const char *const parts[] = {BITNET_VERSION, BITNET_GIT_SHA, m->id, m->architecture, m->quantization, m->device};
+    uint64_t hash = kernel_hash(m->n_parameters, &m->file_bytes, sizeof m->file_bytes);
+    for (size_t i = 0; i < sizeof parts / sizeof *parts; i++)
+        hash = kernel_hash(hash, parts[i], strlen(parts[i]) + 1);
+    snprintf(out, CONVERT_FINGERPRINT_BYTES, "fp_%012llx", (unsigned long long)(hash ^ hash >> 48) & 0xFFFFFFFFFFFF);
 }
 
 Bitnet__V1__FinishReason convert_finish(enum finish_reason finish)

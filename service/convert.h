@@ -5,6 +5,7 @@
 #include "bitnet/v1/inference.pb-c.h"
 #include "service/formats.h"
 #include "service/service.h"
+#include "service/tools.h"
 
 #define CONVERT_MAX_BIAS 300
 #define CONVERT_MAX_CHOICES 8
@@ -12,7 +13,7 @@
 /* The engine's request with what it points to; all else is borrowed from the message. */
 struct converted {
     struct request request;
-    struct chat_message *messages; /* owned */
+    struct tools_chat chat;        /* owned */
     struct grammar *grammar;       /* a reference */
     struct logit_bias bias[CONVERT_MAX_BIAS];
     bool call_deadline; /* the call's deadline comes before timeout_ms */
@@ -23,6 +24,10 @@ struct converted {
 enum error_code convert_request(const struct service *s, const Bitnet__V1__GenerateRequest *r, int64_t rpc_deadline_ns,
                                 struct converted *out, struct error *err);
 void convert_fini(struct converted *c);
+
+/* What an answer's tokens depend on beside its request, as a short name: model, program, device. */
+#define CONVERT_FINGERPRINT_BYTES 24
+void convert_fingerprint(const struct engine_model *m, char out[CONVERT_FINGERPRINT_BYTES]);
 
 Bitnet__V1__FinishReason convert_finish(enum finish_reason finish);
 Bitnet__V1__Quantization convert_quantization(const char *name);

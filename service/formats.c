@@ -2,13 +2,16 @@
 #include "service/formats.h"
 
 #include "service/schema.h"
+#include "service/tools.h"
 
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 
+#define KIND_TOOLS (-1) /* text: the two messages, packed in a GenerateRequest */
+
 struct entry {
-    int kind; /* Bitnet__V1__ResponseFormat__FormatCase */
+    int kind; /* Bitnet__V1__ResponseFormat__FormatCase, or KIND_TOOLS */
     uint64_t hash;
     char *text;
     size_t n_bytes;
@@ -96,13 +99,6 @@ static void add(struct formats *f, const struct entry *key, struct grammar *g)
     pthread_mutex_unlock(&f->lock);
 }
 
-enum error_code formats_fault(struct error *err, const char *what)
-{
-    error_prefix(err, "%s", what);
-    strcpy(err->param, "response_format");
-    return err->code;
-}
-
 /* ---- compiling ----------------------------------------------------------------------------------------------------- */
 
 static enum error_code compile_regex(const char *pattern, size_t n_bytes, struct grammar **out, struct error *err)
@@ -118,7 +114,11 @@ static enum error_code compile_regex(const char *pattern, size_t n_bytes, struct
         code = grammar_compile(b, rule, out, err);
     }
     grammar_builder_close(b);
-    return code ? formats_fault(err, "regex") : ERROR_NONE;
+    if (code) {
+        error_prefix(err, "regex");
+        strcpy(err->param, "response_format");
+    }
+    return code;
 }
 
 static enum error_code compile(const struct entry *key, struct grammar **out, struct error *err)
@@ -133,24 +133,48 @@ static enum error_code compile(const struct entry *key, struct grammar **out, st
     }
 }
 
-enum error_code formats_get(struct formats *f, const Bitnet__V1__ResponseFormat *format, struct grammar **out,
-                            struct error *err)
+/* The grammar of the key, from the cache or, once compiled, into it. */
+static enum error_code get(struct formats *f, struct entry *key, const Bitnet__V1__ResponseFormat *format,
+                           const Bitnet__V1__Tools *tools, struct grammar **out, struct error *err)
 {
-    struct entry key = {.kind = (int)format->format_case, .text = (char *)(uintptr_t) ""};
-    bool none = format->format_case == BITNET__V1__RESPONSE_FORMAT__FORMAT__NOT_SET ||
-                (format->format_case == BITNET__V1__RESPONSE_FORMAT__FORMAT_JSON_OBJECT && !format->json_object);
-    *out = NULL;
-    if (none)
+    key->hash = kernel_hash(0, key->text, key->n_bytes);
+    if ((*out = find(f, key)))
         return ERROR_NONE;
-    if (format->format_case != BITNET__V1__RESPONSE_FORMAT__FORMAT_JSON_OBJECT)
-        key.text =
-            format->format_case == BITNET__V1__RESPONSE_FORMAT__FORMAT_REGEX ? format->regex : format->json_schema;
-    key.n_bytes = strlen(key.text);
-    key.hash = kernel_hash(0, key.text, key.n_bytes);
-    if ((*out = find(f, &key)))
-        return ERROR_NONE;
-    enum error_code code = compile(&key, out, err);
+    enum error_code code = key->kind == KIND_TOOLS ? tools_grammar(tools, format, out, err) : compile(key, out, err);
     if (!code)
-        add(f, &key, *out);
+        add(f, key, *out);
     return code;
+}
+
+static enum error_code get_tools(struct formats *f, const Bitnet__V1__ResponseFormat *format,
+                                 const Bitnet__V1__Tools *tools, struct grammar **out, struct error *err)
+{
+    Bitnet__V1__GenerateRequest both = BITNET__V1__GENERATE_REQUEST__INIT;
+    both.response_format = (Bitnet__V1__ResponseFormat *)(uintptr_t)format;
+    both.tools = (Bitnet__V1__Tools *)(uintptr_t)tools;
+    struct entry key = {.kind = KIND_TOOLS, .n_bytes = bitnet__v1__generate_request__get_packed_size(&both)};
+    key.text = malloc(key.n_bytes + 1);
+    if (!key.text)
+        return error_set(err, ERROR_MEMORY_EXHAUSTED, "no memory for a grammar");
+    bitnet__v1__generate_request__pack(&both, (uint8_t *)key.text);
+    enum error_code code = get(f, &key, format, tools, out, err);
+    free(key.text);
+    return code;
+}
+
+enum error_code formats_get(struct formats *f, const Bitnet__V1__ResponseFormat *format, const Bitnet__V1__Tools *tools,
+                            struct grammar **out, struct error *err)
+{
+    int kind = format ? (int)format->format_case : BITNET__V1__RESPONSE_FORMAT__FORMAT__NOT_SET;
+    struct entry key = {.kind = kind, .text = (char *)(uintptr_t) ""};
+    *out = NULL;
+    if (tools_in_use(tools))
+        return get_tools(f, format, tools, out, err);
+    if (kind == BITNET__V1__RESPONSE_FORMAT__FORMAT__NOT_SET ||
+        (kind == BITNET__V1__RESPONSE_FORMAT__FORMAT_JSON_OBJECT && !format->json_object))
+        return ERROR_NONE;
+    if (kind != BITNET__V1__RESPONSE_FORMAT__FORMAT_JSON_OBJECT)
+        key.text = kind == BITNET__V1__RESPONSE_FORMAT__FORMAT_REGEX ? format->regex : format->json_schema;
+    key.n_bytes = strlen(key.text);
+    return get(f, &key, format, NULL, out, err);
 }

@@ -3,6 +3,7 @@
  *
  *   message -> engine_submit -> stream        the loop: on_ready -> rpc_post -> advance, here
  *   advance: stream_read -> one message at a time (a stream) | collected (one answer) -> complete
+ *   the prompt's log-probabilities, where they were asked for, come first and are kept by the stream until it is closed
  *
  * A generation belongs to its call, whose callbacks and posts come one at a time; it is freed in on_done, which closes the stream and so
  * ends the sequence when the client went away.
@@ -12,6 +13,7 @@
 #include "base/log.h"
 #include "service/collect.h"
 #include "service/convert.h"
+#include "service/echo.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -30,8 +32,8 @@ struct generation {
     bool call_deadline; /* the call's deadline comes before timeout_ms: then there is no answer */
     uint32_t n_choices, n_answers, n_top; /* generated; of these, in the answer */
     uint64_t seed;
-    char request_id[129];
-    struct buffer echo;  /* in front of each choice's text */
+    char request_id[129], fingerprint[CONVERT_FINGERPRINT_BYTES];
+    struct echo echo;
     struct buffer texts; /* of the event that is being packed */
     struct collected choices[MAX_CHOICES];
 };
@@ -41,7 +43,7 @@ static void generation_free(struct generation *g)
     stream_close(g->stream);
     for (size_t i = 0; i < MAX_CHOICES; i++)
         collect_fini(&g->choices[i]);
-    buffer_fini(&g->echo);
+    echo_fini(&g->echo);
     buffer_fini(&g->texts);
     free(g);
 }
@@ -65,7 +67,7 @@ static bool send_tokens(struct generation *g, struct rpc_call *call, const struc
     for (size_t i = 0; i < e->n_tokens; i++) { /* all texts first: the buffer moves while it grows */
         offsets[i] = g->texts.n_bytes;
         if (!g->echo_sent[e->choice])
-            buffer_append(&g->texts, g->echo.data, g->echo.n_bytes);
+            buffer_append(&g->texts, g->echo.text.data, g->echo.text.n_bytes);
         g->echo_sent[e->choice] = true;
         message_text(&g->texts, e->tokens[i].text, e->tokens[i].n_bytes);
         buffer_append_char(&g->texts, '\0');
@@ -84,11 +86,23 @@ static bool send_tokens(struct generation *g, struct rpc_call *call, const struc
     }
     event.choice = e->choice;
     event.position = e->position;
+    if (e->position == 0) {
+        event.model = (char *)(uintptr_t)engine_model(g->service->engine)->id;
+        event.system_fingerprint = g->fingerprint;
+    }
     event.n_tokens = e->n_tokens;
     event.tokens = list;
     response.event_case = BITNET__V1__STREAM_GENERATE_RESPONSE__EVENT_TOKEN;
     response.token = &event;
     return message_send(call, &response.base);
+}
+
+/* The next of the prompt's tokens; its text, if any, goes with the first of them instead of with the answer's. */
+static bool send_prompt(struct generation *g, struct rpc_call *call)
+{
+    for (size_t c = 0; c < MAX_CHOICES; c++)
+        g->echo_sent[c] = true;
+    return echo_send(&g->echo, call, engine_tokenizer(g->service->engine), engine_model(g->service->engine)->id, g->fingerprint);
 }
 
 static bool send_choice_end(struct rpc_call *call, const struct stream_event *e)
@@ -125,6 +139,7 @@ static void answer_init(struct answer *a, struct generation *g, const struct str
     a->timing.mean_batch_size = sum->mean_batch_size;
     a->response.request_id = g->request_id;
     a->response.model = (char *)(uintptr_t)m->id;
+    a->response.system_fingerprint = g->fingerprint;
     a->response.usage = &a->usage;
     a->response.timing = &a->timing;
     a->response.seed = g->seed;
@@ -160,10 +175,12 @@ static void answer_once(struct generation *g, struct rpc_call *call, const struc
     const struct tokenizer *t = engine_tokenizer(g->service->engine);
     struct answer a;
     Bitnet__V1__Choice choices[MAX_CHOICES], *list[MAX_CHOICES];
-    struct collect_room rooms[MAX_CHOICES] = {0};
+    struct collect_room rooms[MAX_CHOICES] = {0}, prompt = {0};
     uint32_t order[MAX_CHOICES] = {0, 1, 2, 3, 4, 5, 6, 7};
-    bool ok = true;
     answer_init(&a, g, &e->summary);
+    bool ok = echo_fill(&g->echo, t, g->n_top, &prompt);
+    a.response.n_prompt_logprobs = g->echo.n_tokens;
+    a.response.prompt_logprobs = prompt.entry_list;
     if (g->n_choices > g->n_answers)
         collect_rank(g->choices, g->n_choices, order);
     for (uint32_t i = 0; i < g->n_answers; i++) {
@@ -183,6 +200,7 @@ static void answer_once(struct generation *g, struct rpc_call *call, const struc
                     &(struct error){.code = ERROR_MEMORY_EXHAUSTED, .message = "no memory for the answer"});
     for (uint32_t i = 0; i < MAX_CHOICES; i++)
         collect_room_free(&rooms[i]);
+    collect_room_free(&prompt);
 }
 
 /* ---- progress ---------------------------------------------------------------------------------------------------- */
@@ -243,10 +261,18 @@ static void advance(void *service, struct rpc_call *call)
     if (g && !g->over && g->sending && stream_stalled(g->stream))
         give_up(g, call);
     while (g && !g->over && !g->sending) {
+        if (g->streaming && echo_waits(&g->echo)) {
+            g->sending = send_prompt(g, call);
+            continue;
+        }
         stream_read(g->stream, max_tokens, &e);
         switch (e.type) {
         case STREAM_NOTHING:
             return;
+        case STREAM_PROMPT:
+            g->echo.tokens = e.tokens;
+            g->echo.n_tokens = e.n_tokens;
+            break;
         case STREAM_TOKENS:
             if (g->streaming)
                 g->sending = send_tokens(g, call, &e);
@@ -308,27 +334,6 @@ static void take_request_id(struct generation *g, struct rpc_call *call, const c
     rpc_call_add_metadata(call, "x-request-id", g->request_id);
 }
 
-/* The prompt's text, which echo puts in front of each choice. */
-static enum error_code take_echo(struct generation *g, const Bitnet__V1__GenerateRequest *r, struct error *err)
-{
-    enum error_code code = ERROR_NONE;
-    struct buffer raw;
-    if (!r->echo)
-        return ERROR_NONE;
-    buffer_init(&raw, COLLECT_MAX_TEXT_BYTES);
-    if (r->input_case == BITNET__V1__GENERATE_REQUEST__INPUT_PROMPT)
-        buffer_append_str(&raw, r->prompt);
-    else
-        code =
-            tokenizer_decode(engine_tokenizer(g->service->engine), r->tokens->ids, r->tokens->n_ids, true, &raw, err);
-    if (!message_text(&g->echo, raw.data, raw.n_bytes) && !code)
-        code = error_set(err, ERROR_MEMORY_EXHAUSTED, "no memory for the echo");
-    buffer_fini(&raw);
-    for (size_t i = 0; i < MAX_CHOICES && !g->streaming; i++)
-        buffer_append(&g->choices[i].text, g->echo.data, g->echo.n_bytes);
-    return code;
-}
-
 static struct generation *generation_new(struct service *s, bool streaming)
 {
     struct generation *g = calloc(1, sizeof *g);
@@ -336,7 +341,7 @@ static struct generation *generation_new(struct service *s, bool streaming)
         return NULL;
     g->service = s;
     g->streaming = streaming;
-    buffer_init(&g->echo, COLLECT_MAX_TEXT_BYTES);
+    echo_init(&g->echo);
     buffer_init(&g->texts, COLLECT_MAX_TEXT_BYTES);
     for (size_t i = 0; i < MAX_CHOICES; i++)
         collect_init(&g->choices[i]);
@@ -370,7 +375,9 @@ static enum error_code submit(struct generation *g, struct rpc_call *call, const
                                "best_of: expected no more than n in a stream, whose tokens are sent before the best are known");
     enum error_code code = convert_request(g->service, r, rpc_call_deadline_ns(call), &c, err);
     if (!code)
-        code = take_echo(g, r, err);
+        code = echo_take(&g->echo, engine_tokenizer(g->service->engine), r, err);
+    for (size_t i = 0; i < MAX_CHOICES && !g->streaming; i++)
+        buffer_append(&g->choices[i].text, g->echo.text.data, g->echo.text.n_bytes);
     if (!code) {
         c.request.id = g->request_id;
         c.request.client_id = client_of(call, r->client_id, peer);
@@ -381,6 +388,7 @@ static enum error_code submit(struct generation *g, struct rpc_call *call, const
         g->logprobs = r->logprobs;
         g->n_top = r->top_logprobs;
         g->seed = c.request.sampling.seed;
+        convert_fingerprint(engine_model(g->service->engine), g->fingerprint);
         g->call_deadline = c.call_deadline;
         code = engine_submit(g->service->engine, &c.request, &g->stream, err);
     }

@@ -1,5 +1,4 @@
 /* Schemas by their keywords: references, combinations, types. See schema.h. */
-#include "service/formats.h"
 #include "service/schema_parts.h"
 
 #include <stdarg.h>
@@ -18,7 +17,7 @@ uint32_t schema_fault(struct schema *s, const char *keyword, const char *format,
     va_start(args, format);
     vsnprintf(what, sizeof what, format, args);
     va_end(args);
-    s->code = error_set_param(s->err, ERROR_VALIDATION_FAILED, "response_format", "schema at #%s%s%s: %s", s->pointer,
+    s->code = error_set_param(s->err, ERROR_VALIDATION_FAILED, s->param, "schema at #%s%s%s: %s", s->pointer,
                               keyword ? "/" : "", keyword ? keyword : "", what);
     return GRAMMAR_EMPTY;
 }
@@ -296,45 +295,65 @@ uint32_t schema_value_call(struct schema *s, const json_t *schema)
 
 /* ---- whole --------------------------------------------------------------------------------------------------------- */
 
-/* Compiles the values of a schema, which may have one space in front: SentencePiece vocabularies begin words with it. */
-static enum error_code compile(const json_t *root, struct grammar **out, struct error *err)
+bool schema_begin(struct schema *s, const char *param, struct error *err)
 {
-    struct schema s = {.b = grammar_builder_open(), .root = root, .made = json_array(), .err = err};
-    if (!s.b || !s.made) {
-        s.code = error_set(err, ERROR_MEMORY_EXHAUSTED, "no memory for a grammar");
-    } else {
-        uint32_t rule = grammar_rule(s.b);
-        grammar_rule_set(
-            s.b, rule, grammar_sequence(s.b, grammar_repeat(s.b, schema_text(&s, " "), 0, 1), schema_value(&s, root)));
-        if (!s.code && (s.code = grammar_compile(s.b, rule, out, err)))
-            formats_fault(err, "schema");
+    *s = (struct schema){.b = grammar_builder_open(), .made = json_array(), .param = param, .err = err};
+    if (!s->b || !s->made)
+        s->code = error_set(err, ERROR_MEMORY_EXHAUSTED, "no memory for a grammar");
+    return !s->code;
+}
+
+enum error_code schema_end(struct schema *s, uint32_t whole, struct grammar **out)
+{
+    if (!s->code) {
+        uint32_t rule = grammar_rule(s->b);
+        grammar_rule_set(s->b, rule, whole);
+        s->code = grammar_compile(s->b, rule, out, s->err);
+        if (s->code) {
+            error_prefix(s->err, "schema");
+            snprintf(s->err->param, sizeof s->err->param, "%s", s->param);
+        }
     }
-    free(s.references);
-    json_decref(s.made);
-    grammar_builder_close(s.b);
-    return s.code;
+    free(s->references);
+    json_decref(s->made);
+    grammar_builder_close(s->b);
+    return s->code;
+}
+
+json_t *schema_parse(struct schema *s, const char *text, size_t n_bytes)
+{
+    json_error_t why;
+    json_t *root = NULL;
+    if (n_bytes > SCHEMA_MAX_BYTES)
+        s->code = error_set_param(s->err, ERROR_VALIDATION_FAILED, s->param,
+                                  "schema: expected at most %d bytes, found %zu", SCHEMA_MAX_BYTES, n_bytes);
+    else if (!(root = json_loadb(text, n_bytes, JSON_REJECT_DUPLICATES | JSON_DECODE_ANY, &why)))
+        s->code = error_set_param(s->err, ERROR_VALIDATION_FAILED, s->param,
+                                  "schema: expected JSON, found at byte %d: %s", why.position, why.text);
+    return root;
+}
+
+/* The values of a schema, which may have one space in front: SentencePiece vocabularies begin words with it. */
+static uint32_t spaced(struct schema *s, const json_t *root)
+{
+    s->root = root;
+    return grammar_sequence(s->b, grammar_repeat(s->b, schema_text(s, " "), 0, 1), schema_value(s, root));
 }
 
 enum error_code schema_compile(const char *text, size_t n_bytes, struct grammar **out, struct error *err)
 {
-    json_error_t why;
-    if (n_bytes > SCHEMA_MAX_BYTES)
-        return error_set_param(err, ERROR_VALIDATION_FAILED, "response_format",
-                               "schema: expected at most %d bytes, found %zu", SCHEMA_MAX_BYTES, n_bytes);
-    json_t *root = json_loadb(text, n_bytes, JSON_REJECT_DUPLICATES | JSON_DECODE_ANY, &why);
-    if (!root)
-        return error_set_param(err, ERROR_VALIDATION_FAILED, "response_format",
-                               "schema: expected JSON, found at byte %d: %s", why.position, why.text);
-    enum error_code code = compile(root, out, err);
+    struct schema s;
+    json_t *root = schema_begin(&s, "response_format", err) ? schema_parse(&s, text, n_bytes) : NULL;
+    enum error_code code = schema_end(&s, root ? spaced(&s, root) : GRAMMAR_EMPTY, out);
     json_decref(root);
     return code;
 }
 
 enum error_code schema_any_object(struct grammar **out, struct error *err)
 {
-    json_t *root = json_pack("{s:s}", "type", "object");
-    enum error_code code =
-        root ? compile(root, out, err) : error_set(err, ERROR_MEMORY_EXHAUSTED, "no memory for a grammar");
-    json_decref(root);
-    return code;
+    struct schema s;
+    uint32_t e = GRAMMAR_EMPTY;
+    if (schema_begin(&s, "response_format", err))
+        e = grammar_sequence(s.b, grammar_repeat(s.b, schema_text(&s, " "), 0, 1), schema_rule(&s, RULE_OBJECT));
+    return schema_end(&s, e, out);
 }

@@ -41,6 +41,7 @@ struct schema {
     int depth;
     size_t n_parts;
     char pointer[SCHEMA_POINTER_BYTES]; /* of the schema at hand */
+    const char *param; /* the request's field, for faults */
     struct error *err;
     enum error_code code; /* the first fault */
 };
@@ -52,6 +53,13 @@ uint32_t schema_fault(struct schema *s, const char *keyword, const char *format,
 size_t schema_enter(struct schema *s, const char *part);
 size_t schema_enter_index(struct schema *s, const char *keyword, size_t i);
 void schema_leave(struct schema *s, size_t mark);
+
+/* Begins with an empty builder; false when memory is out, which is noted as a fault. Ended by schema_end. */
+bool schema_begin(struct schema *s, const char *param, struct error *err);
+/* Compiles `whole` unless there was a fault, frees what s holds, and returns the fault's code. */
+enum error_code schema_end(struct schema *s, uint32_t whole, struct grammar **out);
+/* The text of a schema; NULL after a fault. New reference. */
+json_t *schema_parse(struct schema *s, const char *text, size_t n_bytes);
 
 /* The expression of the values of a schema. */
 uint32_t schema_value(struct schema *s, const json_t *schema);

@@ -1,6 +1,7 @@
 /* Tokenize and Detokenize. */
 #include "bitnet/v1/inference.pb-c.h"
 #include "service/service.h"
+#include "service/tools.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -14,14 +15,11 @@ static enum error_code encode(const struct tokenizer *t, const Bitnet__V1__Token
         const char *text = r->input_case == BITNET__V1__TOKENIZE_REQUEST__INPUT_TEXT ? r->text : "";
         return tokenizer_encode(t, text, strlen(text), r->add_special, r->parse_special, out, err);
     }
-    size_t n = r->chat->n_messages;
-    struct chat_message *messages = calloc(n + 1, sizeof *messages);
-    if (!messages)
-        return error_set(err, ERROR_MEMORY_EXHAUSTED, "no memory for %zu messages", n);
-    for (size_t i = 0; i < n; i++)
-        messages[i] = (struct chat_message){r->chat->messages[i]->role, r->chat->messages[i]->content};
-    enum error_code code = tokenizer_encode_chat(t, messages, n, out, err);
-    free(messages);
+    struct tools_chat chat;
+    enum error_code code = tools_render(r->chat, NULL, tools_roles_of(t), &chat, err);
+    if (!code)
+        code = tokenizer_encode_chat(t, chat.messages, chat.n, out, err);
+    tools_chat_fini(&chat);
     return code;
 }
 

@@ -151,6 +151,14 @@ const char *tokenizer_chat_template(const struct tokenizer *t)
     return t->chat == NULL ? NULL : t->chat->name;
 }
 
+bool tokenizer_chat_has_role(const struct tokenizer *t, const char *role)
+{
+    for (int i = 0; t->chat != NULL && i < N_ROLES; i++)
+        if (strcmp(ROLE_NAMES[i], role) == 0)
+            return t->chat->turns[i].before != NULL;
+    return false;
+}
+
 /* ---- rendering ---- */
 
 struct render {

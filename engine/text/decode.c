@@ -19,6 +19,12 @@ const char *tokenizer_text(const struct tokenizer *t, uint32_t id, size_t *n_byt
     return piece == NULL || t->kinds == NULL || is_silent(t, id) ? NULL : piece;
 }
 
+bool tokenizer_is_silent(const struct tokenizer *t, uint32_t id)
+{
+    size_t n_bytes;
+    return tokenizer_text(t, id, &n_bytes) == NULL;
+}
+
 enum error_code tokenizer_decode(const struct tokenizer *t, const uint32_t *ids, size_t n, bool skip_special,
                                  struct buffer *out, struct error *err)
 {

@@ -311,6 +311,8 @@ struct refusal {
 
 #define JSON_TYPE "Content-Type: application/json\r\n"
 #define CHAT "/v1/chat/completions"
+#define TOOL "{\"type\":\"function\",\"function\":{\"name\":\"f\",\"parameters\":{\"type\":\"object\"}}}"
+#define CALL "{\"id\":\"c\",\"type\":\"function\",\"function\":{\"name\":\"f\",\"arguments\":\"{}\"}}"
 #define MESSAGES "\"messages\":[{\"role\":\"user\",\"content\":\"a\"}]"
 
 static const struct refusal refusals[] = {
@@ -333,7 +335,32 @@ static const struct refusal refusals[] = {
     {"POST", CHAT, JSON_TYPE, "{\"messages\":[{\"role\":\"user\"}]}", 400, "messages[0].content"},
     {"POST", CHAT, JSON_TYPE, "{\"messages\":[{\"role\":\"user\",\"content\":[{\"type\":\"image_url\"}]}]}", 400,
      "content"},
-    {"POST", CHAT, JSON_TYPE, "{" MESSAGES ",\"tools\":[{}]}", 400, "\"param\":\"tools\""},
+    {"POST", CHAT, JSON_TYPE, "{" MESSAGES ",\"tools\":{}}", 400, "\"param\":\"tools\""},
+    {"POST", CHAT, JSON_TYPE, "{" MESSAGES ",\"tools\":[{}]}", 400, "\"param\":\"tools[0].type\""},
+    {"POST", CHAT, JSON_TYPE, "{" MESSAGES ",\"tools\":[{\"type\":\"function\"}]}", 400, "\"param\":\"tools[0].function\""},
+    {"POST", CHAT, JSON_TYPE, "{" MESSAGES ",\"tools\":[{\"type\":\"function\",\"function\":{\"name\":\"a b\"}}]}", 400,
+     "\"param\":\"tools[0].function.name\""},
+    {"POST", CHAT, JSON_TYPE, "{" MESSAGES ",\"tools\":[{\"type\":\"function\",\"function\":{\"name\":\"a\",\"parameters\":[]}}]}", 400,
+     "\"param\":\"tools[0].function.parameters\""},
+    {"POST", CHAT, JSON_TYPE, "{" MESSAGES ",\"tools\":[{\"type\":\"function\",\"function\":{\"name\":\"a\",\"strict\":1}}]}", 400,
+     "\"param\":\"tools[0].function.strict\""},
+    {"POST", CHAT, JSON_TYPE, "{" MESSAGES ",\"tool_choice\":\"required\"}", 400, "\"param\":\"tool_choice\""},
+    {"POST", CHAT, JSON_TYPE, "{" MESSAGES ",\"tools\":[" TOOL "],\"tool_choice\":\"any\"}", 400, "\"param\":\"tool_choice\""},
+    {"POST", CHAT, JSON_TYPE, "{" MESSAGES ",\"tools\":[" TOOL "],\"tool_choice\":{\"type\":\"function\",\"function\":{\"name\":\"g\"}}}", 400,
+     "the name of one of the tools"},
+    {"POST", CHAT, JSON_TYPE, "{\"messages\":[{\"role\":\"user\",\"content\":\"a\",\"tool_calls\":[" CALL "]}]}", 400,
+     "\"param\":\"messages[0].tool_calls\""},
+    {"POST", CHAT, JSON_TYPE, "{\"messages\":[{\"role\":\"assistant\",\"tool_calls\":[{\"id\":\"c\"}]}]}", 400,
+     "\"param\":\"messages[0].tool_calls[0]\""},
+    {"POST", CHAT, JSON_TYPE, "{\"messages\":[{\"role\":\"tool\",\"content\":\"a\"}]}", 400, "\"param\":\"messages[0].tool_call_id\""},
+    {"POST", CHAT, JSON_TYPE,
+     "{\"messages\":[{\"role\":\"assistant\",\"tool_calls\":[" CALL "]},{\"role\":\"tool\",\"content\":\"a\",\"tool_call_id\":\"d\"}]}", 400,
+     "\"param\":\"messages[1].tool_call_id\""},
+    {"POST", CHAT, JSON_TYPE, "{" MESSAGES ",\"functions\":[{\"name\":\"f\"}]}", 400, "\"param\":\"functions\""},
+    {"POST", CHAT, JSON_TYPE, "{" MESSAGES ",\"function_call\":{\"name\":\"f\"}}", 400, "\"param\":\"function_call\""},
+    {"POST", CHAT, JSON_TYPE, "{" MESSAGES ",\"modalities\":[\"text\",\"audio\"]}", 400, "\"param\":\"modalities\""},
+    {"POST", CHAT, JSON_TYPE, "{" MESSAGES ",\"service_tier\":\"flex\"}", 400, "\"param\":\"service_tier\""},
+    {"POST", "/v1/embeddings", JSON_TYPE, "{\"input\":\"a\",\"model\":\"m\"}", 400, "\"param\":\"model\""},
     {"POST", CHAT, JSON_TYPE, "{" MESSAGES ",\"response_format\":1}", 400, "\"param\":\"response_format\""},
     {"POST", CHAT, JSON_TYPE, "{" MESSAGES ",\"response_format\":{\"type\":\"xml\"}}", 400, "\"param\":\"response_format.type\""},
     {"POST", CHAT, JSON_TYPE, "{" MESSAGES ",\"response_format\":{\"type\":\"regex\"}}", 400,
@@ -356,6 +383,9 @@ static const struct refusal refusals[] = {
     {"POST", "/v1/completions", JSON_TYPE, "{\"prompt\":\"a\",\"best_of\":9}", 400, "\"param\":\"best_of\""},
     {"POST", "/v1/completions", JSON_TYPE, "{\"prompt\":\"a\",\"best_of\":2,\"stream\":true}", 400, "\"param\":\"best_of\""},
     {"POST", "/v1/completions", JSON_TYPE, "{\"prompt\":\"a\",\"max_tokens\":0}", 400, "\"param\":\"max_tokens\""},
+    {"POST", "/v1/completions", JSON_TYPE, "{\"prompt\":\"a\",\"max_tokens\":0,\"echo\":true}", 400, "\"param\":\"max_tokens\""},
+    {"POST", "/v1/completions", JSON_TYPE, "{\"prompt\":\"a\",\"max_tokens\":0,\"echo\":true,\"logprobs\":1,\"n\":2}", 400,
+     "\"param\":\"max_tokens\""},
     {"POST", "/detokenize", JSON_TYPE, "{\"tokens\":[1.5]}", 400, "\"param\":\"tokens\""},
 };
 

@@ -135,9 +135,9 @@ START_TEST(openai_ignores_what_it_does_not_know)
     ck_assert_int_eq(parse(completion_fields, &lenient, "{\"prompt\":\"a\",\"stop\":[\"x\"]}", &p), ERROR_NONE);
     ck_assert_int_eq(parse(completion_fields, &lenient, "{\"prompt\":\"a\",\"suffix\":\"x\"}", &p),
                      ERROR_VALIDATION_FAILED);
-    ck_assert_int_eq(parse(chat_fields, &lenient, "{\"messages\":1,\"tool_choice\":\"auto\",\"store\":false}", &p),
+    ck_assert_int_eq(parse(chat_fields, &lenient, "{\"messages\":1,\"function_call\":\"auto\",\"store\":false}", &p),
                      ERROR_NONE);
-    ck_assert_int_eq(parse(chat_fields, &lenient, "{\"messages\":1,\"tool_choice\":\"required\"}", &p),
+    ck_assert_int_eq(parse(chat_fields, &lenient, "{\"messages\":1,\"function_call\":\"f\"}", &p),
                      ERROR_VALIDATION_FAILED);
     ck_assert_int_eq(parse(chat_fields, &lenient, "{\"messages\":1,\"functions\":[{}]}", &p), ERROR_VALIDATION_FAILED);
 }

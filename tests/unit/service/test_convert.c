@@ -4,6 +4,7 @@
 #include "service/convert.h"
 
 #include "base/clock.h"
+#include "base/log.h"
 
 static struct service_config config = {.seed = -1};
 static struct service service = {.config = &config};
@@ -157,8 +158,18 @@ START_TEST(best_of_is_what_is_generated)
 }
 END_TEST
 
+static struct engine *open_tales(void)
+{
+    const struct engine_options options = {.model_path = "models/tales.gguf", .device = "cpu", .i2s_order = -1, .n_threads = 1};
+    struct error err;
+    log_init(LOG_OFF, LOG_FORMAT_TEXT);
+    ck_assert(!engine_open(&options, &service.engine, &err));
+    return service.engine;
+}
+
 START_TEST(chat_is_carried_over)
 {
+    struct engine *e = open_tales();
     Bitnet__V1__Message m = BITNET__V1__MESSAGE__INIT, *list[] = {&m, &m};
     Bitnet__V1__Chat chat = BITNET__V1__CHAT__INIT;
     Bitnet__V1__GenerateRequest r = BITNET__V1__GENERATE_REQUEST__INIT;
@@ -173,9 +184,66 @@ START_TEST(chat_is_carried_over)
     ck_assert_int_eq(convert(&r, CLOCK_NEVER, &c, &err), ERROR_NONE);
     ck_assert_uint_eq(c.request.n_messages, 2);
     ck_assert_str_eq(c.request.messages[1].content, "hello");
+    ck_assert_ptr_null(c.grammar);
     convert_fini(&c);
+    engine_close(e);
+}
+END_TEST
+
+START_TEST(tools_become_words_and_a_grammar)
+{
+    struct engine *e = open_tales();
+    Bitnet__V1__Message m = BITNET__V1__MESSAGE__INIT, *list[] = {&m};
+    Bitnet__V1__Chat chat = BITNET__V1__CHAT__INIT;
+    Bitnet__V1__Tool tool = BITNET__V1__TOOL__INIT, *tools[] = {&tool};
+    Bitnet__V1__Tools all = BITNET__V1__TOOLS__INIT;
+    Bitnet__V1__GenerateRequest r = BITNET__V1__GENERATE_REQUEST__INIT;
+    struct converted c;
+    struct error err;
+    service.formats = formats_open();
+    m.role = (char *)(uintptr_t) "user";
+    m.content = (char *)(uintptr_t) "hello";
+    chat.n_messages = all.n_tools = 1;
+    chat.messages = list;
+    tool.name = (char *)(uintptr_t) "f";
+    all.tools = tools;
+    r.input_case = BITNET__V1__GENERATE_REQUEST__INPUT_CHAT;
+    r.chat = &chat;
+    r.tools = &all;
+    ck_assert_int_eq(convert(&r, CLOCK_NEVER, &c, &err), ERROR_NONE);
+    ck_assert_uint_eq(c.request.n_messages, 2);
+    ck_assert_str_eq(c.request.messages[0].role, "system");
+    ck_assert_ptr_nonnull(c.grammar);
+    convert_fini(&c);
+    all.mode = BITNET__V1__TOOL_MODE__TOOL_MODE_NONE;
+    ck_assert_int_eq(convert(&r, CLOCK_NEVER, &c, &err), ERROR_NONE);
+    ck_assert_uint_eq(c.request.n_messages, 1);
+    ck_assert_ptr_null(c.grammar);
+    convert_fini(&c);
+    all.mode = BITNET__V1__TOOL_MODE__TOOL_MODE_AUTO;
+    r.input_case = BITNET__V1__GENERATE_REQUEST__INPUT_PROMPT;
+    r.prompt = (char *)(uintptr_t) "Once";
+    refused(&r, "tools");
+    formats_close(service.formats);
+    engine_close(e);
+}
+END_TEST
+
+START_TEST(scoring)
+{
+    Bitnet__V1__GenerateRequest r = with_prompt();
+    struct converted c;
+    struct error err;
+    r.logprobs = r.prompt_logprobs = r.score_only = true;
+    r.max_tokens = 7;
+    ck_assert_int_eq(convert(&r, CLOCK_NEVER, &c, &err), ERROR_NONE);
+    ck_assert(c.request.prompt_logprobs && c.request.max_tokens == 0);
+    convert_fini(&c);
+    r.prompt_logprobs = false;
+    refused(&r, "score_only");
 }
 END_TEST
 
 SUITE("convert", defaults_where_nothing_is_set, zero_is_a_value, seeds_can_be_pinned, the_earlier_deadline_counts,
-      refuses_what_cannot_be_converted, best_of_is_what_is_generated, chat_is_carried_over)
+      refuses_what_cannot_be_converted, best_of_is_what_is_generated, chat_is_carried_over,
+      tools_become_words_and_a_grammar, scoring)

@@ -296,7 +296,7 @@ static struct grammar *get(struct formats *f, Bitnet__V1__ResponseFormat__Format
         m.json_object = !text;
     else
         m.regex = (char *)(uintptr_t)text; /* both strings are one union */
-    formats_get(f, &m, &g, err);
+    formats_get(f, &m, NULL, &g, err);
     return g;
 }
 
