@@ -105,14 +105,14 @@ enum ternary_format ternary_format(const struct ternary *w) { return w->format; 
 
 size_t ternary_memory_bytes(const struct ternary *w) { return w->memory_bytes; }
 
-/* Checks type (up to Q6_K or of vectors) and size of a tensor of floating-point weights. */
+/* Checks type (a dense one, or of vectors) and size of a tensor of floating-point weights. */
 static enum error_code check_dense(const struct tensor_view *v, bool vector, struct error *err)
 {
     const char *name = tensor_type_name(v->type);
     bool plain = v->type == TENSOR_F32 || v->type == TENSOR_F16 || v->type == TENSOR_BF16;
-    if (!plain && (vector || (v->type != TENSOR_Q8_0 && v->type != TENSOR_Q6_K)))
+    if (!plain && (vector || !tensor_type_is_dense(v->type)))
         return error_set(err, ERROR_MODEL_LOAD_FAILED, "expected a tensor of type %s, found type %d (%s)",
-                         vector ? "F32, F16 or BF16" : "F32, F16, BF16, Q8_0 or Q6_K", (int)v->type,
+                         vector ? "F32, F16 or BF16" : "F32, F16, BF16, Q8_0, Q6_K or Q4_0", (int)v->type,
                          name ? name : "unknown");
     size_t block = tensor_block(v->type).n_weights;
     if (!v->n_rows || !v->n_cols || v->n_cols % block || v->n_rows > INT32_MAX)

@@ -98,6 +98,7 @@ void cpu_dense_row(const struct cpu *cpu, const struct cpu_dense *w, size_t row,
     case TENSOR_BF16: cpu->kernels.row_bf16(src, n, out); break;
     case TENSOR_Q8_0: cpu->kernels.row_q8_0(src, n, out); break;
     case TENSOR_Q6_K: cpu->kernels.row_q6_k(src, n, out); break;
+    case TENSOR_Q4_0: tensor_row_q4_0(src, n, out); break;
     default: tensor_row_f32(src, n, out); break;
     }
 }

@@ -22,16 +22,20 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* Tensor types that are understood, with GGUF's numbers (ggml.h; 36 is I2_S in Microsoft's fork). */
+/* Tensor types that are understood, with GGUF's numbers (ggml.h; 36, 38 and 39 as in Microsoft's fork). */
 enum tensor_type {
     TENSOR_F32 = 0,
     TENSOR_F16 = 1,
+    TENSOR_Q4_0 = 2,   /* 32 weights: f16 scale, 16 bytes of two 4-bit values */
     TENSOR_Q8_0 = 8,   /* 32 weights: f16 scale, 32 int8 */
     TENSOR_Q6_K = 14,  /* 256 weights in 210 bytes */
     TENSOR_BF16 = 30,
     TENSOR_TQ1_0 = 34, /* 256 ternary weights in 52 bytes + f16 scale */
     TENSOR_TQ2_0 = 35, /* 256 ternary weights in 64 bytes + f16 scale */
     TENSOR_I2_S = 36,  /* 2-bit codes, one f32 scale a tensor at byte n/4, n/4 + 32 bytes in all */
+    TENSOR_TL1 = 38,   /* two weights an index of 4 bits, tiled by shape (kernels/tensor_tl.c); scale and size as I2_S */
+    TENSOR_TL2 = 39,   /* three weights an index of 4 bits and a sign, tiled by shape; one f32 scale a tensor */
+    TENSOR_Q2_0 = 42,  /* 2-bit codes with an f16 scale for 128 or for 64 weights: the number means both, n_bytes tells */
 };
 
 /* How the codes of an I2_S tensor are packed; the type number is the same for both. */
@@ -48,6 +52,7 @@ struct tensor_view {
     const void *data;
     size_t n_bytes;
     size_t n_rows, n_cols;
+    float factor;          /* ternary: multiplies the scale, rounded once; 0 = 1 */
     bool mapped;           /* the data is a mapping of a file that nobody writes: pages that were read may be dropped from memory */
 };
 
@@ -56,8 +61,27 @@ const char *tensor_type_name(uint32_t type);
 /* Bytes that rows x cols weights of `type` take in a file, or 0 when the type is not understood, cols is no multiple of
  * its block, or the product overflows. Any thread. */
 size_t tensor_bytes(uint32_t type, size_t n_rows, size_t n_cols);
-/* True for TQ1_0, TQ2_0 and I2_S. */
+/* True for TQ1_0, TQ2_0, Q2_0, I2_S, TL1 and TL2. */
 bool tensor_type_is_ternary(uint32_t type);
+/* True for what embeddings and heads may have: F32, F16, BF16, Q8_0, Q6_K and Q4_0. */
+bool tensor_type_is_dense(uint32_t type);
+
+/* ---- weights as they lie in files: for tools that read and write them. Any thread. */
+
+/* Row `row` of a tensor of a dense type as f32: the values that the file means. out: [n_cols]. */
+void tensor_read_row(const struct tensor_view *view, size_t row, float *out);
+/* Row `row` of a ternary tensor as codes 0, 1, 2 for -1, 0, +1 (3 where the file is bad). codes: [n_cols]. */
+void tensor_unpack_codes(const struct tensor_view *view, size_t row, uint8_t *codes);
+/* Refuses what ternary_open refuses, and yields the scale. */
+enum error_code tensor_check_ternary(const struct tensor_view *view, float *scale, struct error *err);
+/* Writes a row of n values, a multiple of the type's block, as a dense type; F16, BF16 to nearest even, the others to least error. `out` gets
+ * tensor_bytes(type, 1, n) bytes. */
+void tensor_write_row(uint32_t type, const float *x, size_t n, void *out);
+/* Writes a row of n codes as I2_S (I2S_ORDER_128, without the scale behind all rows; n a multiple of 128), TQ1_0 or TQ2_0 (multiples
+ * of 256, whose scale F16 can hold). */
+void tensor_write_codes(uint32_t type, const uint8_t *codes, size_t n, float scale, void *out);
+/* True when `value` is one of F16's. */
+bool tensor_fits_f16(float value);
 
 /* ---- backend ---------------------------------------------------------------------------------------------------- */
 
@@ -131,7 +155,7 @@ double backend_measure(struct backend *be, enum backend_limit limit);
 /* ---- weights ---------------------------------------------------------------------------------------------------- */
 
 struct ternary; /* n_rows x n_cols of {-1, 0, +1} and one f32 scale */
-struct dense;   /* n_rows x n_cols, F32 F16 BF16 Q8_0 or Q6_K, kept in the file's type: embedding and LM head */
+struct dense;   /* n_rows x n_cols, F32 F16 BF16 Q8_0 Q6_K or Q4_0, kept in the file's type: embedding and LM head */
 
 /* Makes the runtime form of a ternary matrix: repacked, or with map_weights read in place where a kernel can. n_cols must be a multiple
  * of 128 or is padded with zeros when repacked (needs a multiple of 32). Refuses (ERROR_MODEL_LOAD_FAILED): other

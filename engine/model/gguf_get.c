@@ -31,12 +31,11 @@ const char *gguf_other_type_name(uint32_t type)
 {
     /* ggml.h, enum ggml_type; 36 to 39 as in Microsoft's fork. */
     static const char *const names[] = {
-        [2] = "Q4_0",     [3] = "Q4_1",   [6] = "Q5_0",    [7] = "Q5_1",   [9] = "Q8_1",     [10] = "Q2_K",
+        [3] = "Q4_1",     [6] = "Q5_0",    [7] = "Q5_1",   [9] = "Q8_1",     [10] = "Q2_K",
         [11] = "Q3_K",    [12] = "Q4_K",  [13] = "Q5_K",   [15] = "Q8_K",  [16] = "IQ2_XXS", [17] = "IQ2_XS",
         [18] = "IQ3_XXS", [19] = "IQ1_S", [20] = "IQ4_NL", [21] = "IQ3_S", [22] = "IQ2_S",   [23] = "IQ4_XS",
         [24] = "I8",      [25] = "I16",   [26] = "I32",    [27] = "I64",   [28] = "F64",     [29] = "IQ1_M",
-        [37] = "I8_S",    [38] = "TL1",   [39] = "TL2",    [41] = "Q1_0",  [42] = "Q2_0",    [134] = "IQ1_BN",
-        [135] = "IQ2_BN",
+        [37] = "I8_S",    [41] = "Q1_0",  [134] = "IQ1_BN", [135] = "IQ2_BN",
     };
     return type < sizeof names / sizeof names[0] && names[type] ? names[type] : "unknown";
 }

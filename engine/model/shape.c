@@ -230,13 +230,13 @@ static enum error_code check_type(const struct gguf_tensor *t, const char *name,
         return error_set_param(err, ERROR_MODEL_LOAD_FAILED, name,
                                "tensor %s: unsupported type %" PRIu32
                                " (%s): this server runs models with ternary weights "
-                               "(I2_S, TQ1_0, TQ2_0) only",
+                               "(I2_S, TL1, TL2, TQ1_0, TQ2_0, Q2_0) only",
                                name, t->type, type ? type : gguf_other_type_name(t->type));
     if ((role == ROLE_DENSE && (!type || ternary)) || (role == ROLE_VECTOR && !vector))
         return error_set_param(err, ERROR_MODEL_LOAD_FAILED, name,
                                "tensor %s: unsupported type %" PRIu32 " (%s): expected %s", name, t->type,
                                type ? type : gguf_other_type_name(t->type),
-                               role == ROLE_VECTOR ? "F32, F16 or BF16" : "F32, F16, BF16, Q8_0 or Q6_K");
+                               role == ROLE_VECTOR ? "F32, F16 or BF16" : "F32, F16, BF16, Q8_0, Q6_K or Q4_0");
     return ERROR_NONE;
 }
 

@@ -37,6 +37,13 @@ template <> __device__ inline float weight_at<TENSOR_Q6_K>(const uint8_t *row, i
     return __half2float(*(const __half *)(block + 208)) * scale * (float)((low | high << 4) - 32);
 }
 
+template <> __device__ inline float weight_at<TENSOR_Q4_0>(const uint8_t *row, int col)
+{
+    const uint8_t *block = row + col / 32 * 18;
+    int q = block[2 + col % 16] >> (col % 32 < 16 ? 0 : 4) & 15;
+    return __half2float(*(const __half *)block) * (float)(q - 8);
+}
+
 /* Calls `call(type)` with the table's type as a constant. */
 #define DISPATCH(type, CALL)                                                                                           \
     switch (type) {                                                                                                    \
@@ -44,6 +51,7 @@ template <> __device__ inline float weight_at<TENSOR_Q6_K>(const uint8_t *row, i
     case TENSOR_BF16: CALL(TENSOR_BF16); break;                                                                        \
     case TENSOR_Q8_0: CALL(TENSOR_Q8_0); break;                                                                        \
     case TENSOR_Q6_K: CALL(TENSOR_Q6_K); break;                                                                        \
+    case TENSOR_Q4_0: CALL(TENSOR_Q4_0); break;                                                                        \
     default: CALL(TENSOR_F32); break;                                                                                  \
     }
 
@@ -56,6 +64,8 @@ enum error_code gpu_dense_open(struct backend *be, const struct tensor_view *vie
         block = {32, 34};
     else if (view->type == TENSOR_Q6_K)
         block = {256, 210};
+    else if (view->type == TENSOR_Q4_0)
+        block = {32, 18};
     size_t row_bytes = view->n_cols / block.n_weights * block.n_bytes, n_bytes = row_bytes * view->n_rows;
     struct gpu_dense *w = (struct gpu_dense *)calloc(1, sizeof *w);
     uint8_t *data = w ? (uint8_t *)be->ops->alloc(be, n_bytes) : NULL;

@@ -76,9 +76,9 @@ static void table_open(struct table *t, enum tensor_type type)
     t->view = (struct tensor_view){.type = type, .data = t->data, .n_bytes = n_bytes, .n_rows = N_ROWS, .n_cols = N_COLS};
     for (size_t i = 0; i < n_bytes; i++)
         t->data[i] = (uint8_t)(random_next() >> 40);
-    size_t block = type == TENSOR_Q8_0 ? 34 : type == TENSOR_Q6_K ? 210 : type == TENSOR_F32 ? 4 : 2;
+    size_t block = type == TENSOR_Q8_0 ? 34 : type == TENSOR_Q4_0 ? 18 : type == TENSOR_Q6_K ? 210 : type == TENSOR_F32 ? 4 : 2;
     for (size_t i = 0; i < n_bytes; i += block) /* scales and values near 1 */
-        t->data[i + (type == TENSOR_Q8_0 ? 1 : block - 1)] &= 0xbf;
+        t->data[i + (type == TENSOR_Q8_0 || type == TENSOR_Q4_0 ? 1 : block - 1)] &= 0xbf;
     for (size_t r = 0; r < N_ROWS; r++) {
         float *out = t->values + r * N_COLS;
         const uint8_t *row = t->data + r * row_bytes;
@@ -87,6 +87,7 @@ static void table_open(struct table *t, enum tensor_type type)
         case TENSOR_BF16: tensor_row_bf16(row, N_COLS, out); break;
         case TENSOR_Q8_0: tensor_row_q8_0(row, N_COLS, out); break;
         case TENSOR_Q6_K: tensor_row_q6_k(row, N_COLS, out); break;
+        case TENSOR_Q4_0: tensor_row_q4_0(row, N_COLS, out); break;
         default: tensor_row_f32(row, N_COLS, out); break;
         }
     }
@@ -98,7 +99,7 @@ static void table_close(struct table *t)
     free(t->values);
 }
 
-static const enum tensor_type table_types[] = {TENSOR_F32, TENSOR_F16, TENSOR_BF16, TENSOR_Q8_0, TENSOR_Q6_K};
+static const enum tensor_type table_types[] = {TENSOR_F32, TENSOR_F16, TENSOR_BF16, TENSOR_Q8_0, TENSOR_Q6_K, TENSOR_Q4_0};
 
 static struct dense *open_table(struct backend *be, const struct table *t)
 {

@@ -128,7 +128,7 @@ START_TEST(tables_are_checked)
         size_t n_rows, n_cols, n_bytes;
         const char *message;
     } cases[] = {
-        {TENSOR_I2_S, 1, 128, 64, "expected a tensor of type F32, F16, BF16, Q8_0 or Q6_K, found type 36 (I2_S)"},
+        {TENSOR_I2_S, 1, 128, 64, "expected a tensor of type F32, F16, BF16, Q8_0, Q6_K or Q4_0, found type 36 (I2_S)"},
         {12, 1, 128, 640, "found type 12 (unknown)"},
         {TENSOR_F16, 2, 100, 399, "expected 400 bytes of F16 for 2 x 100 weights, found 399"},
         {TENSOR_Q8_0, 2, 100, 640, "expected Q8_0 rows of a multiple of 32 weights, found 2 rows of 100"},

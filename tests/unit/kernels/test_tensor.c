@@ -28,7 +28,14 @@ START_TEST(names_and_sizes)
         {TENSOR_I2_S, "I2_S", 4, 100, 0},
         {TENSOR_F32, "F32", SIZE_MAX / 2, 8, 0},
         {TENSOR_I2_S, "I2_S", SIZE_MAX / 32, 128, 0},
-        {2, NULL, 4, 128, 0},
+        {TENSOR_Q4_0, "Q4_0", 2, 64, 72},
+        {TENSOR_Q4_0, "Q4_0", 2, 48, 0},
+        {TENSOR_Q2_0, "Q2_0", 2, 256, 136},
+        {TENSOR_Q2_0, "Q2_0", 2, 192, 108},
+        {TENSOR_Q2_0, "Q2_0", 2, 96, 0},
+        {TENSOR_TL1, "TL1", 1536, 4096, 1536 * 4096 / 4 + 32},
+        {TENSOR_TL2, "TL2", 1536, 4096, 3840 * 512 * 5 / 8 + 256 * 1536 / 4 + 32},
+        {3, NULL, 4, 128, 0},
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         ck_assert_uint_eq(tensor_bytes(cases[i].type, cases[i].n_rows, cases[i].n_cols), cases[i].bytes);
@@ -151,6 +158,111 @@ START_TEST(q8_0_and_q6_k_rows)
 }
 END_TEST
 
+START_TEST(q4_0_row)
+{
+    uint8_t q4[18] = {0x00, 0x38}; /* 0.5 */
+    float out[32];
+    for (int i = 0; i < 16; i++)
+        q4[2 + i] = (uint8_t)(i | (15 - i) << 4);
+    tensor_row_q4_0(q4, 32, out);
+    for (int i = 0; i < 16; i++)
+        ck_assert(out[i] == 0.5f * (float)(i - 8) && out[16 + i] == 0.5f * (float)(7 - i));
+}
+END_TEST
+
+/* 256 weights in blocks of 128 and of 64; which it is follows from the bytes. */
+START_TEST(q2_0_blocks)
+{
+    for (size_t block = 64; block <= 128; block += 64) {
+        uint8_t data[4 * 18] = {0}, codes[256];
+        size_t n_bytes = 256 / block * (2 + block / 4);
+        for (size_t i = 0; i < 256; i++) {
+            uint8_t *b = data + i / block * (2 + block / 4);
+            b[1] = 0x38;
+            b[2 + i % block / 4] |= (uint8_t)(i * i / 3 % 3 << 2 * (i % 4));
+        }
+        struct tensor_view v = {.type = TENSOR_Q2_0, .data = data, .n_bytes = n_bytes, .n_rows = 1, .n_cols = 256};
+        tensor_unpack_codes(&v, 0, codes);
+        for (size_t i = 0; i < 256; i++)
+            ck_assert_uint_eq(codes[i], i * i / 3 % 3);
+        struct ternary_packed packed;
+        struct error err = {0};
+        ck_assert_int_eq(ternary_prepare(NULL, &v, &packed, &err), ERROR_NONE);
+        ck_assert(packed.scale == 0.5f);
+        free(packed.owned);
+        data[1 + 2 + block / 4] = 0x3c; /* the second block's scale */
+        ck_assert_int_eq(ternary_prepare(NULL, &v, &packed, &err), ERROR_MODEL_LOAD_FAILED);
+        ck_assert_msg(strstr(err.message, "expected one scale for all blocks (0.5), found another at row 0, column") != NULL, "%s",
+                      err.message);
+    }
+}
+END_TEST
+
+/* A scale beside the tensor multiplies its own. */
+START_TEST(factor_of_the_scale)
+{
+    uint8_t data[64] = {0};
+    const float scale = 0.75f;
+    struct ternary_packed packed;
+    struct error err = {0};
+    struct tensor_view v = {.type = TENSOR_I2_S, .data = data, .n_bytes = 64, .n_rows = 1, .n_cols = 128, .factor = 0.1f};
+    memcpy(data + 32, &scale, sizeof scale);
+    ck_assert_int_eq(ternary_prepare(NULL, &v, &packed, &err), ERROR_NONE);
+    ck_assert(packed.scale == 0.75f * 0.1f);
+    v.factor = -1.0f;
+    ck_assert_int_eq(ternary_prepare(NULL, &v, &packed, &err), ERROR_MODEL_LOAD_FAILED);
+    ck_assert(strstr(err.message, "finite and positive scale, found -0.75"));
+}
+END_TEST
+
+static float wave(size_t i) { return sinf((float)i * 0.7f) * (1.0f + (float)(i % 5)) * 0.02f; }
+
+/* What is written reads back to the nearest that the type can say. */
+START_TEST(rows_written)
+{
+    static const struct {
+        uint32_t type;
+        float error; /* of the largest of a block */
+    } cases[] = {{TENSOR_F32, 0.0f}, {TENSOR_F16, 0x1p-11f}, {TENSOR_BF16, 0x1p-8f}, {TENSOR_Q8_0, 0.5f / 127 + 0x1p-10f},
+                 {TENSOR_Q6_K, 0.6f / 31}, {TENSOR_Q4_0, 1.0f / 7}};
+    float x[512], y[512];
+    uint8_t out[2049];
+    for (size_t i = 0; i < 512; i++)
+        x[i] = i / 32 == 5 ? 0.0f : wave(i);
+    for (size_t k = 0; k < sizeof cases / sizeof cases[0]; k++) {
+        size_t n_bytes = tensor_bytes(cases[k].type, 1, 512);
+        memset(out, 0xa5, sizeof out);
+        tensor_write_row(cases[k].type, x, 512, out);
+        ck_assert_uint_eq(out[n_bytes], 0xa5);
+        struct tensor_view v = {.type = (enum tensor_type)cases[k].type, .data = out, .n_bytes = n_bytes, .n_rows = 1, .n_cols = 512};
+        tensor_read_row(&v, 0, y);
+        for (size_t i = 0; i < 512; i++)
+            ck_assert_msg(fabsf(x[i] - y[i]) <= 0.11f * cases[k].error, "%s %zu: %g became %g", tensor_type_name(cases[k].type), i,
+                          (double)x[i], (double)y[i]);
+        uint8_t again[2049];
+        tensor_write_row(cases[k].type, y, 512, again);
+        if (cases[k].type <= TENSOR_F16 || cases[k].type == TENSOR_BF16)
+            ck_assert(memcmp(again, out, n_bytes) == 0);
+    }
+}
+END_TEST
+
+START_TEST(codes_written)
+{
+    static const uint32_t types[] = {TENSOR_I2_S, TENSOR_TQ1_0, TENSOR_TQ2_0};
+    uint8_t codes[512], found[512], out[512];
+    for (size_t i = 0; i < 512; i++)
+        codes[i] = (uint8_t)(i * i / 5 % 3);
+    for (size_t k = 0; k < 3; k++) {
+        struct tensor_view v = {.type = (enum tensor_type)types[k], .data = out, .n_bytes = sizeof out, .n_rows = 1, .n_cols = 512};
+        tensor_write_codes(types[k], codes, 512, 0.5f, out);
+        tensor_unpack_codes(&v, 0, found);
+        ck_assert(memcmp(found, codes, 512) == 0);
+    }
+    ck_assert(tensor_fits_f16(0.5f) && tensor_fits_f16(-0.0009765625f) && !tensor_fits_f16(0.1f) && !tensor_fits_f16(1e6f));
+}
+END_TEST
+
 /* What ternary_prepare says about a good I2_S tensor of 4 x 256 after `damage` changed it. */
 struct refusal {
     const char *expected; /* a part of the message */
@@ -164,7 +276,7 @@ static void scale_nan(uint8_t *data, struct tensor_view *v) { set_scale(data, NA
 static void scale_infinite(uint8_t *data, struct tensor_view *v) { set_scale(data, INFINITY), (void)v; }
 static void too_short(uint8_t *data, struct tensor_view *v) { v->n_bytes = 287, (void)data; }
 static void other_type(uint8_t *data, struct tensor_view *v) { v->type = TENSOR_F16, (void)data; }
-static void unknown_type(uint8_t *data, struct tensor_view *v) { v->type = (enum tensor_type)38, (void)data; }
+static void unknown_type(uint8_t *data, struct tensor_view *v) { v->type = (enum tensor_type)40, (void)data; }
 static void odd_columns(uint8_t *data, struct tensor_view *v) { v->n_cols = 250, (void)data; }
 static void no_rows(uint8_t *data, struct tensor_view *v) { v->n_rows = 0, (void)data; }
 static void odd_total(uint8_t *data, struct tensor_view *v) { v->n_rows = 1, v->n_cols = 160, (void)data; }
@@ -184,7 +296,7 @@ START_TEST(bad_tensors_are_refused_by_name)
         {"expected a finite and positive scale, found inf", scale_infinite},
         {"expected 288 bytes of I2_S for 4 x 256 weights, found 287", too_short},
         {"found type 1 (F16)", other_type},
-        {"found type 38 (unknown)", unknown_type},
+        {"found type 40 (unknown)", unknown_type},
         {"found 4 rows of 250", odd_columns},
         {"found 0 rows of 256", no_rows},
         {"expected a multiple of 128 weights in an I2_S tensor, found 1 x 160", odd_total},
@@ -268,6 +380,11 @@ int main(void)
     tcase_add_test(tcase, tq1_0_block);
     tcase_add_test(tcase, packing_pads_with_zero_weights);
     tcase_add_test(tcase, q8_0_and_q6_k_rows);
+    tcase_add_test(tcase, q4_0_row);
+    tcase_add_test(tcase, q2_0_blocks);
+    tcase_add_test(tcase, factor_of_the_scale);
+    tcase_add_test(tcase, rows_written);
+    tcase_add_test(tcase, codes_written);
     tcase_add_test(tcase, bad_tensors_are_refused_by_name);
     tcase_add_test(tcase, code_3_is_found_anywhere);
     tcase_add_test(tcase, tq_blocks_must_share_their_scale);
