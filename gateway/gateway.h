@@ -26,6 +26,7 @@ struct gateway_config {
     const char *engine, *listen, *admin_listen, *log_level, *log_format, *rate_limits;
     int64_t max_body_bytes, max_prompt_chars, request_timeout_ms, max_connections, drain_timeout_ms;
     bool metrics_on_main;
+    const char *compression;
 };
 
 struct gateway {

@@ -97,6 +97,8 @@ const struct route *router_find(const char *path, enum http_method method, unsig
         snprintf(allow + n, ROUTER_ALLOW_BYTES - n, "%s%s%s", n > 0 ? ", " : "", http_method_name(route->method),
                  route->method == HTTP_METHOD_GET ? ", HEAD" : "");
     }
+    size_t n = strlen(allow);
+    snprintf(allow + n, ROUTER_ALLOW_BYTES - n, "%s", n > 0 ? ", OPTIONS" : "");
     return NULL;
 }
 
@@ -148,6 +150,18 @@ static void on_writable(void *user)
         r->on_writable(r->user);
 }
 
+/* Plain OPTIONS: the methods of a path, or with * those of the server. False when there is nothing at the path. */
+static bool answer_options(struct request *r, const char *allow)
+{
+    if (strcmp(r->http->path, "*") == 0)
+        allow = "GET, HEAD, POST, DELETE, OPTIONS";
+    if (allow[0] == '\0')
+        return false;
+    const struct http_header headers[] = {{"allow", allow}, {"x-request-id", r->id}, {NULL, NULL}};
+    http_respond(r->x, 204, headers, "", 0);
+    return true;
+}
+
 static void dispatch(struct gateway *g, struct http_exchange *x, bool admin)
 {
     char allow[ROUTER_ALLOW_BYTES];
@@ -165,6 +179,8 @@ static void dispatch(struct gateway *g, struct http_exchange *x, bool admin)
         r->route->handle(r);
         return;
     }
+    if (r->http->method == HTTP_METHOD_OPTIONS && answer_options(r, allow))
+        return;
     struct failure f;
     failure_init(&f);
     if (allow[0] != '\0')
@@ -225,6 +241,7 @@ void gateway_init_http(struct gateway *g)
     g->main_http = (struct http_settings){
         .user = g,
         .max_body_bytes = (size_t)g->config->max_body_bytes,
+        .compress = g->config->compression && strcmp(g->config->compression, "on") == 0,
         .on_request = gateway_request,
         .on_reject = gateway_reject,
         .on_finish = gateway_finish,
