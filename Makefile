@@ -205,9 +205,10 @@ $(BUILD)/%.o: %.c $(BUILD)/flags | $(GEN)/version.h
 $(OBJ_proto): %.o: %.c $(BUILD)/flags | $(GEN_H)
 	$(call say,CC,$<)
 	$(Q)$(CC) $(CPPFLAGS_) $(CFLAGS_) -w -MMD -MP -c -o $@ $<
-$(OBJ_llhttp): $(BUILD)/llhttp/%.o: $(LLHTTP)/%.c $(BUILD)/flags
+# Strict: a lone CR or LF in chunked bodies is an error, a space before a colon too.
+$(OBJ_llhttp): $(BUILD)/llhttp/%.o: $(LLHTTP)/%.c $(BUILD)/flags Makefile
 	$(call say,CC,$<)
-	$(Q)mkdir -p $(@D) && $(CC) $(CPPFLAGS_) $(LLHTTP_INC:%=-I%) $(CFLAGS_) -w -MMD -MP -c -o $@ $<
+	$(Q)mkdir -p $(@D) && $(CC) $(CPPFLAGS_) -DLLHTTP_STRICT_MODE=1 $(LLHTTP_INC:%=-I%) $(CFLAGS_) -w -MMD -MP -c -o $@ $<
 # The list makes a library forget the objects of sources that are gone.
 $(BUILD)/lib%.list: FORCE
 	$(call keep,'$(OBJ_$*)')

@@ -31,6 +31,7 @@ struct gateway_config {
     int64_t max_head_bytes, max_streams, head_timeout_ms, body_timeout_ms, write_timeout_ms, idle_timeout_ms, min_rate;
     const char *tls_cert, *tls_key, *tls_client_ca;
     const char *engine_tls_ca, *engine_tls_cert, *engine_tls_key, *engine_tls_name;
+    const char *compression;
 };
 
 struct gateway {

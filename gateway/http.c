@@ -1,9 +1,15 @@
 /* Exchanges: the request's text, and the answer handed on to the protocol. */
+#include "gateway/compress.h"
 #include "gateway/http_internal.h"
 
 #include <ctype.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
+
+#define MAX_ANSWER_HEADERS 24
+#define ETAG_BYTES 128
 
 static const char *const method_names[HTTP_N_METHODS] = {
     [HTTP_METHOD_GET] = "GET",         [HTTP_METHOD_HEAD] = "HEAD",     [HTTP_METHOD_POST] = "POST",
@@ -32,6 +38,7 @@ const char *http_reason(int status)
     } reasons[] = {
         {200, "OK"},
         {204, "No Content"},
+        {304, "Not Modified"},
         {400, "Bad Request"},
         {401, "Unauthorized"},
         {403, "Forbidden"},
@@ -41,6 +48,7 @@ const char *http_reason(int status)
         {409, "Conflict"},
         {413, "Content Too Large"},
         {415, "Unsupported Media Type"},
+        {417, "Expectation Failed"},
         {422, "Unprocessable Content"},
         {429, "Too Many Requests"},
         {431, "Request Header Fields Too Large"},
@@ -117,23 +125,40 @@ bool http_exchange_header(struct http_exchange *x, const char *name, size_t n_na
     return true;
 }
 
-/* Origin form, or absolute form of which only the path counts (RFC 9112 section 3.2). */
+/* Length of "http://" or "https://" in front, or 0. */
+static size_t scheme_length(const char *target, size_t n_bytes)
+{
+    static const char *const schemes[] = {"http://", "https://"};
+    for (size_t i = 0; i < sizeof schemes / sizeof *schemes; i++) {
+        size_t n = strlen(schemes[i]);
+        if (n_bytes > n && strncasecmp(target, schemes[i], n) == 0)
+            return n;
+    }
+    return 0;
+}
+
+static bool put_path(struct http_exchange *x, const char *path, size_t n_bytes)
+{
+    x->path_offset = x->text.n_bytes;
+    x->has_path = (path[0] != '?' || buffer_append_char(&x->text, '/')) && buffer_append(&x->text, path, n_bytes) &&
+                  buffer_append_char(&x->text, '\0');
+    return x->has_path;
+}
+
 bool http_exchange_path(struct http_exchange *x, const char *target, size_t n_bytes)
 {
-    if (n_bytes > 0 && target[0] != '/') {
-        const char *scheme = memmem(target, n_bytes, "://", 3);
-        if (!scheme)
-            return n_bytes == 1 && target[0] == '*' && (x->has_path = put_text(x, "*", 1, &x->path_offset));
-        const char *end = target + n_bytes, *path = memchr(scheme + 3, '/', (size_t)(end - scheme - 3));
-        if (!path)
-            return (x->has_path = put_text(x, "/", 1, &x->path_offset));
-        target = path;
-        n_bytes = (size_t)(end - path);
-    }
+    size_t n_scheme = scheme_length(target, n_bytes);
     for (size_t i = 0; i < n_bytes; i++)
         if ((unsigned char)target[i] <= ' ' || (unsigned char)target[i] >= 0x7F || target[i] == '#')
             return false;
-    return n_bytes > 0 && (x->has_path = put_text(x, target, n_bytes, &x->path_offset));
+    if (n_bytes == 0 || n_scheme == 0)
+        return n_bytes > 0 && (target[0] == '/' || (n_bytes == 1 && target[0] == '*')) && put_path(x, target, n_bytes);
+    const char *host = target + n_scheme, *end = target + n_bytes, *path = host;
+    while (path < end && *path != '/' && *path != '?')
+        path++;
+    if (path == host || !http_host_valid(host, (size_t)(path - host)))
+        return false;
+    return path == end ? put_path(x, "/", 1) : put_path(x, path, (size_t)(end - path));
 }
 
 void http_exchange_freeze(struct http_exchange *x)
@@ -223,12 +248,43 @@ void http_start(struct http_exchange *x, int status, const struct http_header *h
     start(x, status, headers, -1);
 }
 
+/* The answer's headers with those that the encoding needs. An entity tag names bytes, so that of the plain answer can
+ * only be a weak one of the encoded (RFC 9110 section 8.8.3.3). */
+static void encoded_headers(const struct http_header *headers, bool encoded, char etag[ETAG_BYTES],
+                            struct http_header out[MAX_ANSWER_HEADERS])
+{
+    size_t n = 0;
+    for (; headers->name && n < MAX_ANSWER_HEADERS - 3; headers++, n++) {
+        out[n] = *headers;
+        if (encoded && strcmp(headers->name, "etag") == 0 && headers->value[0] == '"') {
+            snprintf(etag, ETAG_BYTES, "W/%s", headers->value);
+            out[n].value = etag;
+        }
+    }
+    out[n++] = (struct http_header){"vary", "accept-encoding"};
+    if (encoded)
+        out[n++] = (struct http_header){"content-encoding", "gzip"};
+    out[n] = (struct http_header){NULL, NULL};
+}
+
 void http_respond(struct http_exchange *x, int status, const struct http_header *headers, const void *body,
                   size_t n_body)
 {
+    struct buffer packed;
+    struct http_header with[MAX_ANSWER_HEADERS];
+    char etag[ETAG_BYTES];
+    buffer_init(&packed, n_body);
+    if (x->conn->settings->compress && compress_suits(status, headers, n_body)) {
+        bool encoded = compress_accepted(&x->request) && compress_gzip(body, n_body, &packed);
+        encoded_headers(headers, encoded, etag, with);
+        headers = with;
+        body = encoded ? packed.data : body;
+        n_body = encoded ? packed.n_bytes : n_body;
+    }
     start(x, status, headers, (int64_t)n_body);
     http_write(x, body, n_body);
     http_end(x);
+    buffer_fini(&packed);
 }
 
 void http_write(struct http_exchange *x, const void *data, size_t n_bytes)

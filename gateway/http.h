@@ -78,10 +78,11 @@ struct http_settings {
     size_t max_body_bytes;
     size_t max_head_bytes; /* 0 = HTTP_MAX_HEAD_BYTES */
     uint32_t max_streams;  /* HTTP/2, at a time; 0 = 128 */
+    bool compress;         /* whole answers, for clients that take gzip */
     struct http_limits limits;
     /* A whole request is there. */
     void (*on_request)(void *user, struct http_exchange *x);
-    /* A request cannot be served as it is (400, 408, 413, 431): answer it with this status; the connection then closes. The
+    /* A request cannot be served as it is (400, 408, 413, 417, 431): answer it with this status; the connection then closes. The
      * request's fields may be incomplete: path is "" when it is not known. */
     void (*on_reject)(void *user, struct http_exchange *x, int status, const char *reason);
     /* The exchange is over and will be freed: the answer is out (aborted = false), or the client is gone. Comes once for
@@ -144,7 +145,8 @@ void *http_user(const struct http_exchange *x);
  * HTTP_LOW_WATER_BYTES it is below again. Both get http_user; both may be NULL. */
 void http_set_callbacks(struct http_exchange *x, void (*on_gone)(void *user), void (*on_writable)(void *user));
 
-/* Status and headers (ends with a NULL name), then the whole body. Ends the exchange. HEAD: the body is left out. */
+/* Status and headers (ends with a NULL name; NULL = none), then the whole body, which may be sent compressed. Ends the
+ * exchange. HEAD: the body is left out. */
 void http_respond(struct http_exchange *x, int status, const struct http_header *headers, const void *body,
                   size_t n_body);
 /* Status and headers of a body that comes in pieces. */

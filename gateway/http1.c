@@ -3,11 +3,14 @@
  *
  *            head complete            body complete        answer ended, keep-alive
  *   HEAD ---------------------> BODY ---------------> ANSWER ----------------------> HEAD
- *     \__________ bad request: ANSWER, then ____________\____ no keep-alive ________> LINGER
+ *     \                          \ last chunk          ^ \
+ *      \                          `---> TRAILER -------'   \____ no keep-alive ____> LINGER
+ *       \________ bad request: ANSWER, then ________________/
  *
  * The head is gathered whole before llhttp sees it: its size is bounded in one place, names and values are never in
- * pieces, and what llhttp would let through (folded lines, control characters) is refused beforehand. Input behind a
- * request waits in `in` until the answer is out, so pipelined requests are answered in order.
+ * pieces, and what llhttp would let through (folded lines, control characters) is refused beforehand; likewise the
+ * trailer section. Input behind a request waits in `in` until the answer is out, so pipelined requests are answered in
+ * order.
  */
 #include "gateway/http_internal.h"
 
@@ -22,18 +25,18 @@
 
 #define MAX_IN_BYTES (4 * HTTP_HIGH_WATER_BYTES) /* beyond it the transport did not listen to wants_input */
 
-enum step { STEP_HEAD, STEP_BODY, STEP_ANSWER, STEP_LINGER, STEP_CLOSED };
+enum step { STEP_HEAD, STEP_BODY, STEP_TRAILER, STEP_ANSWER, STEP_LINGER, STEP_CLOSED };
 
 struct http1 {
     struct http_conn *conn;
     enum step step;
     llhttp_t parser;
     struct buffer in;
-    size_t n_scanned;         /* of `in`, in search of the head's end */
+    size_t n_scanned;         /* of `in`, in search of the head's or the trailer section's end */
     struct http_exchange *x;  /* from the head's end to the answer's */
     struct http_header field; /* the header being parsed: into `in` */
     size_t n_name, n_value;
-    bool bad_field;
+    bool bad_field, too_many_fields;
     bool complete; /* the request is whole */
     bool keep_alive;
     bool chunked; /* the answer */
@@ -47,7 +50,8 @@ struct http1 {
 static int on_url(llhttp_t *p, const char *at, size_t n)
 {
     struct http1 *h = p->data;
-    if (!http_exchange_path(h->x, at, n))
+    /* llhttp skips any number of spaces; the line has one on either side, and what lies there is the head's own. */
+    if (at[-2] == ' ' || at[n] != ' ' || at[n + 1] == ' ' || !http_exchange_path(h->x, at, n))
         h->bad_field = true;
     return 0;
 }
@@ -69,15 +73,29 @@ static int on_value(llhttp_t *p, const char *at, size_t n)
     return 0;
 }
 
+/* Framing is not to be changed once it is done (RFC 9110 section 6.5.1). */
+static bool trailer_allowed(const char *name, size_t n)
+{
+    static const char *const names[] = {"content-length", "transfer-encoding", "host"};
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        if (strlen(names[i]) == n && strncasecmp(name, names[i], n) == 0)
+            return false;
+    return true;
+}
+
 static int on_value_complete(llhttp_t *p)
 {
     struct http1 *h = p->data;
-    if (h->step != STEP_HEAD)
+    if (h->step != STEP_HEAD) {
+        h->bad_field = h->bad_field || !trailer_allowed(h->field.name, h->n_name);
         return 0;
+    }
     while (h->n_value > 0 && (h->field.value[h->n_value - 1] == ' ' || h->field.value[h->n_value - 1] == '\t'))
         h->n_value--;
-    if (!http_exchange_header(h->x, h->field.name, h->n_name, h->field.value, h->n_value))
+    if (h->n_name == 0)
         h->bad_field = true;
+    else if (!http_exchange_header(h->x, h->field.name, h->n_name, h->field.value, h->n_value))
+        h->too_many_fields = true;
     return 0;
 }
 
@@ -90,6 +108,16 @@ static int on_headers_complete(llhttp_t *p)
     h->keep_alive = llhttp_should_keep_alive(p);
     p->upgrade = 0; /* an offer to change the protocol may be ignored (RFC 9110 section 7.8) */
     return 0;
+}
+
+/* Pauses before the trailer section, which is looked through first. */
+static int on_chunk_header(llhttp_t *p)
+{
+    struct http1 *h = p->data;
+    if (p->content_length > 0)
+        return 0;
+    h->step = STEP_TRAILER;
+    return HPE_PAUSED;
 }
 
 static int on_body(llhttp_t *p, const char *at, size_t n)
@@ -110,6 +138,7 @@ static const llhttp_settings_t callbacks = {
     .on_header_value = on_value,
     .on_header_value_complete = on_value_complete,
     .on_headers_complete = on_headers_complete,
+    .on_chunk_header = on_chunk_header,
     .on_body = on_body,
     .on_message_complete = on_complete,
 };
@@ -162,72 +191,33 @@ static int scan_head(struct http1 *h, size_t *n_head)
     return 0;
 }
 
-static const char *only_value(const struct http_request *r, const char *name, int *n)
-{
-    const char *value = NULL;
-    *n = 0;
-    for (size_t i = 0; i < r->n_headers; i++)
-        if (strcmp(r->headers[i].name, name) == 0) {
-            value = r->headers[i].value;
-            ++*n;
-        }
-    return value;
-}
-
-/* A name or address with port, or nothing; a list or a path would mean that somebody in front reads it differently. */
-static bool host_valid(const char *host)
-{
-    return host[strspn(host, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~%:[]!$&'()*+;=")] ==
-           '\0';
-}
-
-/* Why the head cannot be accepted, or NULL. */
-static const char *head_fault(const struct http_request *r)
-{
-    int n_host, n_length, n_encoding;
-    const char *host = only_value(r, "host", &n_host), *length = only_value(r, "content-length", &n_length);
-    const char *encoding = only_value(r, "transfer-encoding", &n_encoding);
-    if (r->version != 10 && r->version != 11)
-        return "expected HTTP/1.0 or HTTP/1.1";
-    if (r->path[0] == '\0')
-        return "expected a path as request target";
-    if (n_host > 1 || (n_host == 0 && r->version == 11))
-        return "expected exactly one Host header";
-    if (host && !host_valid(host))
-        return "malformed Host header";
-    if (n_length > 1 || (length && (length[0] == '\0' || length[strspn(length, "0123456789")] != '\0')))
-        return "malformed Content-Length";
-    if (n_encoding > 1 || (encoding && (strcasecmp(encoding, "chunked") != 0 || r->version == 10)))
-        return "expected no Transfer-Encoding but chunked";
-    if (encoding && length)
-        return "Content-Length and Transfer-Encoding exclude each other";
-    return NULL;
-}
-
 static void begin_body(struct http1 *h)
 {
-    const struct http_request *r = &h->x->request;
-    const char *expect = http_header(r, "expect");
     h->step = STEP_BODY;
     h->n_raw_body = 0;
     h->pace = (struct pace){0};
-    if (expect && r->version == 11 && strcasecmp(expect, "100-continue") == 0 && h->in.n_bytes == 0)
+    if (http_expects_continue(&h->x->request) && h->in.n_bytes == 0)
         buffer_append_str(&h->conn->out, "HTTP/1.1 100 Continue\r\n\r\n");
 }
 
 static void parse_head(struct http1 *h, size_t n_head)
 {
+    struct http_fault fault = {0, NULL};
     llhttp_reset(&h->parser);
-    h->complete = h->bad_field = h->answered = h->chunked = false;
+    h->complete = h->bad_field = h->too_many_fields = h->answered = h->chunked = false;
     enum llhttp_errno code = llhttp_execute(&h->parser, h->in.data, n_head);
+    bool whole = code == HPE_OK || (code == HPE_PAUSED && llhttp_get_error_pos(&h->parser) == h->in.data + n_head);
     http_exchange_freeze(h->x);
-    const char *fault = h->bad_field ? "malformed request target or too many headers" : NULL;
-    if (!fault && code != HPE_OK && code != HPE_PAUSED)
-        fault = "malformed HTTP request";
-    if (!fault)
-        fault = head_fault(&h->x->request);
-    if (fault) {
-        reject(h, 400, fault);
+    if (h->too_many_fields)
+        fault = (struct http_fault){431, "the request has more than 100 header fields"};
+    else if (h->bad_field || !whole)
+        fault = (struct http_fault){400, h->bad_field ? "malformed request target or header" : "malformed HTTP request"};
+    if (fault.status == 0)
+        fault = http_check_framing(&h->x->request);
+    if (fault.status == 0)
+        fault = http_check(&h->x->request);
+    if (fault.status != 0) {
+        reject(h, fault.status, fault.reason);
         return;
     }
     buffer_consume(&h->in, n_head);
@@ -264,7 +254,7 @@ static bool step_head(struct http1 *h)
     return true;
 }
 
-/* Chunk headers, extensions and trailers are bounded together: eight bytes for each byte of body that may come. */
+/* Chunk headers and extensions are bounded together: eight bytes for each byte of body that may come. */
 static bool step_body(struct http1 *h)
 {
     if (h->in.n_bytes == 0)
@@ -278,6 +268,29 @@ static bool step_body(struct http1 *h)
         reject(h, 413, "the body is larger than the server takes");
     else if (code != HPE_OK && code != HPE_PAUSED)
         reject(h, 400, "malformed chunked body");
+    h->n_scanned = 0;
+    return true;
+}
+
+/* What stands between the last chunk and the request's end: trailer fields, which nobody reads, or nothing. */
+static bool step_trailer(struct http1 *h)
+{
+    bool empty = h->in.n_bytes >= 2 && memcmp(h->in.data, "\r\n", 2) == 0;
+    size_t n = 2;
+    int found = empty ? 1 : scan_head(h, &n);
+    if (found == 0 && h->in.n_bytes <= HTTP_MAX_HEAD_BYTES)
+        return false;
+    if (found == 0 || n > HTTP_MAX_HEAD_BYTES) {
+        reject(h, 431, "the trailer section is larger than 16384 bytes");
+        return true;
+    }
+    llhttp_resume(&h->parser);
+    if (found < 0 || llhttp_execute(&h->parser, h->in.data, n) != HPE_PAUSED || h->bad_field) {
+        reject(h, 400, "malformed chunked body");
+        return true;
+    }
+    buffer_consume(&h->in, n);
+    h->n_scanned = 0;
     return true;
 }
 
@@ -302,6 +315,8 @@ static void advance(struct http1 *h)
             moved = step_head(h);
         else if (h->step == STEP_BODY)
             moved = step_body(h);
+        else if (h->step == STEP_TRAILER)
+            moved = step_trailer(h);
         if (h->complete && h->step != STEP_ANSWER && h->x) {
             h->complete = false;
             h->step = STEP_ANSWER;
@@ -423,6 +438,7 @@ static enum http_phase phase(const void *state)
     case STEP_HEAD:
         return h->in.n_bytes > 0 ? HTTP_PHASE_HEAD : h->conn->draining > 1 ? HTTP_PHASE_LINGER : HTTP_PHASE_IDLE;
     case STEP_BODY:
+    case STEP_TRAILER:
         return HTTP_PHASE_BODY;
     case STEP_ANSWER:
         return HTTP_PHASE_ANSWER;

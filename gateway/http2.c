@@ -2,10 +2,13 @@
  * HTTP/2 (RFC 9113) on nghttp2's memory interface. nghttp2 checks framing, pseudo-headers and Content-Length; this file
  * keeps requests within their bounds and feeds answers to the flow control: body bytes wait in each exchange's `out`
  * until a DATA frame takes them, and frames are made only while less than HTTP_HIGH_WATER_BYTES wait in the transport.
+ *
+ * A stream costs its client less than it costs the server, so streams that come to nothing are counted: a connection may
+ * break off BROKEN_BURST of them at once and BROKEN_PER_S each second, whoever resets them and why (CVE-2023-44487,
+ * CVE-2025-8671).
  */
-#include "gateway/http_internal.h"
-
 #include "base/clock.h"
+#include "gateway/http_internal.h"
 
 #include <nghttp2/nghttp2.h>
 #include <stdlib.h>
@@ -13,12 +16,18 @@
 
 #define DEFAULT_STREAMS 128
 #define MAX_BODIES 4 /* the bodies being received on one connection may fill this many times max_body_bytes */
+#define MAX_FIELD_BYTES (4 * HTTP_MAX_HEAD_BYTES) /* of a header list that is still read to its end */
+#define MAX_OUTBOUND 1000                         /* frames; while more wait nothing is read */
+#define BROKEN_BURST 1000
+#define BROKEN_PER_S 33
 
 struct http2 {
     struct http_conn *conn;
     nghttp2_session *session;
     struct http_exchange *exchanges; /* open streams, doubly linked */
     size_t n_exchanges, n_body_bytes;
+    double n_broken; /* streams that came to nothing, less what time has forgiven */
+    int64_t broken_ns;
     bool broken;
 };
 
@@ -36,7 +45,21 @@ static struct http_exchange *exchange_of(nghttp2_session *session, int32_t strea
     return nghttp2_session_get_stream_user_data(session, stream_id);
 }
 
+static nghttp2_nv name_value(const char *name, const char *value)
+{
+    /* nghttp2 copies both; it takes them as not const. */
+    return (nghttp2_nv){(uint8_t *)(uintptr_t)name, (uint8_t *)(uintptr_t)value, strlen(name), strlen(value),
+                        NGHTTP2_NV_FLAG_NONE};
+}
+
 /* ---- request ---- */
+
+static void send_continue(struct http2 *h, const struct http_exchange *x)
+{
+    const nghttp2_nv status = name_value(":status", "100");
+    if (nghttp2_submit_headers(h->session, NGHTTP2_FLAG_NONE, x->stream_id, NULL, &status, 1, NULL) < 0)
+        h->broken = true;
+}
 
 static void reject(struct http_exchange *x, int status, const char *reason)
 {
@@ -65,19 +88,27 @@ static int on_begin_headers(nghttp2_session *session, const nghttp2_frame *frame
     return 0;
 }
 
-/* Fields beyond the limits are dropped; the request is refused once its headers are complete. */
+/* Fields beyond the limits are dropped; the request is refused once its headers are complete. A few bytes can stand for
+ * very many by HPACK's references, so a list that goes on and on is not decoded to its end. */
 static int on_header(nghttp2_session *session, const nghttp2_frame *frame, const uint8_t *name, size_t n_name,
                      const uint8_t *value, size_t n_value, uint8_t flags, void *user)
 {
     (void)flags, (void)user;
     struct http_exchange *x = exchange_of(session, frame->hd.stream_id);
-    if (!x || frame->hd.type != NGHTTP2_HEADERS || frame->headers.cat != NGHTTP2_HCAT_REQUEST)
+    if (!x || frame->hd.type != NGHTTP2_HEADERS)
+        return 0;
+    x->n_fields += n_name + n_value;
+    if (x->n_fields > MAX_FIELD_BYTES)
+        return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE;
+    if (frame->headers.cat != NGHTTP2_HCAT_REQUEST)
         return 0;
     const char *key = (const char *)name, *text = (const char *)value;
     if (n_name == 7 && memcmp(key, ":method", 7) == 0)
         x->request.method = http_method_from_name(text, n_value);
     else if (n_name == 5 && memcmp(key, ":path", 5) == 0)
         http_exchange_path(x, text, n_value);
+    else if (n_name == 10 && memcmp(key, ":authority", 10) == 0)
+        http_exchange_header(x, "host", 4, text, n_value);
     else if (n_name > 0 && key[0] != ':' && !http_exchange_header(x, key, n_name, text, n_value))
         x->text.failed = true;
     if (x->text.n_bytes > http_max_head(x->conn))
@@ -85,16 +116,27 @@ static int on_header(nghttp2_session *session, const nghttp2_frame *frame, const
     return 0;
 }
 
-static void headers_complete(struct http2 *h, struct http_exchange *x)
+/* nghttp2 leaves a malformed field out; whoever sent it may mean something by it. */
+static int on_invalid_header(nghttp2_session *session, const nghttp2_frame *frame, const uint8_t *name, size_t n_name,
+                             const uint8_t *value, size_t n_value, uint8_t flags, void *user)
+{
+    (void)session, (void)frame, (void)name, (void)n_name, (void)value, (void)n_value, (void)flags, (void)user;
+    return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE;
+}
+
+static void headers_complete(struct http2 *h, struct http_exchange *x, bool has_body)
 {
     http_exchange_freeze(x);
+    const struct http_fault fault = http_check(&x->request);
     const char *length = http_header(&x->request, "content-length");
     if (x->text.failed)
         reject(x, 431, "the request's head is larger than the server takes or has more than 100 fields");
-    else if (!x->has_path)
-        reject(x, 400, "expected a path as request target");
+    else if (fault.status != 0)
+        reject(x, fault.status, fault.reason);
     else if (length && strtoull(length, NULL, 10) > h->conn->settings->max_body_bytes)
         reject(x, 413, "the body is larger than the server takes");
+    else if (has_body && http_expects_continue(&x->request))
+        send_continue(h, x);
 }
 
 static int on_frame_recv(nghttp2_session *session, const nghttp2_frame *frame, void *user)
@@ -106,7 +148,7 @@ static int on_frame_recv(nghttp2_session *session, const nghttp2_frame *frame, v
     if (!x)
         return 0;
     if (frame->hd.type == NGHTTP2_HEADERS && frame->headers.cat == NGHTTP2_HCAT_REQUEST)
-        headers_complete(h, x);
+        headers_complete(h, x, !(frame->hd.flags & NGHTTP2_FLAG_END_STREAM));
     if (!(frame->hd.flags & NGHTTP2_FLAG_END_STREAM))
         return 0;
     x->complete = true;
@@ -144,6 +186,16 @@ static int on_data(nghttp2_session *session, uint8_t flags, int32_t stream_id, c
     return 0;
 }
 
+static void count_broken(struct http2 *h)
+{
+    int64_t now_ns = clock_now_ns();
+    h->n_broken -= (double)(now_ns - h->broken_ns) / CLOCK_NS_PER_S * BROKEN_PER_S;
+    h->n_broken = (h->n_broken > 0 ? h->n_broken : 0) + 1;
+    h->broken_ns = now_ns;
+    if (h->n_broken > BROKEN_BURST)
+        nghttp2_session_terminate_session(h->session, NGHTTP2_ENHANCE_YOUR_CALM);
+}
+
 static int on_stream_close(nghttp2_session *session, int32_t stream_id, uint32_t code, void *user)
 {
     struct http_exchange *x = exchange_of(session, stream_id);
@@ -151,6 +203,8 @@ static int on_stream_close(nghttp2_session *session, int32_t stream_id, uint32_t
         return 0;
     if (code != NGHTTP2_NO_ERROR || x->out.n_bytes > 0)
         x->aborted = true;
+    if (x->aborted || !x->ended)
+        count_broken(user);
     nghttp2_session_set_stream_user_data(session, stream_id, NULL);
     unlink_exchange(user, x);
     http_exchange_close(x);
@@ -173,13 +227,6 @@ static ssize_t read_body(nghttp2_session *session, int32_t stream_id, uint8_t *t
     if (x->ended && x->out.n_bytes == 0)
         *flags |= NGHTTP2_DATA_FLAG_EOF;
     return (ssize_t)n;
-}
-
-static nghttp2_nv name_value(const char *name, const char *value)
-{
-    /* nghttp2 copies both; it takes them as not const. */
-    return (nghttp2_nv){(uint8_t *)(uintptr_t)name, (uint8_t *)(uintptr_t)value, strlen(name), strlen(value),
-                        NGHTTP2_NV_FLAG_NONE};
 }
 
 static void start(struct http_exchange *x, const struct http_header *headers, int64_t n_body)
@@ -291,10 +338,11 @@ static enum http_phase phase_of(const void *state)
     return phase;
 }
 
+/* Flow control bounds what bodies bring; the answers to frames without flow control wait for a client that reads. */
 static bool wants_input(const void *state)
 {
-    (void)state; /* flow control bounds it */
-    return true;
+    const struct http2 *h = state;
+    return nghttp2_session_get_outbound_queue_size(h->session) < MAX_OUTBOUND;
 }
 
 /* In two steps (RFC 9113 section 6.8): streams that the client opened before it heard of the first are still served. */
@@ -375,11 +423,12 @@ static bool open_session(struct http2 *h)
     if (ok) {
         nghttp2_session_callbacks_set_on_begin_headers_callback(callbacks, on_begin_headers);
         nghttp2_session_callbacks_set_on_header_callback(callbacks, on_header);
+        nghttp2_session_callbacks_set_on_invalid_header_callback(callbacks, on_invalid_header);
         nghttp2_session_callbacks_set_on_frame_recv_callback(callbacks, on_frame_recv);
         nghttp2_session_callbacks_set_on_data_chunk_recv_callback(callbacks, on_data);
         nghttp2_session_callbacks_set_on_stream_close_callback(callbacks, on_stream_close);
-        /* Rapid reset (CVE-2023-44487) and endless CONTINUATION (CVE-2024-28182). */
-        nghttp2_option_set_stream_reset_rate_limit(option, 1000, 33);
+        /* nghttp2 counts resets by the client before they reach us; and endless CONTINUATION (CVE-2024-28182). */
+        nghttp2_option_set_stream_reset_rate_limit(option, BROKEN_BURST, BROKEN_PER_S);
         nghttp2_option_set_max_continuations(option, 8);
         ok = nghttp2_session_server_new2(&h->session, callbacks, h, option) == 0;
     }

@@ -1,5 +1,5 @@
 /*
- * Between conn.c, http.c, http1.c and http2.c only: what a connection and an exchange consist of.
+ * Between conn.c, http.c, http_check.c, http1.c and http2.c only: what a connection and an exchange consist of.
  *
  * Text of a request (names, values, path) lies in one block; header entries are offsets into it until the head is
  * complete, because the block moves while it grows.
@@ -36,6 +36,7 @@ struct http_exchange {
     bool reset;        /* RST_STREAM is on its way */
     struct pace coming, going;
     size_t n_thrown;   /* bytes of it */
+    size_t n_fields;   /* bytes of header fields, those beyond the limits too */
     struct http_exchange *next, *previous;
 };
 
@@ -79,6 +80,8 @@ struct http_exchange *http_exchange_open(struct http_conn *c);
 void http_exchange_close(struct http_exchange *x);
 /* Adds a header; lower-cases the name. False when it has no name, or there are too many or they are too long. */
 bool http_exchange_header(struct http_exchange *x, const char *name, size_t n_name, const char *value, size_t n_value);
+/* Takes the request's target: a path, "*", or an http(s) address, of which only the path counts (RFC 9112 section 3.2.2).
+ * False when it is none of these. */
 bool http_exchange_path(struct http_exchange *x, const char *target, size_t n_bytes);
 /* Turns offsets into pointers. */
 void http_exchange_freeze(struct http_exchange *x);
@@ -86,6 +89,20 @@ void http_exchange_request(struct http_exchange *x);
 void http_exchange_reject(struct http_exchange *x, int status, const char *reason);
 /* Calls on_writable when it is owed. May end the exchange. */
 void http_exchange_writable(struct http_exchange *x);
+/* Why a request cannot be accepted; status 0 = it can. */
+struct http_fault {
+    int status;
+    const char *reason; /* static */
+};
+
+/* http_check.c. Target, Host and Expect, of either protocol; then how long an HTTP/1 request is. */
+struct http_fault http_check(const struct http_request *r);
+struct http_fault http_check_framing(const struct http_request *r);
+/* Host or authority: a name or an address, and perhaps a port. */
+bool http_host_valid(const char *host, size_t n_bytes);
+/* Does the client wait for 100 before it sends the body? Only for what http_check has accepted. */
+bool http_expects_continue(const struct http_request *r);
+
 enum http_method http_method_from_name(const char *name, size_t n_bytes);
 const char *http_reason(int status);
 void http_wake(struct http_conn *c);

@@ -62,6 +62,8 @@ static const struct option_def defs[] = {
      .help = "Name that the engine's certificate must have, where it is not the one in --engine."},
     {"drain-timeout-ms", OPTION_INT, AT(drain_timeout_ms), .default_value = "45000", .min = 0, .max = 3600000,
      .unit = "ms", .help = "After SIGTERM, how long running answers may take to end."},
+    {"compression", OPTION_CHOICE, AT(compression), .default_value = "on", .choices = "on|off",
+     .help = "gzip for answers that are not streams, to clients that ask for it."},
     {"log-level", OPTION_CHOICE, AT(log_level), .default_value = "info", .choices = "debug|info|warn|error|off",
      .help = "Least level that is logged."},
     {"log-format", OPTION_CHOICE, AT(log_format), .default_value = "auto", .choices = "auto|json|text",

@@ -98,6 +98,8 @@ const struct route *router_find(const char *path, enum http_method method, unsig
         snprintf(allow + n, ROUTER_ALLOW_BYTES - n, "%s%s%s", n > 0 ? ", " : "", http_method_name(route->method),
                  route->method == HTTP_METHOD_GET ? ", HEAD" : "");
     }
+    size_t n = strlen(allow);
+    snprintf(allow + n, ROUTER_ALLOW_BYTES - n, "%s", n > 0 ? ", OPTIONS" : "");
     return NULL;
 }
 
@@ -150,6 +152,18 @@ static void on_writable(void *user)
         r->on_writable(r->user);
 }
 
+/* Plain OPTIONS: the methods of a path, or with * those of the server. False when there is nothing at the path. */
+static bool answer_options(struct request *r, const char *allow)
+{
+    if (strcmp(r->http->path, "*") == 0)
+        allow = "GET, HEAD, POST, DELETE, OPTIONS";
+    if (allow[0] == '\0')
+        return false;
+    const struct http_header headers[] = {{"allow", allow}, {"x-request-id", r->id}, {NULL, NULL}};
+    http_respond(r->x, 204, headers, "", 0);
+    return true;
+}
+
 static void dispatch(struct gateway *g, struct http_exchange *x, bool admin)
 {
     char allow[ROUTER_ALLOW_BYTES];
@@ -167,6 +181,8 @@ static void dispatch(struct gateway *g, struct http_exchange *x, bool admin)
         r->route->handle(r);
         return;
     }
+    if (r->http->method == HTTP_METHOD_OPTIONS && answer_options(r, allow))
+        return;
     struct failure f;
     failure_init(&f);
     if (allow[0] != '\0')
@@ -231,6 +247,7 @@ void gateway_init_http(struct gateway *g)
         .max_body_bytes = (size_t)c->max_body_bytes,
         .max_head_bytes = (size_t)c->max_head_bytes,
         .max_streams = (uint32_t)c->max_streams,
+        .compress = c->compression && strcmp(c->compression, "on") == 0,
         .limits = {.head_ns = c->head_timeout_ms * CLOCK_NS_PER_MS,
                    .body_ns = c->body_timeout_ms * CLOCK_NS_PER_MS,
                    .stall_ns = c->write_timeout_ms * CLOCK_NS_PER_MS,

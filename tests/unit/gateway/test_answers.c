@@ -317,8 +317,9 @@ struct refusal {
 
 static const struct refusal refusals[] = {
     {"GET", "/nothing", "", "", 404, "\"code\":\"NOT_FOUND\""},
-    {"GET", "/v1/inference", "", "", 405, "allow: POST\r\n"},
-    {"POST", "/health", JSON_TYPE, "", 405, "allow: GET, HEAD\r\n"},
+    {"GET", "/v1/inference", "", "", 405, "allow: POST, OPTIONS\r\n"},
+    {"POST", "/health", JSON_TYPE, "", 405, "allow: GET, HEAD, OPTIONS\r\n"},
+    {"OPTIONS", "/nothing", "", "", 404, "NOT_FOUND"},
     {"GET", "/metrics", "", "", 404, "NOT_FOUND"},
     {"GET", "/v1/devices", "", "", 501, "NOT_IMPLEMENTED"},
     {"DELETE", "/v1/models/x", "", "", 501, "NOT_IMPLEMENTED"},
@@ -464,7 +465,24 @@ START_TEST(the_page_of_metrics)
 }
 END_TEST
 
-SUITE("answers", inference, inference_stream, progress_every_sixteen_tokens, chat, chat_stream,
+START_TEST(tells_the_methods)
+{
+    static const char *const asked[][2] = {{"/v1/inference", "\r\nallow: POST, OPTIONS\r\n"},
+                                           {"/v1/models/a", "\r\nallow: GET, HEAD, DELETE, OPTIONS\r\n"},
+                                           {"*", "\r\nallow: GET, HEAD, POST, DELETE, OPTIONS\r\n"}};
+    for (size_t i = 0; i < sizeof asked / sizeof *asked; i++) {
+        app_open(&app);
+        app_request(&app, "OPTIONS", asked[i][0], "", "");
+        ck_assert_int_eq(app_status(&app), 204);
+        ck_assert_ptr_nonnull(strstr(app_sent(&app), asked[i][1]));
+        ck_assert_ptr_null(strstr(app_sent(&app), "content-length"));
+        ck_assert_str_eq(app_body(&app), "");
+        app_close(&app);
+    }
+}
+END_TEST
+
+SUITE("answers", tells_the_methods, inference, inference_stream, progress_every_sixteen_tokens, chat, chat_stream,
       completions_of_two_prompts, completions_stream, an_error_before_the_first_token_has_its_status,
       an_error_in_mid_stream_is_an_event, one_failing_prompt_cancels_the_others, response_formats_are_passed_on,
       a_slow_reader_holds_the_engine,

@@ -30,6 +30,17 @@ static const struct good good[] = {
     {"trailers", "POST /echo HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nh\r\n0\r\nX: y\r\n\r\n",
      "[-] h"},
     {"absolute form", "GET http://a/echo?q HTTP/1.1\r\nHost: a\r\n\r\n", "GET /echo?q [-] "},
+    {"absolute form with a port", "GET HTTPS://[::1]:8443/echo HTTP/1.1\r\nHost: a\r\n\r\n", "GET /echo? [-] "},
+    {"absolute form without a path", "GET http://a?q HTTP/1.1\r\nHost: a\r\n\r\n", "GET /?q [-] "},
+    {"asterisk form", "OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n", "OPTIONS *? [-] "},
+    {"host with port", "GET /echo HTTP/1.1\r\nHost: example.com:8080\r\n\r\n", "GET /echo? [-] "},
+    {"host of an IPv6 address", "GET /echo HTTP/1.1\r\nHost: [2001:db8::1]:80\r\n\r\n", "GET /echo? [-] "},
+    {"length with leading zeros", "POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 0000000000000000000000002\r\n\r\nhi",
+     "[-] hi"},
+    {"trailers of all kinds",
+     "POST /echo HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nh\r\n0;last\r\nX: y\r\nZ:\r\n\r\n", "[-] h"},
+    {"1.0 waits for no 100", "POST /echo HTTP/1.0\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\nhi",
+     "HTTP/1.1 200 OK\r\n"},
     {"empty lines in front", "\r\n\r\nGET /echo HTTP/1.1\r\nHost: a\r\n\r\n", "GET /echo? [-] "},
     {"http/1.0", "GET /echo HTTP/1.0\r\n\r\n", "connection: close\r\n"},
     {"http/1.0 kept", "GET /echo HTTP/1.0\r\nConnection: keep-alive\r\n\r\n", "connection: keep-alive\r\n"},
@@ -96,6 +107,40 @@ static const struct bad bad[] = {
     {"two hosts", "GET /echo HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n", 400},
     {"host with a path", "GET /echo HTTP/1.1\r\nHost: a/b\r\n\r\n", 400},
     {"host with a space", "GET /echo HTTP/1.1\r\nHost: a b\r\n\r\n", 400},
+    {"host with a user", "GET /echo HTTP/1.1\r\nHost: u@a\r\n\r\n", 400},
+    {"list of hosts", "GET /echo HTTP/1.1\r\nHost: a, b\r\n\r\n", 400},
+    {"host with a bad port", "GET /echo HTTP/1.1\r\nHost: a:65536\r\n\r\n", 400},
+    {"host with two ports", "GET /echo HTTP/1.1\r\nHost: a:1:2\r\n\r\n", 400},
+    {"host with an open bracket", "GET /echo HTTP/1.1\r\nHost: [::1\r\n\r\n", 400},
+    {"hosts that differ", "GET /echo HTTP/1.1\r\nHost: a\r\nhost: b\r\n\r\n", 400},
+    {"absolute form of another scheme", "GET file:///echo HTTP/1.1\r\nHost: a\r\n\r\n", 400},
+    {"absolute form with a user", "GET http://u@a/echo HTTP/1.1\r\nHost: a\r\n\r\n", 400},
+    {"absolute form without a host", "GET http:///echo HTTP/1.1\r\nHost: a\r\n\r\n", 400},
+    {"path with an address in it", "GET x://a/echo HTTP/1.1\r\nHost: a\r\n\r\n", 400},
+    {"asterisk for another method", "GET * HTTP/1.1\r\nHost: a\r\n\r\n", 400},
+    {"HTTP/2's preface in HTTP/1", "PRI * HTTP/1.1\r\nHost: a\r\n\r\n", 400},
+    {"high byte in the target", "GET /echo\xff HTTP/1.1\r\nHost: a\r\n\r\n", 400},
+    {"two spaces in the request line", "GET  /echo HTTP/1.1\r\nHost: a\r\n\r\n", 400},
+    {"two spaces before the version", "GET /echo  HTTP/1.1\r\nHost: a\r\n\r\n", 400},
+    {"space behind the version", "GET /echo HTTP/1.1 \r\nHost: a\r\n\r\n", 400},
+    {"tab in the request line", "GET\t/echo HTTP/1.1\r\nHost: a\r\n\r\n", 400},
+    {"control character in a name", "GET /echo HTTP/1.1\r\nHost: a\r\nX\x01: y\r\n\r\n", 400},
+    {"bracket in a name", "GET /echo HTTP/1.1\r\nHost: a\r\nX[: y\r\n\r\n", 400},
+    {"high byte in a name", "GET /echo HTTP/1.1\r\nHost: a\r\nX\xe9: y\r\n\r\n", 400},
+    {"space in front of the first header", "GET /echo HTTP/1.1\r\n Host: a\r\nHost: a\r\n\r\n", 400},
+    {"length with a space", HEAD "Content-Length: 1 1\r\n\r\nabc", 400},
+    {"length with letters", HEAD "Content-Length: 3a\r\n\r\nabc", 400},
+    {"length with a point", HEAD "Content-Length: 3.0\r\n\r\nabc", 400},
+    {"coding in quotes", HEAD "Transfer-Encoding: \"chunked\"\r\n\r\n0\r\n\r\n", 400},
+    {"coding with a comma", HEAD "Transfer-Encoding: chunked,\r\n\r\n0\r\n\r\n", 400},
+    {"coding with a parameter", HEAD "Transfer-Encoding: chunked;q=1\r\n\r\n0\r\n\r\n", 400},
+    {"coding xchunked", HEAD "Transfer-Encoding: xchunked\r\n\r\n0\r\n\r\n", 400},
+    {"empty coding", HEAD "Transfer-Encoding:\r\n\r\n0\r\n\r\n", 400},
+    {"identity coding with length", HEAD "Transfer-Encoding: identity\r\nContent-Length: 3\r\n\r\nabc", 400},
+    {"coding with a space before the colon", HEAD "Transfer-Encoding : chunked\r\n\r\n0\r\n\r\n", 400},
+    {"coding in a folded line", HEAD "Transfer-Encoding:\r\n chunked\r\n\r\n0\r\n\r\n", 400},
+    {"other expectation", HEAD "Expect: 200-ok\r\nContent-Length: 3\r\n\r\nabc", 417},
+    {"two expectations", HEAD "Expect: 100-continue\r\nExpect: x\r\nContent-Length: 3\r\n\r\nabc", 417},
     {"bare line feeds", "GET /echo HTTP/1.1\nHost: a\n\n", 400},
     {"one bare line feed", "GET /echo HTTP/1.1\r\nHost: a\nX: y\r\n\r\n", 400},
     {"bare carriage return", "GET /echo HTTP/1.1\r\nHost: a\rX: y\r\n\r\n", 400},
@@ -122,6 +167,28 @@ static const struct bad bad[] = {
     {"huge chunk size", HEAD "Transfer-Encoding: chunked\r\n\r\nfffffffffffffffff\r\n", 400},
     {"line feed in chunk size", HEAD "Transfer-Encoding: chunked\r\n\r\n1\nx\r\n0\r\n\r\n", 400},
     {"chunk longer than told", HEAD "Transfer-Encoding: chunked\r\n\r\n1\r\nxy\r\n0\r\n\r\n", 400},
+    {"chunk size with a sign", HEAD "Transfer-Encoding: chunked\r\n\r\n+1\r\nh\r\n0\r\n\r\n", 400},
+    {"chunk size in C's style", HEAD "Transfer-Encoding: chunked\r\n\r\n0x1\r\nh\r\n0\r\n\r\n", 400},
+    {"no chunk size", HEAD "Transfer-Encoding: chunked\r\n\r\n\r\nh\r\n0\r\n\r\n", 400},
+    {"space before a chunk size", HEAD "Transfer-Encoding: chunked\r\n\r\n 1\r\nh\r\n0\r\n\r\n", 400},
+    {"space behind a chunk size", HEAD "Transfer-Encoding: chunked\r\n\r\n1 \r\nh\r\n0\r\n\r\n", 400},
+    {"line feed in a chunk extension", HEAD "Transfer-Encoding: chunked\r\n\r\n1;a\nb\r\nh\r\n0\r\n\r\n", 400},
+    {"carriage return in a chunk extension", HEAD "Transfer-Encoding: chunked\r\n\r\n1;a\rb\r\nh\r\n0\r\n\r\n", 400},
+    {"NUL in a chunk extension", HEAD "Transfer-Encoding: chunked\r\n\r\n1;a\x01\r\nh\r\n0\r\n\r\n", 400},
+    {"carriage return alone behind a chunk size", HEAD "Transfer-Encoding: chunked\r\n\r\n1\rh\r\n0\r\n\r\n", 400},
+    {"line feed alone behind a chunk", HEAD "Transfer-Encoding: chunked\r\n\r\n1\r\nh\n0\r\n\r\n", 400},
+    {"carriage return alone behind a chunk", HEAD "Transfer-Encoding: chunked\r\n\r\n1\r\nh\r0\r\n\r\n", 400},
+    {"line feed alone behind the last chunk", HEAD "Transfer-Encoding: chunked\r\n\r\n0\n\r\n", 400},
+    {"line feed alone at the end", HEAD "Transfer-Encoding: chunked\r\n\r\n0\r\n\n", 400},
+    {"carriage return alone at the end", HEAD "Transfer-Encoding: chunked\r\n\r\n0\r\n\rX", 400},
+    {"line feed alone behind a trailer", HEAD "Transfer-Encoding: chunked\r\n\r\n0\r\nX: y\n\r\n", 400},
+    {"carriage return alone behind a trailer", HEAD "Transfer-Encoding: chunked\r\n\r\n0\r\nX: y\rZ: a\r\n\r\n", 400},
+    {"folded trailer", HEAD "Transfer-Encoding: chunked\r\n\r\n0\r\nX: y\r\n z\r\n\r\n", 400},
+    {"trailer without colon", HEAD "Transfer-Encoding: chunked\r\n\r\n0\r\nnonsense\r\n\r\n", 400},
+    {"trailer with a space before the colon", HEAD "Transfer-Encoding: chunked\r\n\r\n0\r\nX : y\r\n\r\n", 400},
+    {"control character in a trailer", HEAD "Transfer-Encoding: chunked\r\n\r\n0\r\nX: \x01\r\n\r\n", 400},
+    {"a length as trailer", HEAD "Transfer-Encoding: chunked\r\n\r\n0\r\nContent-Length: 5\r\n\r\n", 400},
+    {"a coding as trailer", HEAD "Transfer-Encoding: chunked\r\n\r\n0\r\nTransfer-Encoding: chunked\r\n\r\n", 400},
     {"body too large", HEAD "Content-Length: 1025\r\n\r\n", 413},
     {"chunk too large", HEAD "Transfer-Encoding: chunked\r\n\r\n401\r\n", 413},
 };
@@ -187,6 +254,74 @@ START_TEST(bounds_the_head)
         memory_input(&m, line, sizeof line, 0);
     ck_assert_int_eq(m.reject_status, 431);
     ck_assert_int_eq(m.n_rejects, 1);
+    memory_close(&m);
+}
+END_TEST
+
+/* Not by size alone: each field costs an entry. */
+START_TEST(bounds_the_number_of_headers)
+{
+    for (int extra = 0; extra <= 1; extra++) {
+        struct memory m;
+        memory_open(&m, 1024);
+        memory_text(&m, "GET /echo HTTP/1.1\r\nHost: a\r\n");
+        for (int i = 1; i < HTTP_MAX_HEADERS + extra; i++)
+            memory_text(&m, "X: y\r\n");
+        memory_text(&m, "\r\n");
+        ck_assert_int_eq(m.n_requests, 1 - extra);
+        ck_assert_int_eq(m.reject_status, extra ? 431 : 0);
+        memory_close(&m);
+    }
+}
+END_TEST
+
+START_TEST(bounds_the_trailers)
+{
+    struct memory m;
+    char line[1002];
+    memset(line, 'a', sizeof line);
+    memcpy(line, "X: ", 3);
+    memcpy(line + 1000, "\r\n", 2);
+    memory_open(&m, 1024);
+    memory_text(&m, "POST /echo HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n");
+    ck_assert_int_eq(http_conn_phase(m.conn), HTTP_PHASE_BODY);
+    for (int i = 0; i < 20; i++)
+        memory_input(&m, line, sizeof line, 0);
+    ck_assert_int_eq(m.reject_status, 431);
+    ck_assert_int_eq(m.n_requests, 0);
+    memory_close(&m);
+}
+END_TEST
+
+START_TEST(bounds_chunk_extensions)
+{
+    struct memory m;
+    char block[1024];
+    memset(block, 'a', sizeof block);
+    memory_open(&m, 1024);
+    memory_text(&m, "POST /echo HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n1;");
+    for (int i = 0; i < 1024 && m.n_rejects == 0; i++)
+        memory_input(&m, block, sizeof block, 0);
+    ck_assert_int_eq(m.reject_status, 413);
+    memory_close(&m);
+}
+END_TEST
+
+START_TEST(a_head_request_gets_no_body)
+{
+    struct memory m;
+    memory_open(&m, 1024);
+    memory_text(&m, "HEAD /echo HTTP/1.1\r\nHost: a\r\n\r\nHEAD /nothing HTTP/1.1\r\nHost: a\r\n\r\n"
+                    "HEAD /stream HTTP/1.1\r\nHost: a\r\n\r\n");
+    http_write(m.stream, "abc", 3);
+    http_end(m.stream);
+    http_conn_output(m.conn, &m.out);
+    const char *sent = memory_sent(&m);
+    ck_assert_int_eq(count(sent, "\r\n\r\nHTTP/1.1 "), 2);
+    ck_assert_int_eq(count(sent, "content-length: "), 2);
+    ck_assert_ptr_null(strstr(sent, "chunked"));
+    ck_assert_str_eq(sent + strlen(sent) - 4, "\r\n\r\n");
+    ck_assert_int_eq(http_conn_phase(m.conn), HTTP_PHASE_IDLE);
     memory_close(&m);
 }
 END_TEST
@@ -352,6 +487,7 @@ START_TEST(aborts_without_the_last_chunk)
 END_TEST
 
 SUITE("http1", understands_in_any_pieces, refuses_in_any_pieces, answers_pipelined_requests_in_order, bounds_the_head,
+      bounds_the_number_of_headers, bounds_the_trailers, bounds_chunk_extensions, a_head_request_gets_no_body,
       continues_when_asked, streams_with_back_pressure, old_streams_end_with_the_connection, drains,
       an_idle_connection_ends_with_the_drain, slow_requests_are_answered, slow_bodies_are_answered, idle_connections_end,
       aborts_without_the_last_chunk)
