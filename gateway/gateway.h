@@ -7,6 +7,7 @@
 
 #include "base/error.h"
 #include "base/metrics.h"
+#include "gateway/access.h"
 #include "gateway/http.h"
 
 #include <stdbool.h>
@@ -26,6 +27,11 @@ struct gateway_config {
     const char *engine, *listen, *admin_listen, *log_level, *log_format, *rate_limits;
     int64_t max_body_bytes, max_prompt_chars, request_timeout_ms, max_connections, drain_timeout_ms;
     bool metrics_on_main;
+    /* access.c */
+    int64_t rate_limit_inference, rate_limit_models, rate_limit_health, rate_limit_stats;
+    int64_t client_concurrency, max_requests, jwt_leeway_s;
+    const char *jwt_key, *jwt_jwks, *jwt_alg, *jwt_issuer, *jwt_audience, *api_keys;
+    const char *trusted_proxies, *forwarded_header, *cors_origins;
 };
 
 struct gateway {
@@ -33,6 +39,7 @@ struct gateway {
     struct event_base *base;
     struct engine *engine;
     struct health *health;
+    struct access *access; /* shared by all loops; NULL = everything is open */
     struct metrics *metrics;
     struct metrics_family *m_requests, *m_duration, *m_errors;
     struct metrics_series *m_active;
@@ -50,6 +57,8 @@ struct route {
     const char *pattern; /* "/v1/models/{id}"; the label `endpoint` */
     void (*handle)(struct request *r);
     unsigned where; /* ROUTE_MAIN | ROUTE_ADMIN */
+    enum limit_class limit;
+    enum access_rule access;
 };
 
 enum { ROUTE_MAIN = 1, ROUTE_ADMIN = 2 };
@@ -65,6 +74,7 @@ struct request {
     char traceparent[GATEWAY_TRACEPARENT_BYTES]; /* "" = none came */
     char param[128];                             /* what stood for {id}, decoded */
     int64_t started_ns;
+    struct access_request access; /* the client */
     enum error_code failed;     /* for log and metrics */
     const struct field *fields; /* the endpoint's table, to name fields of engine errors; NULL = none */
     void *user;                 /* the handler's, for the two callbacks */

@@ -12,6 +12,7 @@
 #include "gateway/health.h"
 #include "gateway/healthcheck.h"
 #include "gateway/job.h"
+#include "gateway/keys.h"
 #include "gateway/options.h"
 #include "gateway/server.h"
 #include "rpc/rpc.h"
@@ -30,6 +31,7 @@ struct program {
     struct gateway g;
     struct server *server, *admin;
     struct event *sigterm, *sigint, *drain_limit;
+    struct event *sighup;
 };
 
 static void stop(void *user)
@@ -74,6 +76,13 @@ static void on_signal(evutil_socket_t signal_number, short what, void *user)
     server_drain(p->server, stop, p);
 }
 
+static void on_hangup(evutil_socket_t signal_number, short what, void *user)
+{
+    (void)signal_number, (void)what;
+    struct program *p = user;
+    access_reload(p->g.access);
+}
+
 /* gRPC's threads must not take the signals, nor a client that went away end the process. */
 static void prepare_signals(void)
 {
@@ -82,6 +91,7 @@ static void prepare_signals(void)
     sigemptyset(&set);
     sigaddset(&set, SIGTERM);
     sigaddset(&set, SIGINT);
+    sigaddset(&set, SIGHUP);
     pthread_sigmask(SIG_BLOCK, &set, NULL);
 }
 
@@ -91,6 +101,7 @@ static void allow_signals(void)
     sigemptyset(&set);
     sigaddset(&set, SIGTERM);
     sigaddset(&set, SIGINT);
+    sigaddset(&set, SIGHUP);
     pthread_sigmask(SIG_UNBLOCK, &set, NULL);
 }
 
@@ -114,7 +125,10 @@ static enum error_code program_open(struct program *p, struct error *err)
     p->g.base = event_base_new();
     if (!p->g.base || gateway_metrics_open(&p->g) != ERROR_NONE)
         return error_set(err, ERROR_INTERNAL, "cannot make the event loop or the metrics");
-    enum error_code code = engine_open(p->g.base, p->g.config->engine, &p->g.engine, err);
+    enum error_code code = access_open(p->g.config, p->g.metrics, &p->g.access, err);
+    if (code != ERROR_NONE)
+        return code;
+    code = engine_open(p->g.base, p->g.config->engine, &p->g.engine, err);
     if (code != ERROR_NONE)
         return code;
     p->g.health = health_open(&p->g);
@@ -125,6 +139,9 @@ static enum error_code program_open(struct program *p, struct error *err)
         return error_set(err, ERROR_INTERNAL, "out of memory");
     event_add(p->sigterm, NULL);
     event_add(p->sigint, NULL);
+    p->sighup = evsignal_new(p->g.base, SIGHUP, on_hangup, p);
+    if (!p->sighup || event_add(p->sighup, NULL) != 0)
+        return error_set(err, ERROR_INTERNAL, "out of memory");
     return open_servers(p, err);
 }
 
@@ -143,6 +160,9 @@ static void program_close(struct program *p)
         event_free(p->sigint);
     if (p->drain_limit)
         event_free(p->drain_limit);
+    if (p->sighup)
+        event_free(p->sighup);
+    access_close(p->g.access);
     if (p->g.metrics)
         metrics_close(p->g.metrics);
     if (p->g.base)
@@ -208,6 +228,8 @@ int main(int argc, char **argv)
 {
     if (argc > 1 && strcmp(argv[1], "healthcheck") == 0)
         return healthcheck_main(argc - 1, argv + 1);
+    if (argc > 1 && strcmp(argv[1], "make-key") == 0)
+        return keys_main(argc - 1, argv + 1);
     struct gateway_config config = {0};
     struct option_result result;
     struct error err = {0};

@@ -173,7 +173,7 @@ static bool pack_all(struct request *r, const struct params *p, const struct inp
                                   .top_logprobs = p->logprobs.i,
                                   .echo = p->echo.truth,
                                   .request_id = r->id,
-                                  .client_id = r->http->peer};
+                                  .client_id = r->access.client.id};
     for (int i = 0; i < n; i++)
         if (!params_pack(p, &inputs[i], &extras, &packed[i]))
             return false;
