@@ -237,7 +237,7 @@ static const char *credential_of(const struct http_request *http, struct error *
         text += 7;
         return text + strspn(text, " ");
     }
-    error_set(err, ERROR_AUTHENTICATION_REQUIRED, "expected Authorization: Bearer, found another scheme");
+    error_set(err, ERROR_AUTHENTICATION_REQUIRED, "expected Authorization: Bearer TOKEN, found something else");
     return NULL;
 }
 
