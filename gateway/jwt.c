@@ -178,7 +178,7 @@ enum error_code jwt_verify(const struct jwt_options *options, const struct jwt_k
         refuse(err, "the token cannot be read");
     else if (r_jwt_verify_signature(jwt, jwk_key_handle(key), R_FLAG_IGNORE_REMOTE) != RHN_OK)
         refuse(err, "the signature of the token is not valid");
-    else if (!json_is_object(claims = r_jwt_get_full_claims_json_t(jwt)))
+    else if (!(claims = r_jwt_get_full_claims_json_t(jwt)) || !json_is_object(claims))
         refuse(err, "the token has no claims");
     else
         code = read_claims(claims, options, now_s, client, expires_s, err);
