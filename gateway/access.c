@@ -32,6 +32,7 @@ static const struct {
 } rules[] = {
     [ACCESS_CLIENT] = {0, 0, false},
     [ACCESS_OPEN] = {0, 0, false},
+    [ACCESS_HEALTH] = {0, 1 << CLIENT_ANYONE, false},
     [ACCESS_MODEL_LIST] = {SCOPE_MODEL_READ, 1 << CLIENT_ANYONE | 1 << CLIENT_KEY | 1 << CLIENT_JWT, false},
     [ACCESS_MODEL] = {SCOPE_MODEL_READ, 1 << CLIENT_KEY, false},
     [ACCESS_MODEL_READ] = {SCOPE_MODEL_READ, 0, false},

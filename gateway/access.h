@@ -29,6 +29,7 @@ struct metrics;
 enum access_rule {
     ACCESS_CLIENT,       /* any token or API key */
     ACCESS_OPEN,         /* nothing */
+    ACCESS_HEALTH,       /* any token or API key shows all; anyone else sees whether the server is well */
     ACCESS_MODEL_LIST,   /* model:read shows all; anyone else sees what OpenAI's API has */
     ACCESS_MODEL,        /* the same, but only API keys do without the scope */
     ACCESS_MODEL_READ,   /* model:read */
@@ -50,7 +51,7 @@ struct access_headers {
 struct access_request {
     struct client client;
     char address[PROXIES_ADDRESS_BYTES]; /* where it comes from, past trusted proxies */
-    bool restricted;                     /* only what OpenAI's API has is to be shown */
+    bool restricted;                     /* only the part that is for everybody is to be shown */
     bool in_flight;                      /* limits_leave is owed */
     uint64_t key;                        /* of client and class in limits.h */
     struct access_headers headers;

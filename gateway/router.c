@@ -29,7 +29,7 @@ static const struct route routes[] = {
     {HTTP_METHOD_GET, "/v1/stats", handle_not_implemented, ROUTE_MAIN, LIMIT_STATS, ACCESS_CLIENT},
     {HTTP_METHOD_POST, "/tokenize", handle_tokenize, ROUTE_MAIN, LIMIT_INFERENCE, ACCESS_CLIENT},
     {HTTP_METHOD_POST, "/detokenize", handle_detokenize, ROUTE_MAIN, LIMIT_INFERENCE, ACCESS_CLIENT},
-    {HTTP_METHOD_GET, "/health", handle_health, ROUTE_MAIN | ROUTE_ADMIN, LIMIT_HEALTH, ACCESS_OPEN},
+    {HTTP_METHOD_GET, "/health", handle_health, ROUTE_MAIN | ROUTE_ADMIN, LIMIT_HEALTH, ACCESS_HEALTH},
     {HTTP_METHOD_GET, "/health/live", handle_live, ROUTE_MAIN | ROUTE_ADMIN, LIMIT_HEALTH, ACCESS_OPEN},
     {HTTP_METHOD_GET, "/health/ready", handle_ready, ROUTE_MAIN | ROUTE_ADMIN, LIMIT_HEALTH, ACCESS_OPEN},
     {HTTP_METHOD_GET, "/metrics", handle_metrics, ROUTE_ADMIN, LIMIT_HEALTH, ACCESS_OPEN},

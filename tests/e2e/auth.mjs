@@ -152,6 +152,13 @@ await test('auth: strangers see the models as OpenAI shows them, readers see all
   assert.equal((await get(`${url}/v1/models`, { headers: bearer('bitnet-0000') })).status, 401);
 });
 
+await test('auth: strangers see whether the server is well, clients also what it is', async () => {
+  const few = ['components', 'status', 'timestamp'];
+  assert.deepEqual(Object.keys((await get(`${url}/health`)).json).sort(), few);
+  assert.ok((await get(`${url}/health`, { headers: bearer(inferenceKey.key) })).json.system_metrics);
+  assert.ok((await get(`${gateway.admin}/health`)).json.build);
+});
+
 await test('auth: HTTP/2 asks for the same', async () => {
   const session = http2.connect(url);
   const ask = (headers) => new Promise((resolve, reject) => {
