@@ -106,9 +106,9 @@ await test(`auth: ${Object.keys(refused).length} tokens that are none do not get
   assert.equal(await metric(gateway.admin, 'bitnet_admission_rejections_total', { reason: 'auth' }) >= Object.keys(refused).length, true);
 });
 
-await test('auth: three hundred random credentials leave the server as it was', async () => {
-  for (let i = 0; i < 300; i++) {
-    const bytes = crypto.randomBytes(1 + i * 7);
+await test('auth: 150 random credentials leave the server as it was', async () => {
+  for (let i = 0; i < 150; i++) {
+    const bytes = crypto.randomBytes(1 + i * 14);
     const text = i % 3 ? bytes.toString('base64url') : bytes.toString('latin1').replace(/[^\x21-\x7e]/g, '.');
     const at = Math.floor(text.length / 3);
     const answer = await infer(bearer(i % 2 ? text : `${text.slice(0, at)}.${text.slice(at, 2 * at)}.${text.slice(2 * at)}`));
