@@ -67,11 +67,11 @@ START_TEST(peek_takes_nothing)
     for (int i = 0; i < 200; i++)
         limits_peek(limits, LIMIT_INFERENCE, key_of("a"), S, &state);
     ck_assert_int_eq(state.remaining, 100);
-    take(key_of("a"), S);
-    limits_peek(limits, LIMIT_INFERENCE, key_of("a"), 2 * S, &state);
+    take(key_of("a"), 5 * S); /* the minute begins here */
+    limits_peek(limits, LIMIT_INFERENCE, key_of("a"), 6 * S, &state);
     ck_assert_int_eq(state.remaining, 99);
-    ck_assert_int_eq(state.reset_ns, 61 * S);
-    limits_peek(limits, LIMIT_INFERENCE, key_of("a"), 61 * S, &state);
+    ck_assert_int_eq(state.reset_ns, 65 * S);
+    limits_peek(limits, LIMIT_INFERENCE, key_of("a"), 65 * S, &state);
     ck_assert_int_eq(state.remaining, 100);
     limits_close(limits);
 }
