@@ -141,6 +141,7 @@ void error_respond_with(struct request *r, const struct failure *f, int status, 
     add_header(headers, &n, "x-request-id", r->id);
     add_header(headers, &n, "cache-control", "no-store");
     add_header(headers, &n, "allow", allow);
+    add_header(headers, &n, "x-ratelimit-retry-after", status == 429 ? retry : NULL);
     add_header(headers, &n, "retry-after", status == 429 || status == 503 ? retry : NULL);
     headers[n] = (struct http_header){NULL, NULL};
     struct buffer body;

@@ -8,6 +8,7 @@
 
 #include "base/error.h"
 #include "base/metrics.h"
+#include "gateway/access.h"
 #include "gateway/http.h"
 
 #include <stdbool.h>
@@ -32,6 +33,11 @@ struct gateway_config {
     const char *tls_cert, *tls_key, *tls_client_ca;
     const char *engine_tls_ca, *engine_tls_cert, *engine_tls_key, *engine_tls_name;
     const char *compression;
+    /* access.c */
+    int64_t rate_limit_inference, rate_limit_models, rate_limit_health, rate_limit_stats;
+    int64_t client_concurrency, max_requests, jwt_leeway_s;
+    const char *jwt_key, *jwt_jwks, *jwt_alg, *jwt_issuer, *jwt_audience, *api_keys;
+    const char *trusted_proxies, *forwarded_header, *cors_origins;
 };
 
 struct gateway {
@@ -39,6 +45,7 @@ struct gateway {
     struct event_base *base;
     struct engine *engine;
     struct health *health;
+    struct access *access; /* shared by all loops; NULL = everything is open */
     struct metrics *metrics;
     struct metrics_family *m_requests, *m_duration, *m_errors;
     struct metrics_series *m_active;
@@ -56,6 +63,8 @@ struct route {
     const char *pattern; /* "/v1/models/{id}"; the label `endpoint` */
     void (*handle)(struct request *r);
     unsigned where; /* ROUTE_MAIN | ROUTE_ADMIN */
+    enum limit_class limit;
+    enum access_rule access;
 };
 
 enum { ROUTE_MAIN = 1, ROUTE_ADMIN = 2 };
@@ -71,6 +80,7 @@ struct request {
     char traceparent[GATEWAY_TRACEPARENT_BYTES]; /* "" = none came */
     char param[128];                             /* what stood for {id}, decoded */
     int64_t started_ns;
+    struct access_request access; /* the client */
     enum error_code failed;     /* for log and metrics */
     const struct field *fields; /* the endpoint's table, to name fields of engine errors; NULL = none */
     void *user;                 /* the handler's, for the two callbacks */

@@ -286,11 +286,14 @@ static void health_answer(struct request *r, const Bitnet__V1__HealthResponse *e
     emit_key(&b, "status");
     emit_text(&b, status);
     put_timestamp(&b);
-    emit_key(&b, "uptime_seconds");
-    emit_fixed(&b, e ? e->uptime_seconds : (double)(clock_now_ns() - r->g->started_ns) / 1e9, 3);
-    put_build(&b, e);
+    bool all = !r->access.restricted; /* strangers need not know the build and the load */
+    if (all) {
+        emit_key(&b, "uptime_seconds");
+        emit_fixed(&b, e ? e->uptime_seconds : (double)(clock_now_ns() - r->g->started_ns) / 1e9, 3);
+        put_build(&b, e);
+    }
     put_components(&b, e);
-    if (e)
+    if (e && all)
         put_measured(&b, e);
     emit_close(&b, '}');
     int code = strcmp(status, "healthy") == 0 ? 200 : strcmp(status, "degraded") == 0 ? DEGRADED_STATUS : 503;

@@ -235,11 +235,25 @@ void http_set_callbacks(struct http_exchange *x, void (*on_gone)(void *user), vo
     x->on_writable = on_writable;
 }
 
+void http_set_extra(struct http_exchange *x, const struct http_header *headers)
+{
+    x->extra = headers;
+}
+
+static size_t add_headers(struct http_header *all, size_t n, const struct http_header *more)
+{
+    for (; more && more->name && n < HTTP_MAX_ANSWER_HEADERS; more++)
+        all[n++] = *more;
+    return n;
+}
+
 static void start(struct http_exchange *x, int status, const struct http_header *headers, int64_t n_body)
 {
+    struct http_header all[HTTP_MAX_ANSWER_HEADERS + 1];
+    all[add_headers(all, add_headers(all, 0, headers), x->extra)] = (struct http_header){NULL, NULL};
     x->started = true;
     x->status = status;
-    x->conn->protocol->start(x, headers, n_body);
+    x->conn->protocol->start(x, all, n_body);
     http_wake(x->conn);
 }
 

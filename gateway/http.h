@@ -145,6 +145,9 @@ void *http_user(const struct http_exchange *x);
  * HTTP_LOW_WATER_BYTES it is below again. Both get http_user; both may be NULL. */
 void http_set_callbacks(struct http_exchange *x, void (*on_gone)(void *user), void (*on_writable)(void *user));
 
+/* Headers that go into the answer beside those it is given, whoever gives it (ends with a NULL name; borrowed until the
+ * exchange is over; may still grow until the answer begins). */
+void http_set_extra(struct http_exchange *x, const struct http_header *headers);
 /* Status and headers (ends with a NULL name; NULL = none), then the whole body, which may be sent compressed. Ends the
  * exchange. HEAD: the body is left out. */
 void http_respond(struct http_exchange *x, int status, const struct http_header *headers, const void *body,

@@ -10,6 +10,8 @@
 #include "gateway/http.h"
 #include "gateway/pace.h"
 
+#define HTTP_MAX_ANSWER_HEADERS 40
+
 struct http_exchange {
     struct http_conn *conn;
     struct http_request request;
@@ -19,6 +21,7 @@ struct http_exchange {
     size_t offsets[HTTP_MAX_HEADERS][2];
     size_t n_offsets, path_offset;
     bool has_path;
+    const struct http_header *extra; /* borrowed; NULL = none */
     void *user;
     void (*on_gone)(void *user);
     void (*on_writable)(void *user);

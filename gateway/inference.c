@@ -278,7 +278,7 @@ static bool pack(struct request *r, const json_t *root, struct params *p, struct
     if (!fields_parse(inference_fields, root, &rules, p, f))
         return false;
     const struct input input = {.prompt = p->prompt.text};
-    const struct extras extras = {.max_tokens = p->max_tokens.i, .request_id = r->id, .client_id = r->http->peer};
+    const struct extras extras = {.max_tokens = p->max_tokens.i, .request_id = r->id, .client_id = r->access.client.id};
     return params_pack(p, &input, &extras, out) || (error_set(&f->error, ERROR_INTERNAL, "out of memory"), false);
 }
 

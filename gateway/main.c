@@ -9,6 +9,7 @@
 #include "base/log.h"
 #include "gateway/gateway.h"
 #include "gateway/healthcheck.h"
+#include "gateway/keys.h"
 #include "gateway/listener.h"
 #include "gateway/loop.h"
 #include "gateway/options.h"
@@ -38,6 +39,7 @@ struct program {
     struct loop *loops; /* [n_loops] */
     int n_loops;
     struct tls *tls; /* NULL: none */
+    struct access *access; /* of all loops */
     struct listener *listener, *admin_listener;
     struct server *admin;
     struct event *sigterm, *sigint, *sighup, *tls_watch, *drain_limit;
@@ -123,7 +125,9 @@ static void on_tls_watch(evutil_socket_t fd, short what, void *user)
 static void on_sighup(evutil_socket_t fd, short what, void *user)
 {
     (void)fd, (void)what;
-    watch_tls(user, true);
+    struct program *p = user;
+    watch_tls(p, true);
+    access_reload(p->access);
 }
 
 /* gRPC's threads and the loops' must not take the signals, nor a client that went away end the process. */
@@ -153,6 +157,15 @@ static void raise_descriptors(const struct gateway_config *config)
 }
 
 /* ---- open ---- */
+
+/* Clients and their limits are the same whichever loop they come to. */
+static enum error_code open_access(struct program *p, struct error *err)
+{
+    enum error_code code = access_open(p->config, p->loops[0].g.metrics, &p->access, err);
+    for (int i = 0; i < p->n_loops; i++)
+        p->loops[i].g.access = p->access;
+    return code;
+}
 
 static enum error_code open_tls(struct program *p, struct error *err)
 {
@@ -246,6 +259,8 @@ static enum error_code program_open(struct program *p, struct error *err)
 {
     enum error_code code = open_loops(p, err);
     if (code == ERROR_NONE)
+        code = open_access(p, err);
+    if (code == ERROR_NONE)
         code = open_tls(p, err);
     if (code == ERROR_NONE)
         code = open_events(p, err);
@@ -283,6 +298,7 @@ static void program_close(struct program *p)
     for (int i = 0; i < p->n_loops; i++)
         loop_close(&p->loops[i]);
     tls_close(p->tls);
+    access_close(p->access);
     metrics_close(metrics);
     free(p->loops);
 }
@@ -348,6 +364,8 @@ int main(int argc, char **argv)
 {
     if (argc > 1 && strcmp(argv[1], "healthcheck") == 0)
         return healthcheck_main(argc - 1, argv + 1);
+    if (argc > 1 && strcmp(argv[1], "make-key") == 0)
+        return keys_main(argc - 1, argv + 1);
     struct gateway_config config = {0};
     struct option_result result;
     struct error err = {0};

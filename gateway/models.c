@@ -152,6 +152,10 @@ static void put_list(struct request *r, struct buffer *b, const Bitnet__V1__List
         emit_close(b, '}');
     }
     emit_close(b, ']');
+    if (r->access.restricted) {
+        emit_close(b, '}');
+        return;
+    }
     emit_key(b, "models");
     emit_open(b, '[');
     for (size_t i = 0; i < list->n_models; i++)
@@ -185,7 +189,8 @@ static void answer(struct request *r, const void *data, size_t n_bytes)
         if (strcmp(list->models[i]->id, r->param) == 0) {
             emit_open(&body, '{');
             put_openai(&body, list->models[i]);
-            put_ours(&body, list->models[i]);
+            if (!r->access.restricted)
+                put_ours(&body, list->models[i]);
             emit_close(&body, '}');
         }
     if (body.n_bytes > 0)

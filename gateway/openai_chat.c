@@ -135,7 +135,7 @@ static void start(struct request *r, const struct params *p, bool include_usage,
                                   .logprobs = p->logprobs.truth,
                                   .top_logprobs = p->top_logprobs.i,
                                   .request_id = r->id,
-                                  .client_id = r->http->peer};
+                                  .client_id = r->access.client.id};
     struct openai *o = params_pack(p, &input, &extras, &packed) ? openai_open(p, true) : NULL;
     if (o) {
         o->include_usage = include_usage;

@@ -198,7 +198,7 @@ static bool pack_all(struct request *r, const struct params *p, const struct inp
                                   .prompt_logprobs = p->echo.truth && p->logprobs.set,
                                   .score_only = p->max_tokens.i == 0,
                                   .request_id = r->id,
-                                  .client_id = r->http->peer};
+                                  .client_id = r->access.client.id};
     for (int i = 0; i < n; i++)
         if (!params_pack(p, &inputs[i], &extras, &packed[i]))
             return false;

@@ -14,25 +14,25 @@
 #include <string.h>
 
 static const struct route routes[] = {
-    {HTTP_METHOD_POST, "/v1/inference", handle_inference, ROUTE_MAIN},
-    {HTTP_METHOD_POST, "/v1/inference/stream", handle_inference_stream, ROUTE_MAIN},
-    {HTTP_METHOD_POST, "/v1/chat/completions", handle_chat, ROUTE_MAIN},
-    {HTTP_METHOD_POST, "/v1/completions", handle_completions, ROUTE_MAIN},
-    {HTTP_METHOD_POST, "/v1/embeddings", handle_embeddings, ROUTE_MAIN},
-    {HTTP_METHOD_GET, "/v1/models", handle_models, ROUTE_MAIN},
-    {HTTP_METHOD_POST, "/v1/models/load", handle_not_implemented, ROUTE_MAIN},
-    {HTTP_METHOD_POST, "/v1/models/swap", handle_not_implemented, ROUTE_MAIN},
-    {HTTP_METHOD_GET, "/v1/models/{id}/status", handle_model_status, ROUTE_MAIN},
-    {HTTP_METHOD_GET, "/v1/models/{id}", handle_model, ROUTE_MAIN},
-    {HTTP_METHOD_DELETE, "/v1/models/{id}", handle_not_implemented, ROUTE_MAIN},
-    {HTTP_METHOD_GET, "/v1/devices", handle_not_implemented, ROUTE_MAIN},
-    {HTTP_METHOD_GET, "/v1/stats", handle_not_implemented, ROUTE_MAIN},
-    {HTTP_METHOD_POST, "/tokenize", handle_tokenize, ROUTE_MAIN},
-    {HTTP_METHOD_POST, "/detokenize", handle_detokenize, ROUTE_MAIN},
-    {HTTP_METHOD_GET, "/health", handle_health, ROUTE_MAIN | ROUTE_ADMIN},
-    {HTTP_METHOD_GET, "/health/live", handle_live, ROUTE_MAIN | ROUTE_ADMIN},
-    {HTTP_METHOD_GET, "/health/ready", handle_ready, ROUTE_MAIN | ROUTE_ADMIN},
-    {HTTP_METHOD_GET, "/metrics", handle_metrics, ROUTE_ADMIN},
+    {HTTP_METHOD_POST, "/v1/inference", handle_inference, ROUTE_MAIN, LIMIT_INFERENCE, ACCESS_CLIENT},
+    {HTTP_METHOD_POST, "/v1/inference/stream", handle_inference_stream, ROUTE_MAIN, LIMIT_INFERENCE, ACCESS_CLIENT},
+    {HTTP_METHOD_POST, "/v1/chat/completions", handle_chat, ROUTE_MAIN, LIMIT_INFERENCE, ACCESS_CLIENT},
+    {HTTP_METHOD_POST, "/v1/completions", handle_completions, ROUTE_MAIN, LIMIT_INFERENCE, ACCESS_CLIENT},
+    {HTTP_METHOD_POST, "/v1/embeddings", handle_embeddings, ROUTE_MAIN, LIMIT_INFERENCE, ACCESS_CLIENT},
+    {HTTP_METHOD_GET, "/v1/models", handle_models, ROUTE_MAIN, LIMIT_STATS, ACCESS_MODEL_LIST},
+    {HTTP_METHOD_POST, "/v1/models/load", handle_not_implemented, ROUTE_MAIN, LIMIT_MODELS, ACCESS_MODEL_WRITE},
+    {HTTP_METHOD_POST, "/v1/models/swap", handle_not_implemented, ROUTE_MAIN, LIMIT_MODELS, ACCESS_MODEL_MANAGE},
+    {HTTP_METHOD_GET, "/v1/models/{id}/status", handle_model_status, ROUTE_MAIN, LIMIT_STATS, ACCESS_MODEL_READ},
+    {HTTP_METHOD_GET, "/v1/models/{id}", handle_model, ROUTE_MAIN, LIMIT_STATS, ACCESS_MODEL},
+    {HTTP_METHOD_DELETE, "/v1/models/{id}", handle_not_implemented, ROUTE_MAIN, LIMIT_MODELS, ACCESS_MODEL_MANAGE},
+    {HTTP_METHOD_GET, "/v1/devices", handle_not_implemented, ROUTE_MAIN, LIMIT_STATS, ACCESS_CLIENT},
+    {HTTP_METHOD_GET, "/v1/stats", handle_not_implemented, ROUTE_MAIN, LIMIT_STATS, ACCESS_CLIENT},
+    {HTTP_METHOD_POST, "/tokenize", handle_tokenize, ROUTE_MAIN, LIMIT_INFERENCE, ACCESS_CLIENT},
+    {HTTP_METHOD_POST, "/detokenize", handle_detokenize, ROUTE_MAIN, LIMIT_INFERENCE, ACCESS_CLIENT},
+    {HTTP_METHOD_GET, "/health", handle_health, ROUTE_MAIN | ROUTE_ADMIN, LIMIT_HEALTH, ACCESS_HEALTH},
+    {HTTP_METHOD_GET, "/health/live", handle_live, ROUTE_MAIN | ROUTE_ADMIN, LIMIT_HEALTH, ACCESS_OPEN},
+    {HTTP_METHOD_GET, "/health/ready", handle_ready, ROUTE_MAIN | ROUTE_ADMIN, LIMIT_HEALTH, ACCESS_OPEN},
+    {HTTP_METHOD_GET, "/metrics", handle_metrics, ROUTE_ADMIN, LIMIT_HEALTH, ACCESS_OPEN},
 };
 
 #define LINGER_NS (2 * CLOCK_NS_PER_S) /* for a client to end a connection after us */
@@ -130,6 +130,7 @@ static struct request *request_open(struct gateway *g, struct http_exchange *x, 
         id_uuid(r->id);
     if (trace && traceparent_valid(trace))
         snprintf(r->traceparent, sizeof r->traceparent, "%s", trace);
+    access_begin(r);
     http_set_user(x, r);
     if (!admin) {
         g->n_active++;
@@ -177,6 +178,8 @@ static void dispatch(struct gateway *g, struct http_exchange *x, bool admin)
     r->route = router_find(r->http->path, r->http->method, where, r->param, sizeof r->param, allow);
     if (!r->route && !admin && g->config->metrics_on_main && strcmp(r->http->path, "/metrics") == 0)
         r->route = router_find(r->http->path, r->http->method, ROUTE_ADMIN, r->param, sizeof r->param, allow);
+    if (access_preflight(r, allow) || !access_admit(r))
+        return;
     if (r->route) {
         r->route->handle(r);
         return;
@@ -210,6 +213,9 @@ void gateway_reject(void *gateway, struct http_exchange *x, int status, const ch
         http_abort(x);
         return;
     }
+    char allow[ROUTER_ALLOW_BYTES];
+    r->route = router_find(r->http->path, r->http->method, ROUTE_MAIN, r->param, sizeof r->param, allow);
+    access_count(r);
     struct failure f;
     failure_init(&f);
     error_set(&f.error, status == 413 ? ERROR_PAYLOAD_TOO_LARGE : ERROR_INVALID_REQUEST, "%s", reason);
@@ -229,10 +235,13 @@ void gateway_finish(void *gateway, struct http_exchange *x, bool aborted)
         g->n_active--;
         metrics_inc(g->m_active, -1);
     }
+    access_end(r);
     gateway_metrics_request(g, r, status, seconds);
     log_info("gateway", "request", LOG_STR("request_id", r->id), LOG_STR("method", http_method_name(r->http->method)),
              LOG_STR("path", r->http->path), LOG_INT("status", status), LOG_FLOAT("duration_ms", seconds * 1e3),
              LOG_INT("bytes", http_bytes_of(x)), LOG_INT("http", r->http->version), LOG_STR("peer", r->http->peer),
+             LOG_STR("address", strcmp(r->access.address, r->http->peer) != 0 ? r->access.address : NULL),
+             LOG_STR("client", r->access.client.id), LOG_STR("auth", client_kind_name(r->access.client.kind)),
              LOG_STR("trace", r->traceparent[0] != '\0' ? r->traceparent : NULL),
              LOG_STR("error", r->failed != ERROR_NONE ? error_info(r->failed)->name : NULL));
     http_set_user(x, NULL);
