@@ -114,7 +114,7 @@ static enum error_code program_open(struct program *p, struct error *err)
     p->g.base = event_base_new();
     if (!p->g.base || gateway_metrics_open(&p->g) != ERROR_NONE)
         return error_set(err, ERROR_INTERNAL, "cannot make the event loop or the metrics");
-    enum error_code code = engine_open(p->g.base, p->g.config->engine, &p->g.engine, err);
+    enum error_code code = engine_open(p->g.base, p->g.config, p->g.metrics, &p->g.engine, err);
     if (code != ERROR_NONE)
         return code;
     p->g.health = health_open(&p->g);

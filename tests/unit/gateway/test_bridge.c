@@ -119,8 +119,12 @@ static const struct rpc_method methods[] = {
 
 /* ---- the gateway ---- */
 
-static struct gateway_config config = {
-    .max_body_bytes = 1 << 20, .max_prompt_chars = 8192, .request_timeout_ms = 20000};
+static char target[64];
+static struct gateway_config config = {.engine = target,
+                                       .max_body_bytes = 1 << 20,
+                                       .max_prompt_chars = 8192,
+                                       .request_timeout_ms = 20000,
+                                       .engine_tries = 3};
 static struct gateway g;
 static struct memory m;
 static struct rpc_server *server;
@@ -135,7 +139,6 @@ static void connect_client(void)
 
 static void setup(bool with_engine)
 {
-    char target[64];
     struct error err;
     const struct rpc_server_options options = {.methods = methods, .listen = "127.0.0.1:0"};
     log_init(LOG_OFF, LOG_FORMAT_JSON);
@@ -148,7 +151,7 @@ static void setup(bool with_engine)
     gateway_metrics_open(&g);
     g.health = health_open(&g);
     gateway_init_http(&g);
-    ck_assert_int_eq(engine_open(g.base, target, &g.engine, &err), ERROR_NONE);
+    ck_assert_int_eq(engine_open(g.base, &config, g.metrics, &g.engine, &err), ERROR_NONE);
     connect_client();
 }
 
