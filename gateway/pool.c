@@ -34,7 +34,8 @@ struct pool {
     struct target targets[TARGETS_MAX];
     struct name names[TARGETS_MAX];
     enum balance_policy policy;
-    size_t n_targets, n_names, n_places, turn;
+    size_t n_targets, n_names, n_places;
+    size_t turn, turn_again; /* of first attempts and of others, so that those do not take the turns of these */
     struct place places[MAX_MEMBERS];
     void *user;
     void (*on_change)(void *user);
@@ -235,7 +236,7 @@ struct member *pool_choose(struct pool *p, uint64_t key, struct member *const *t
         view[i] = (struct balance_member){
             .id = m->id, .load = member_load(m), .may = m->state == ENGINE_SERVING && !in(tried, n_tried, m)};
     }
-    int i = balance_choose(view, p->n_places, p->policy, key, &p->turn);
+    int i = balance_choose(view, p->n_places, p->policy, key, n_tried == 0 ? &p->turn : &p->turn_again);
     return i >= 0 ? p->places[i].member : NULL;
 }
 
