@@ -26,10 +26,10 @@ enum { CANCELLED = 1, INVALID = 3, DEADLINE = 4, NOT_FOUND = 5, EXHAUSTED = 8, I
 struct fake {
     struct rpc_method methods[N_METHODS];
     struct rpc_server *server;
-    int code;            /* what calls end with */
-    const char *reason;  /* of ErrorInfo; NULL = none */
-    bool silent;         /* says nothing */
-    bool speaks_first;   /* a message, then `code` */
+    atomic_int code;     /* what calls end with */
+    _Atomic(const char *) reason; /* of ErrorInfo; NULL = none */
+    atomic_bool silent;  /* says nothing */
+    atomic_bool speaks_first; /* a message, then `code` */
     atomic_int serving;  /* HealthCheckResponse's status */
     atomic_int n_calls, n_cancelled;
     _Atomic(struct rpc_call *) watch;
@@ -51,9 +51,11 @@ static void fake_end(struct fake *f, struct rpc_call *c, const char *answer)
     Google__Protobuf__Any any = GOOGLE__PROTOBUF__ANY__INIT, *details[1] = {&any};
     Google__Rpc__Status s = GOOGLE__RPC__STATUS__INIT;
     uint8_t packed_info[256], packed[512];
-    struct rpc_status status = {.code = f->code, .message = f->code ? "no" : ""};
-    if (f->reason) {
-        info.reason = (char *)(uintptr_t)f->reason;
+    const char *reason = atomic_load(&f->reason);
+    struct rpc_status status = {.code = atomic_load(&f->code)};
+    status.message = status.code ? "no" : "";
+    if (reason) {
+        info.reason = (char *)(uintptr_t)reason;
         any.type_url = (char *)(uintptr_t) "type.googleapis.com/google.rpc.ErrorInfo";
         any.value.len = google__rpc__error_info__pack(&info, packed_info);
         any.value.data = packed_info;
