@@ -21,7 +21,7 @@
 #include <string.h>
 
 #define MAX_TRIES 10
-#define PATIENCE_MS 1000     /* for the first verdict */
+#define PATIENCE_MS 2000     /* for the first verdict */
 #define SAME_AGAIN_MS 20     /* times the tries so far, before an engine that has failed a call gets it again */
 #define MIN_LEFT_NS (10 * CLOCK_NS_PER_MS) /* with less time than that another attempt is of no use */
 #define MAX_METADATA 7

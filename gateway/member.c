@@ -11,7 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define CONNECTING_MS 1000 /* without a verdict by then it counts as down */
+#define CONNECTING_MS 2000 /* without a verdict by then it counts as down */
 #define MIN_WATCH_DELAY_MS 100
 #define MAX_WATCH_DELAY_MS 500 /* with gRPC's longest pause between connections an engine is back within 2 s */
 #define UNWATCHABLE_MS 1000

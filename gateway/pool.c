@@ -143,6 +143,25 @@ static void on_member_change(void *user)
 
 /* ---- the pool ---- */
 
+/* What is wrong with the files shows now, not when the first name has been looked up. */
+static enum error_code check_tls(const struct pool *p, struct error *err)
+{
+    const struct member_shared *s = &p->shared;
+    const struct rpc_client_options options = {.target = "ipv4:127.0.0.1:1", /* is never connected to */
+                                               .queue = bridge_queue(s->bridge),
+                                               .tls_ca_file = s->tls_ca,
+                                               .tls_cert_file = s->tls_cert,
+                                               .tls_key_file = s->tls_key};
+    struct rpc_client *client;
+    if (!s->tls_cert != !s->tls_key)
+        return error_set_param(err, ERROR_VALIDATION_FAILED, "engine-tls-cert",
+                               "engine-tls-cert and engine-tls-key: expected both or none");
+    enum error_code code = rpc_client_open(&options, &client, err);
+    if (code == ERROR_NONE)
+        rpc_client_close(client);
+    return code != ERROR_NONE ? error_prefix(err, "engine-tls") : code;
+}
+
 static enum error_code open_targets(struct pool *p, struct error *err)
 {
     enum error_code code = targets_parse(p->config->engine, p->targets, &p->n_targets, err);
@@ -182,6 +201,8 @@ enum error_code pool_open(struct event_base *base, const struct gateway_config *
     p->shared.active = metrics_add(metrics, METRICS_GAUGE, "bitnet_engine_requests_active",
                                    "Requests that the engine at the target has from this gateway.", "target", NULL, 0);
     enum error_code code = bridge_open(base, &p->shared.bridge, err);
+    if (code == ERROR_NONE)
+        code = check_tls(p, err);
     if (code == ERROR_NONE)
         code = open_targets(p, err);
     if (code != ERROR_NONE)

@@ -19,6 +19,7 @@
 #define LOOKAHEAD_BYTES 16384    /* what a stream may have on its way unread; gRPC's default lets 120,000 tokens pass */
 #define KEEPALIVE_MS 10000       /* an engine that stands still is found after this and KEEPALIVE_TIMEOUT_MS */
 #define KEEPALIVE_TIMEOUT_MS 5000
+#define CONNECT_MS 2000          /* what a connection may take until HTTP/2 is agreed on, also beside compute that takes all CPUs */
 #define MIN_BACKOFF_MS 100       /* between attempts to connect */
 #define MAX_BACKOFF_MS 1000      /* so that an engine that is back is used within 2 s */
 #define MAX_METADATA 16
@@ -107,7 +108,7 @@ static grpc_channel *make_channel(const struct rpc_client_options *o, grpc_chann
         INT_ARG(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1), /* so that one that vanished while idle is known before the next call */
         INT_ARG(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0),
         INT_ARG(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, MIN_BACKOFF_MS),
-        INT_ARG(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, MIN_BACKOFF_MS),
+        INT_ARG(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, CONNECT_MS),
         INT_ARG(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, MAX_BACKOFF_MS),
         INT_ARG(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1),
         {.type = GRPC_ARG_INTEGER}, /* room for two more */

@@ -1,6 +1,8 @@
 // Several engines behind one gateway: whose turn it is, what an engine's end does to running and to new requests, restarts in turn
 // under load, names and sockets. Engines have the null model: what is tested is where requests go. timeout: 180
 import assert from 'node:assert/strict';
+import { execFileSync } from 'node:child_process';
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import os from 'node:os';
 import { done, freePort, get, metric, model, post, sleep, start, startGateway, stop, test, until } from './lib/harness.mjs';
@@ -154,7 +156,9 @@ await test('pool: a refusal that all would repeat is not tried again; a full que
   assert.equal(bad.status, 404, bad.text);
   assert.equal(await retries(gateway), 0);
   const direct = await gatewayOf([full]);
-  const held = Array.from({ length: 2 }, () => stream(direct, { max_tokens: 400 }));
+  const held = [stream(direct, { max_tokens: 400 })];
+  await held[0].begun;
+  held.push(stream(direct, { max_tokens: 400 }));
   await until('it is full', 10000, async () => await metric(full.admin, 'bitnet_requests_active') === 2);
   for (let i = 0; i < 4; i++) assert.equal((await infer(gateway)).status, 200);
   assert.ok(await retries(gateway, 'queue_full') >= 1);
@@ -227,12 +231,39 @@ await test('pool: names and sockets', async () => {
     assert.equal((await get(`${gateway.url}/health`)).json.status, 'healthy', target);
     await stop(gateway.child);
   }
+  await stop(local.child);
+});
+
+await test('pool: a fault in the options is told', async () => {
   for (const target of ['', '127.0.0.1', 'dns:///', 'unix:', '127.0.0.1:1,127.0.0.1:1']) {
     const child = start('bitnet-gateway', ['--engine', target, '--listen', '127.0.0.1:0', '--admin-listen', '']);
     assert.equal((await child.ended).code, 1, target);
     assert.match(child.log(), /bitnet-gateway: engine: (expected HOST:PORT, .* found ".*"|127.0.0.1:1 is named twice)/);
   }
-  await stop(local.child);
+  const child = start('bitnet-gateway', ['--engine', 'dns:///localhost:1', '--engine-tls-ca', '/nowhere.pem', '--listen', '127.0.0.1:0', '--admin-listen', '']);
+  assert.equal((await child.ended).code, 1);
+  assert.match(child.log(), /engine-tls: .*\/nowhere.pem/);
+});
+
+await test('pool: TLS to an engine that knows its clients', async () => {
+  const dir = mkdtempSync(path.join(os.tmpdir(), 'bitnet-pool-'));
+  const openssl = (...args) => execFileSync('openssl', args, { cwd: dir, stdio: 'ignore' });
+  const newkey = ['-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:P-256', '-nodes', '-days', '1'];
+  openssl('req', '-x509', ...newkey, '-keyout', 'ca.key', '-out', 'ca.pem', '-subj', '/CN=ca');
+  openssl('req', ...newkey, '-keyout', 'e.key', '-out', 'e.csr', '-subj', '/CN=engine');
+  writeFileSync(path.join(dir, 'names'), 'subjectAltName=DNS:localhost');
+  openssl('x509', '-req', '-in', 'e.csr', '-CA', 'ca.pem', '-CAkey', 'ca.key', '-days', '1', '-extfile', 'names', '-out', 'e.pem');
+  const [ca, cert, key] = ['ca.pem', 'e.pem', 'e.key'].map((name) => path.join(dir, name));
+  const secure = await engine('--tls-cert', cert, '--tls-key', key, '--tls-client-ca', ca);
+  const target = `dns:///localhost:${secure.target.split(':')[1]}`;
+  const gateway = await gatewayOf([target], '--engine-tls-ca', ca, '--engine-tls-cert', cert, '--engine-tls-key', key);
+  assert.equal((await infer(gateway)).status, 200);
+  await stop(gateway.child);
+  const unknown = await startGateway(target, ['--engine-tls-ca', ca]); // the engine asks for a certificate
+  await until('the engine is known to be down', 10000, async () => /"state":"down"/.test(unknown.child.log()));
+  assert.equal((await infer(unknown)).status, 503);
+  await Promise.all([stop(unknown.child), stop(secure.child)]);
+  rmSync(dir, { recursive: true });
 });
 
 await done();
