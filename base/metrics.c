@@ -30,6 +30,7 @@ struct metrics_series {
     struct metrics_series *chain_next; /* with the same hash */
     char *values;                      /* owned; a NUL, then the label values, each with its NUL */
     size_t n_value_bytes;
+    bool gone;                                        /* metrics_hide; under the registry's lock */
     _Atomic uint64_t value;                           /* bits of a double: the value, or a histogram's sum */
     _Atomic uint64_t counts[METRICS_MAX_BUCKETS + 1]; /* of each bucket alone; the last is above all bounds */
 };
@@ -247,6 +248,8 @@ static struct metrics_series *get_series(struct metrics_family *f, char *values,
         free(values);
     else
         s = new_series(f, values, n_bytes, chain);
+    if (s)
+        s->gone = false;
     pthread_mutex_unlock(&f->registry->lock);
     return s ? s : &f->hidden;
 }
@@ -271,6 +274,15 @@ struct metrics_series *metrics_get(struct metrics_family *family, ...)
     }
     size_t n_bytes = values.n_bytes;
     return get_series(family, buffer_steal(&values), n_bytes);
+}
+
+void metrics_hide(struct metrics_series *s)
+{
+    if (!s->family)
+        return;
+    pthread_mutex_lock(&s->family->registry->lock);
+    s->gone = true;
+    pthread_mutex_unlock(&s->family->registry->lock);
 }
 
 void metrics_on_collect(struct metrics *m, void (*collect)(void *user), void *user)
@@ -383,6 +395,8 @@ static void write_family(struct buffer *out, const struct metrics_family *f, boo
     write_escaped(out, f->help, openmetrics);
     buffer_printf(out, "\n# TYPE %.*s %s\n", (int)n_name, f->name, types[f->type]);
     for (const struct metrics_series *s = f->first; s; s = s->next) {
+        if (s->gone)
+            continue;
         if (f->type == METRICS_HISTOGRAM) {
             write_histogram(out, s, openmetrics);
             continue;

@@ -5,6 +5,7 @@
 #include "gateway/engine.h"
 #include "gateway/error.h"
 #include "gateway/status.h"
+#include "gateway/trace.h"
 
 #include <stdlib.h>
 
@@ -56,6 +57,7 @@ static void on_status(void *user, const struct rpc_status *status)
 void ask_engine(struct request *r, const char *path, const void *data, size_t n_bytes, int64_t timeout_ms,
                 void (*answer)(struct request *r, const void *data, size_t n_bytes))
 {
+    char state[TRACE_STATE_BYTES];
     struct error err = {0};
     struct ask *a = calloc(1, sizeof *a);
     if (!a) {
@@ -73,6 +75,7 @@ void ask_engine(struct request *r, const char *path, const void *data, size_t n_
         .deadline_ns = clock_now_ns() + timeout_ms * CLOCK_NS_PER_MS,
         .request_id = r->id,
         .traceparent = r->traceparent,
+        .tracestate = trace_state(r, state),
         .user = a,
         .on_message = on_message,
         .on_status = on_status,

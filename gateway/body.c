@@ -1,6 +1,8 @@
 /* Content-Type and JSON of a request's body. */
 #include "gateway/body.h"
 
+#include "gateway/affinity.h"
+
 #include <string.h>
 #include <strings.h>
 
@@ -21,5 +23,7 @@ json_t *body_json(struct request *r, struct failure *f)
         return NULL;
     }
     fields_object(r->http->body, r->http->n_body, &root, f);
+    if (root && r->g->config->affinity && strcmp(r->g->config->affinity, "prefix") == 0)
+        r->affinity = affinity_key(root);
     return root;
 }

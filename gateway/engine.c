@@ -1,277 +1,430 @@
 /*
- * Calls and the way of their messages from the CQ threads to the loop.
+ * Calls and their attempts.
  *
- * A call has two owners: the loop (until on_status was delivered or engine_cancel) and rpc (until its on_status); the last
- * one frees it. `lock` of the engine guards the list of notes and each call's handle while it starts: rpc's callbacks may
- * come before rpc_request_start has returned.
+ *   start -> attempt -> first message: from now on it is the answer, and what comes is passed on
+ *              |  `--- no message within hedge_ms: a second attempt beside it; the first message of either wins
+ *              +--> ends before a message, and another engine may do better: next attempt
+ *              `--> any other end: the call's
+ *
+ * Before the first verdict on any engine (a moment after the start) a call waits for it.
  */
 #include "gateway/engine.h"
 
+#include "base/clock.h"
 #include "base/log.h"
+#include "gateway/gateway.h"
+#include "gateway/pool.h"
+#include "gateway/status.h"
 
 #include <event2/event.h>
-#include <pthread.h>
-#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/eventfd.h>
-#include <unistd.h>
 
-/* UNAVAILABLE before anything came, and CANCELLED in the moment an engine goes away, are worth a second try elsewhere.
- * round_robin is the policy that watches health and reconnects by itself. */
-#define SERVICE_CONFIG(health)                                                                                         \
-    "{\"loadBalancingConfig\":[{\"round_robin\":{}}]," health "\"methodConfig\":[{\"name\":[{}],\"retryPolicy\":{"     \
-    "\"maxAttempts\":3,\"initialBackoff\":\"0.02s\",\"maxBackoff\":\"0.2s\",\"backoffMultiplier\":2,"                  \
-    "\"retryableStatusCodes\":[\"UNAVAILABLE\",\"CANCELLED\"]}}]}"
+#define MAX_TRIES 10
+#define PATIENCE_MS 2000     /* for the first verdict */
+#define SAME_AGAIN_MS 20     /* times the tries so far, before an engine that has failed a call gets it again */
+#define MIN_LEFT_NS (10 * CLOCK_NS_PER_MS) /* with less time than that another attempt is of no use */
+#define MAX_METADATA 7
 
-static const char work_config[] = SERVICE_CONFIG("\"healthCheckConfig\":{\"serviceName\":\"\"},");
-static const char admin_config[] = SERVICE_CONFIG("");
+enum { GRPC_CANCELLED = 1, GRPC_RESOURCE_EXHAUSTED = 8, GRPC_UNAVAILABLE = 14 };
 
-enum note_kind { NOTE_MESSAGE, NOTE_STATUS };
+/* Why there was another attempt; the label of bitnet_engine_retries_total. */
+enum retry { RETRY_NONE, RETRY_UNAVAILABLE, RETRY_CANCELLED, RETRY_QUEUE_FULL, RETRY_HEDGE, N_RETRIES };
 
-/* Something that happened on a CQ thread; owned by the list, then by the loop. */
-struct note {
-    struct note *next;
-    struct engine_call *call;
-    enum note_kind kind;
-    int status;
-    size_t n_bytes, n_text; /* message, or details and the status's message behind them */
-    char data[];
-};
+static const char *const retry_names[N_RETRIES] = {NULL, "unavailable", "cancelled", "queue_full", "hedge"};
 
 struct engine {
-    struct event *wake; /* loop */
-    int wake_fd;
-    struct rpc_client *clients[2];
-    struct engine_call *calls; /* loop: not cancelled, doubly linked */
-    pthread_mutex_t lock;
-    struct note *first, **last; /* under lock */
+    struct event_base *base;
+    const struct gateway_config *config;
+    struct pool *pool;
+    struct engine_call *calls; /* doubly linked */
+    struct metrics_series *retries[N_RETRIES];
+};
+
+struct attempt {
+    struct engine_call *call;
+    struct member *member;
+    struct bridge_call *handle; /* NULL: none is under way */
 };
 
 struct engine_call {
     struct engine *engine;
-    struct engine_call_options options;
-    struct rpc_request *handle; /* set under lock */
+    struct engine_call_options options; /* its texts and data are in `copy` */
+    char *copy;
+    struct attempt attempts[2]; /* the second beside the first by hedging */
+    struct attempt *winner;     /* whose message came */
+    struct member *tried[MAX_TRIES];
+    size_t n_tried;
+    bool was_full, parked; /* parked: waits for the first verdict */
+    struct event *timer;   /* parked; the same engine again; hedge */
+    struct rpc_status last; /* of the attempt that failed, while the timer runs; its texts are owned */
     struct engine_call *next, *previous;
-    bool detached; /* loop: cancelled, or its status was delivered */
-    atomic_int n_owners;
 };
 
-static void call_put(struct engine_call *call)
-{
-    if (atomic_fetch_sub(&call->n_owners, 1) == 1)
-        free(call);
-}
+static void advance(struct engine_call *call);
 
-/* ---- CQ thread ---- */
+/* ---- attempts ---- */
 
-static void post(struct engine_call *call, struct note *note)
+/* Takes the attempt's engine and handle from it; `cancel` when it still runs. */
+static void attempt_end(struct attempt *a, bool cancel)
 {
-    struct engine *e = call->engine;
-    note->next = NULL;
-    note->call = call;
-    pthread_mutex_lock(&e->lock);
-    bool first = !e->first;
-    *e->last = note;
-    e->last = &note->next;
-    pthread_mutex_unlock(&e->lock);
-    uint64_t one = 1;
-    if (first && write(e->wake_fd, &one, sizeof one) != sizeof one)
-        log_error("gateway", "eventfd write failed");
-}
-
-static struct rpc_request *handle_of(struct engine_call *call)
-{
-    pthread_mutex_lock(&call->engine->lock);
-    struct rpc_request *handle = call->handle;
-    pthread_mutex_unlock(&call->engine->lock);
-    return handle;
-}
-
-static void cq_message(void *user, const void *data, size_t n_bytes)
-{
-    struct engine_call *call = user;
-    struct note *note = malloc(sizeof *note + n_bytes);
-    if (!note) {
-        rpc_request_cancel(handle_of(call));
+    if (!a->handle)
         return;
-    }
-    *note = (struct note){.kind = NOTE_MESSAGE, .n_bytes = n_bytes};
-    if (n_bytes > 0)
-        memcpy(note->data, data, n_bytes);
-    rpc_request_hold(handle_of(call), n_bytes * ENGINE_EXPANSION);
-    post(call, note);
+    if (cancel)
+        bridge_cancel(a->handle);
+    a->handle = NULL;
+    member_put(a->member);
 }
 
-static void cq_status(void *user, const struct rpc_status *status)
+static void fill_metadata(const struct engine_call_options *o, const char *metadata[MAX_METADATA])
 {
-    struct engine_call *call = user;
-    size_t n_details = status->details ? status->details_n_bytes : 0, n_text = strlen(status->message) + 1;
-    struct note *note = malloc(sizeof *note + n_details + n_text);
-    if (!note)
-        abort(); /* the loop would wait for ever for the end of this call */
-    *note = (struct note){.kind = NOTE_STATUS, .status = status->code, .n_bytes = n_details, .n_text = n_text};
-    if (n_details > 0)
-        memcpy(note->data, status->details, n_details);
-    memcpy(note->data + n_details, status->message, n_text);
-    post(call, note);
+    const char *const pairs[][2] = {
+        {"x-request-id", o->request_id}, {"traceparent", o->traceparent}, {"tracestate", o->tracestate}};
+    size_t n = 0;
+    for (size_t i = 0; i < sizeof pairs / sizeof *pairs; i++)
+        if (pairs[i][1][0] != '\0') {
+            metadata[n++] = pairs[i][0];
+            metadata[n++] = pairs[i][1];
+        }
+    metadata[n] = NULL;
 }
 
-/* ---- loop ---- */
+static void on_message(void *user, const void *data, size_t n_bytes, size_t cost);
+static void on_status(void *user, const struct rpc_status *status);
 
-/* Takes the call out of the loop's hands. */
-static void detach(struct engine_call *call)
+static enum error_code attempt_start(struct engine_call *call, struct member *m, struct error *err)
+{
+    struct attempt *a = &call->attempts[call->attempts[0].handle ? 1 : 0];
+    const struct engine_call_options *o = &call->options;
+    const char *metadata[MAX_METADATA];
+    fill_metadata(o, metadata);
+    *a = (struct attempt){.call = call, .member = m};
+    const struct bridge_options options = {
+        .client = m->client,
+        .path = o->path,
+        .data = o->data,
+        .n_bytes = o->n_bytes,
+        .deadline_ns = o->deadline_ns,
+        .metadata = metadata,
+        .user = a,
+        .on_message = on_message,
+        .on_status = on_status,
+    };
+    enum error_code code = bridge_start(pool_bridge(call->engine->pool), &options, &a->handle, err);
+    if (code != ERROR_NONE)
+        return code;
+    member_take(m);
+    call->tried[call->n_tried++] = m;
+    return ERROR_NONE;
+}
+
+/* ---- calls ---- */
+
+static void forget_status(struct engine_call *call)
+{
+    free((void *)(uintptr_t)call->last.message);
+    free((void *)(uintptr_t)call->last.details);
+    call->last = (struct rpc_status){0};
+}
+
+static void call_free(struct engine_call *call)
 {
     struct engine *e = call->engine;
-    call->detached = true;
     *(call->previous ? &call->previous->next : &e->calls) = call->next;
     if (call->next)
         call->next->previous = call->previous;
-    rpc_request_close(call->handle);
+    for (int i = 0; i < 2; i++)
+        attempt_end(&call->attempts[i], true);
+    if (call->timer)
+        event_free(call->timer);
+    forget_status(call);
+    free(call->copy);
+    free(call);
 }
 
-static void deliver(struct note *note)
+/* The end of the call: its callback comes when it is gone. */
+static void call_end(struct engine_call *call, const struct rpc_status *status)
 {
-    struct engine_call *call = note->call;
-    if (note->kind == NOTE_MESSAGE) {
-        if (!call->detached)
-            call->options.on_message(call->options.user, note->data, note->n_bytes, note->n_bytes * ENGINE_EXPANSION);
-        return;
-    }
-    if (!call->detached) {
-        const struct rpc_status status = {.code = note->status,
-                                          .message = note->data + note->n_bytes,
-                                          .details = note->n_bytes > 0 ? note->data : NULL,
-                                          .details_n_bytes = note->n_bytes};
-        detach(call);
-        call->options.on_status(call->options.user, &status);
-        call_put(call); /* the loop's */
-    }
-    call_put(call); /* rpc's: nothing comes after a status */
+    void (*done)(void *, const struct rpc_status *) = call->options.on_status;
+    void *user = call->options.user;
+    call_free(call);
+    done(user, status);
 }
 
-static void on_wake(evutil_socket_t fd, short what, void *user)
+static void end_with_last(struct engine_call *call)
 {
-    (void)what;
+    static const struct rpc_status none = {.code = GRPC_UNAVAILABLE, .message = ""};
+    struct rpc_status last = call->last.message ? call->last : none;
+    call->last = (struct rpc_status){0};
+    call_end(call, &last);
+    if (last.message != none.message) {
+        free((void *)(uintptr_t)last.message);
+        free((void *)(uintptr_t)last.details);
+    }
+}
+
+static bool keep_status(struct engine_call *call, const struct rpc_status *status)
+{
+    forget_status(call);
+    call->last = *status;
+    call->last.message = strdup(status->message);
+    call->last.details = NULL;
+    if (status->details_n_bytes > 0 && (call->last.details = malloc(status->details_n_bytes)))
+        memcpy((void *)(uintptr_t)call->last.details, status->details, status->details_n_bytes);
+    else
+        call->last.details_n_bytes = 0;
+    return call->last.message != NULL;
+}
+
+static void on_timer(evutil_socket_t fd, short what, void *user);
+
+static bool set_timer(struct engine_call *call, int64_t ms)
+{
+    const struct timeval wait = {ms / 1000, ms % 1000 * 1000};
+    if (!call->timer)
+        call->timer = evtimer_new(call->engine->base, on_timer, call);
+    return call->timer && event_add(call->timer, &wait) == 0;
+}
+
+/* An attempt on `m`; a hedge is due when it says nothing for long. */
+static enum error_code go(struct engine_call *call, struct member *m, struct error *err)
+{
+    int64_t hedge_ms = call->engine->config->hedge_ms;
+    call->parked = false;
+    enum error_code code = attempt_start(call, m, err);
+    if (code == ERROR_NONE && hedge_ms > 0 && call->options.channel == ENGINE_WORK && call->n_tried == 1)
+        set_timer(call, hedge_ms);
+    return code;
+}
+
+static struct member *choose(struct engine_call *call, bool again)
+{
+    return pool_choose(call->engine->pool, call->options.affinity, call->tried, again ? 0 : call->n_tried);
+}
+
+static bool may_try(const struct engine_call *call)
+{
+    return call->n_tried < (size_t)call->engine->config->engine_tries &&
+           call->options.deadline_ns - clock_now_ns() > MIN_LEFT_NS;
+}
+
+/* Why another engine may do better, if so. Refusals for what the request is would be repeated by all. */
+static enum retry retry_reason(const struct engine_call *call, const struct rpc_status *status)
+{
+    if (call->options.channel != ENGINE_WORK || call->winner)
+        return RETRY_NONE;
+    switch (status->code) {
+    case GRPC_UNAVAILABLE:
+        return RETRY_UNAVAILABLE;
+    case GRPC_CANCELLED: /* not by us: an engine that was going away */
+        return RETRY_CANCELLED;
+    case GRPC_RESOURCE_EXHAUSTED: /* a full queue, not a client's limit */
+        return !call->was_full && status_reason(status) == ERROR_SERVICE_UNAVAILABLE ? RETRY_QUEUE_FULL : RETRY_NONE;
+    default:
+        return RETRY_NONE;
+    }
+}
+
+/* The next attempt after one that failed: on another engine at once, or on the same one a moment later, when it may have
+ * connected anew. False: this was it. */
+static bool retry(struct engine_call *call, const struct rpc_status *status)
+{
+    enum retry why = retry_reason(call, status);
+    struct error err = {0};
+    if (why == RETRY_NONE || !may_try(call))
+        return false;
+    struct member *m = choose(call, false);
+    call->was_full |= why == RETRY_QUEUE_FULL;
+    if (m && go(call, m, &err) == ERROR_NONE) {
+        metrics_inc(call->engine->retries[why], 1);
+        return true;
+    }
+    return !m && why != RETRY_QUEUE_FULL && keep_status(call, status) &&
+           set_timer(call, SAME_AGAIN_MS * (int64_t)call->n_tried);
+}
+
+static void on_message(void *user, const void *data, size_t n_bytes, size_t cost)
+{
+    struct attempt *a = user;
+    struct engine_call *call = a->call;
+    if (!call->winner) {
+        call->winner = a;
+        if (call->timer)
+            event_del(call->timer);
+        attempt_end(&call->attempts[a == call->attempts ? 1 : 0], true);
+        free(call->copy); /* there will be no other attempt */
+        call->copy = NULL;
+    }
+    call->options.on_message(call->options.user, data, n_bytes, cost);
+}
+
+static void on_status(void *user, const struct rpc_status *status)
+{
+    struct attempt *a = user;
+    struct engine_call *call = a->call;
+    attempt_end(a, false);
+    bool other = call->attempts[0].handle || call->attempts[1].handle;
+    if (other && retry_reason(call, status) != RETRY_NONE)
+        return; /* the one beside it goes on */
+    if (!retry(call, status))
+        call_end(call, status);
+}
+
+/* Parked, the same engine again, or a hedge. */
+static void on_timer(evutil_socket_t fd, short what, void *user)
+{
+    (void)fd, (void)what;
+    struct engine_call *call = user;
+    struct error err = {0};
+    if (call->parked) {
+        end_with_last(call);
+    } else if (call->attempts[0].handle || call->attempts[1].handle) {
+        struct member *m = may_try(call) ? choose(call, false) : NULL;
+        if (m && attempt_start(call, m, &err) == ERROR_NONE)
+            metrics_inc(call->engine->retries[RETRY_HEDGE], 1);
+    } else {
+        advance(call);
+    }
+}
+
+/* After the pause: any engine that serves will do. */
+static void advance(struct engine_call *call)
+{
+    struct error err = {0};
+    enum retry why = call->last.code == GRPC_CANCELLED ? RETRY_CANCELLED : RETRY_UNAVAILABLE;
+    struct member *m = may_try(call) ? choose(call, true) : NULL;
+    if (m && go(call, m, &err) == ERROR_NONE)
+        metrics_inc(call->engine->retries[why], 1);
+    else
+        end_with_last(call);
+}
+
+/* A verdict came: calls that wait for one go on, or end. */
+static void on_change(void *user)
+{
     struct engine *e = user;
-    uint64_t count;
-    if (read(fd, &count, sizeof count) < 0)
-        return;
-    pthread_mutex_lock(&e->lock);
-    struct note *note = e->first;
-    e->first = NULL;
-    e->last = &e->first;
-    pthread_mutex_unlock(&e->lock);
-    while (note) {
-        struct note *next = note->next;
-        deliver(note);
-        free(note);
-        note = next;
+    struct error err = {0};
+    for (;;) {
+        struct engine_call *call = e->calls;
+        while (call && !call->parked)
+            call = call->next;
+        struct member *m = call ? choose(call, true) : NULL; /* no call, no pool: it is being opened */
+        if (!call || (!m && pool_settling(e->pool)))
+            return;
+        event_del(call->timer);
+        if (!m || go(call, m, &err) != ERROR_NONE)
+            end_with_last(call); /* whose owner may cancel others: the list is walked anew */
     }
 }
 
-static void fill_metadata(const struct engine_call_options *o, const char *metadata[5])
+/* ---- the interface ---- */
+
+static char *copy_text(char **to, const char *text)
 {
-    size_t n = 0;
-    if (o->request_id && o->request_id[0] != '\0') {
-        metadata[n++] = "x-request-id";
-        metadata[n++] = o->request_id;
+    char *start = *to;
+    size_t n = text ? strlen(text) : 0;
+    if (n > 0)
+        memcpy(start, text, n);
+    start[n] = '\0';
+    *to = start + n + 1;
+    return start;
+}
+
+static size_t text_bytes(const char *text)
+{
+    return text ? strlen(text) + 1 : 1;
+}
+
+static struct engine_call *call_new(struct engine *e, const struct engine_call_options *o)
+{
+    struct engine_call *call = calloc(1, sizeof *call);
+    size_t n = o->n_bytes + text_bytes(o->request_id) + text_bytes(o->traceparent) + text_bytes(o->tracestate);
+    char *copy = call ? malloc(n) : NULL;
+    if (!copy) {
+        free(call);
+        return NULL;
     }
-    if (o->traceparent && o->traceparent[0] != '\0') {
-        metadata[n++] = "traceparent";
-        metadata[n++] = o->traceparent;
-    }
-    metadata[n] = NULL;
+    call->engine = e;
+    call->options = *o;
+    call->copy = copy;
+    call->options.request_id = copy_text(&copy, o->request_id);
+    call->options.traceparent = copy_text(&copy, o->traceparent);
+    call->options.tracestate = copy_text(&copy, o->tracestate);
+    call->options.data = copy;
+    if (o->n_bytes > 0)
+        memcpy(copy, o->data, o->n_bytes);
+    call->next = e->calls;
+    if (call->next)
+        call->next->previous = call;
+    e->calls = call;
+    return call;
 }
 
 enum error_code engine_start(struct engine *e, const struct engine_call_options *options, struct engine_call **out,
                              struct error *err)
 {
-    struct engine_call *call = calloc(1, sizeof *call);
+    bool work = options->channel == ENGINE_WORK;
+    struct member *m = work ? pool_choose(e->pool, options->affinity, NULL, 0)
+                            : pool_member(e->pool, options->member);
+    if (!m && !pool_settling(e->pool))
+        return error_set(err, ERROR_SERVICE_UNAVAILABLE, "no inference engine is available");
+    struct engine_call *call = call_new(e, options);
     if (!call)
         return error_set(err, ERROR_INTERNAL, "out of memory");
-    call->engine = e;
-    call->options = *options;
-    atomic_init(&call->n_owners, 2);
-    const char *metadata[5];
-    fill_metadata(options, metadata);
-    const struct rpc_request_options request = {
-        .path = options->path,
-        .data = options->data,
-        .n_bytes = options->n_bytes,
-        .deadline_ns = options->deadline_ns,
-        .metadata = metadata,
-        .window_bytes = ENGINE_WINDOW_BYTES,
-        .user = call,
-        .on_message = cq_message,
-        .on_status = cq_status,
-    };
-    pthread_mutex_lock(&e->lock);
-    enum error_code code = rpc_request_start(e->clients[options->channel], &request, &call->handle, err);
-    pthread_mutex_unlock(&e->lock);
-    if (code != ERROR_NONE) {
-        free(call);
-        return code;
-    }
-    call->next = e->calls;
-    if (call->next)
-        call->next->previous = call;
-    e->calls = call;
-    *out = call;
-    return ERROR_NONE;
+    enum error_code code = ERROR_NONE;
+    call->parked = !m;
+    if (m)
+        code = go(call, m, err);
+    else if (!set_timer(call, PATIENCE_MS))
+        code = error_set(err, ERROR_INTERNAL, "out of memory");
+    if (code != ERROR_NONE)
+        call_free(call);
+    else
+        *out = call;
+    return code;
 }
 
 void engine_release(struct engine_call *call, size_t cost)
 {
-    if (cost > 0)
-        rpc_request_release(call->handle, cost);
+    if (call->winner && call->winner->handle)
+        bridge_release(call->winner->handle, cost);
 }
 
 void engine_cancel(struct engine_call *call)
 {
-    rpc_request_cancel(call->handle);
-    detach(call);
-    call_put(call);
+    call_free(call);
 }
 
-static enum error_code open_clients(struct engine *e, const char *target, const struct engine_tls *tls,
-                                    struct error *err)
+size_t engine_n_members(const struct engine *e)
 {
-    const char *const configs[2] = {[ENGINE_WORK] = work_config, [ENGINE_ADMIN] = admin_config};
-    for (int i = 0; i < 2; i++) {
-        struct rpc_client_options options = {.target = target, .service_config = configs[i]};
-        if (tls) {
-            options.tls_ca_file = tls->ca;
-            options.tls_cert_file = tls->cert;
-            options.tls_key_file = tls->key;
-            options.tls_name = tls->name;
-        }
-        enum error_code code = rpc_client_open(&options, &e->clients[i], err);
-        if (code != ERROR_NONE)
-            return code;
-        rpc_client_connected(e->clients[i], true);
-    }
-    return ERROR_NONE;
+    return pool_n_members(e->pool);
 }
 
-enum error_code engine_open(struct event_base *base, const char *target, const struct engine_tls *tls,
+enum engine_state engine_member(const struct engine *e, size_t index, bool *missed)
+{
+    const struct member *m = pool_member(e->pool, index);
+    *missed = m->state == ENGINE_DOWN && (m->served || m->given);
+    return m->state;
+}
+
+enum error_code engine_open(struct event_base *base, const struct gateway_config *config, struct metrics *metrics,
                             struct engine **out, struct error *err)
 {
     struct engine *e = calloc(1, sizeof *e);
     if (!e)
         return error_set(err, ERROR_INTERNAL, "out of memory");
-    pthread_mutex_init(&e->lock, NULL);
-    e->last = &e->first;
-    e->wake_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
-    e->wake = e->wake_fd >= 0 ? event_new(base, e->wake_fd, EV_READ | EV_PERSIST, on_wake, e) : NULL;
-    if (!e->wake || event_add(e->wake, NULL) != 0)
-        error_set(err, ERROR_INTERNAL, "cannot make an eventfd");
-    else if (open_clients(e, target, tls, err) == ERROR_NONE) {
+    e->base = base;
+    e->config = config;
+    struct metrics_family *retries =
+        metrics_add(metrics, METRICS_COUNTER, "bitnet_engine_retries_total",
+                    "Further attempts at an engine, by why the one before was not enough.", "reason", NULL, 0);
+    for (int i = RETRY_NONE + 1; i < N_RETRIES; i++)
+        e->retries[i] = metrics_get(retries, retry_names[i]);
+    enum error_code code = pool_open(base, config, metrics, e, on_change, &e->pool, err);
+    if (code != ERROR_NONE)
+        free(e);
+    else
         *out = e;
-        return ERROR_NONE;
-    }
-    enum error_code code = err ? err->code : ERROR_INTERNAL;
-    engine_close(e);
     return code;
 }
 
@@ -279,17 +432,6 @@ void engine_close(struct engine *e)
 {
     while (e->calls)
         engine_cancel(e->calls);
-    for (int i = 0; i < 2; i++)
-        if (e->clients[i])
-            rpc_client_close(e->clients[i]); /* all on_status have come */
-    if (e->wake) {
-        uint64_t one = 1;
-        if (write(e->wake_fd, &one, sizeof one) == sizeof one)
-            on_wake(e->wake_fd, EV_READ, e);
-        event_free(e->wake);
-    }
-    if (e->wake_fd >= 0)
-        close(e->wake_fd);
-    pthread_mutex_destroy(&e->lock);
+    pool_close(e->pool);
     free(e);
 }

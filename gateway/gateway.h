@@ -26,6 +26,8 @@ struct field;
 /* The program's options; the table is in options.c. */
 struct gateway_config {
     const char *engine, *listen, *admin_listen, *log_level, *log_format, *rate_limits;
+    const char *balance, *affinity;
+    int64_t engine_tries, hedge_ms, engine_resolve_ms;
     int64_t max_body_bytes, max_prompt_chars, request_timeout_ms, max_connections, drain_timeout_ms;
     bool metrics_on_main;
     int64_t threads, max_connections_per_address;
@@ -79,6 +81,7 @@ struct request {
     char id[GATEWAY_REQUEST_ID_BYTES];
     char traceparent[GATEWAY_TRACEPARENT_BYTES]; /* "" = none came */
     char param[128];                             /* what stood for {id}, decoded */
+    uint64_t affinity; /* key of the conversation, affinity.h; 0 = none */
     int64_t started_ns;
     struct access_request access; /* the client */
     enum error_code failed;     /* for log and metrics */

@@ -1,6 +1,6 @@
 /*
- * GET /health, /health/live, /health/ready. Live says that this loop turns; the other two ask the engine. Requests that come
- * while a question is under way wait for its answer, so that probes never add up to load.
+ * GET /health, /health/live, /health/ready. Live says that this loop turns; the other two ask all engines and merge what they
+ * say. Requests that come while a question is under way wait for its answer, so that probes never add up to load.
  */
 #include "gateway/health.h"
 
@@ -8,6 +8,7 @@
 #include "bitnet/v1/admin.pb-c.h"
 #include "gateway/emit.h"
 #include "gateway/engine.h"
+#include "gateway/health_merge.h"
 
 #include "version.h"
 
@@ -31,11 +32,20 @@ struct waiter {
     struct waiter *next, *previous;
 };
 
+/* What one engine is asked. */
+struct question {
+    struct health *health;
+    struct engine_call *call; /* NULL: it is over */
+    Bitnet__V1__HealthResponse *answer; /* owned; NULL: none came */
+};
+
 struct health {
     struct gateway *g;
-    struct engine_call *call;         /* NULL: nothing is under way */
-    Bitnet__V1__HealthResponse *last; /* owned; NULL: no engine answered */
+    struct question *questions; /* of the round that is under way */
+    size_t n_questions, n_open, n_missed; /* missed: not asked, being down */
+    Bitnet__V1__HealthResponse *last; /* of all engines; owned; NULL: none answered */
     int64_t last_ns;
+    size_t n_serving; /* engines, at that time */
     struct waiter *waiters;
 };
 
@@ -47,20 +57,31 @@ struct health *health_open(struct gateway *g)
     return h;
 }
 
-static void forget(struct health *h)
+static void free_response(Bitnet__V1__HealthResponse *response)
 {
-    if (h->last)
-        bitnet__v1__health_response__free_unpacked(h->last, NULL);
-    h->last = NULL;
+    if (response)
+        bitnet__v1__health_response__free_unpacked(response, NULL);
+}
+
+/* Ends the round. */
+static void forget_questions(struct health *h)
+{
+    for (size_t i = 0; i < h->n_questions; i++) {
+        if (h->questions[i].call)
+            engine_cancel(h->questions[i].call);
+        free_response(h->questions[i].answer);
+    }
+    free(h->questions);
+    h->questions = NULL;
+    h->n_questions = h->n_open = 0;
 }
 
 void health_close(struct health *h)
 {
     if (!h)
         return;
-    if (h->call)
-        engine_cancel(h->call);
-    forget(h);
+    forget_questions(h);
+    free_response(h->last);
     free(h);
 }
 
@@ -91,43 +112,103 @@ static void answer_all(struct health *h)
     }
 }
 
+static size_t count_serving(const struct engine *e)
+{
+    bool missed;
+    size_t n = 0;
+    for (size_t i = 0; i < engine_n_members(e); i++)
+        n += engine_member(e, i, &missed) == ENGINE_SERVING;
+    return n;
+}
+
+/* All have answered or failed to. */
+static void conclude(struct health *h)
+{
+    size_t n = 0;
+    Bitnet__V1__HealthResponse **answers = calloc(h->n_questions + 1, sizeof *answers);
+    for (size_t i = 0; answers && i < h->n_questions; i++)
+        if (h->questions[i].answer) {
+            answers[n++] = h->questions[i].answer;
+            h->questions[i].answer = NULL;
+        }
+    if (n > 0)
+        health_merge(answers, n, h->n_missed + h->n_questions - n);
+    free_response(h->last);
+    h->last = n > 0 ? answers[0] : NULL;
+    h->last_ns = clock_now_ns();
+    for (size_t i = 1; i < n; i++)
+        free_response(answers[i]);
+    free(answers);
+    forget_questions(h);
+    h->n_serving = count_serving(h->g->engine);
+    answer_all(h);
+}
+
 static void on_message(void *user, const void *data, size_t n_bytes, size_t cost)
 {
-    struct health *h = user;
-    forget(h);
-    h->last = bitnet__v1__health_response__unpack(NULL, n_bytes, data);
-    h->last_ns = clock_now_ns();
-    engine_release(h->call, cost);
+    struct question *q = user;
+    free_response(q->answer);
+    q->answer = bitnet__v1__health_response__unpack(NULL, n_bytes, data);
+    engine_release(q->call, cost);
 }
 
 static void on_status(void *user, const struct rpc_status *status)
 {
-    struct health *h = user;
-    h->call = NULL;
-    if (status->code != 0)
-        forget(h);
-    answer_all(h);
+    struct question *q = user;
+    q->call = NULL;
+    if (status->code != 0) {
+        free_response(q->answer);
+        q->answer = NULL;
+    }
+    if (--q->health->n_open == 0)
+        conclude(q->health);
+}
+
+/* Asks every engine that is not down. False when there is none. */
+static bool ask_engines(struct health *h)
+{
+    struct engine *e = h->g->engine;
+    struct error err;
+    size_t n = engine_n_members(e);
+    h->n_missed = 0;
+    h->questions = calloc(n + 1, sizeof *h->questions);
+    for (size_t i = 0; h->questions && i < n; i++) {
+        bool missed;
+        struct question *q = &h->questions[h->n_questions];
+        if (engine_member(e, i, &missed) == ENGINE_DOWN) {
+            h->n_missed += missed;
+            continue;
+        }
+        const struct engine_call_options options = {
+            .channel = ENGINE_ADMIN,
+            .member = i,
+            .path = "/bitnet.v1.AdminService/Health",
+            .data = "",
+            .deadline_ns = clock_now_ns() + TIMEOUT_NS,
+            .user = q,
+            .on_message = on_message,
+            .on_status = on_status,
+        };
+        q->health = h;
+        h->n_questions++;
+        if (engine_start(e, &options, &q->call, &err) == ERROR_NONE)
+            h->n_open++;
+    }
+    if (h->n_open == 0)
+        forget_questions(h);
+    return h->n_open > 0;
 }
 
 static void ask(struct request *r, void (*answer)(struct request *, const Bitnet__V1__HealthResponse *))
 {
     struct health *h = r->g->health;
-    if (h->last && clock_now_ns() - h->last_ns < FRESH_NS) {
+    bool fresh = h->last && clock_now_ns() - h->last_ns < FRESH_NS;
+    if (fresh && count_serving(r->g->engine) == h->n_serving) {
         answer(r, h->last);
         return;
     }
-    const struct engine_call_options options = {
-        .channel = ENGINE_ADMIN,
-        .path = "/bitnet.v1.AdminService/Health",
-        .data = "",
-        .deadline_ns = clock_now_ns() + TIMEOUT_NS,
-        .user = h,
-        .on_message = on_message,
-        .on_status = on_status,
-    };
-    struct error err;
     struct waiter *w = calloc(1, sizeof *w);
-    if (!w || (!h->call && engine_start(r->g->engine, &options, &h->call, &err) != ERROR_NONE)) {
+    if (!w || (h->n_open == 0 && !ask_engines(h))) {
         free(w);
         answer(r, NULL);
         return;

@@ -1,4 +1,4 @@
-/* What the gateway knows of the engine's health: one question at a time, its answer good for a second. */
+/* What the gateway knows of its engines' health: one round of questions at a time, its answer good for a second. */
 #ifndef GATEWAY_HEALTH_H
 #define GATEWAY_HEALTH_H
 

@@ -5,6 +5,7 @@
 #include "gateway/error.h"
 #include "gateway/sse.h"
 #include "gateway/status.h"
+#include "gateway/trace.h"
 
 #include <event2/event.h>
 #include <stdlib.h>
@@ -212,6 +213,7 @@ static enum error_code start_call(struct job *j, int index, const struct buffer 
                                   struct error *err)
 {
     struct job_call *c = &j->calls[index];
+    char state[TRACE_STATE_BYTES];
     c->job = j;
     const struct engine_call_options options = {
         .channel = ENGINE_WORK,
@@ -221,6 +223,8 @@ static enum error_code start_call(struct job *j, int index, const struct buffer 
         .deadline_ns = deadline_ns,
         .request_id = j->r->id,
         .traceparent = j->r->traceparent,
+        .tracestate = trace_state(j->r, state),
+        .affinity = j->r->affinity,
         .user = c,
         .on_message = j->stream ? on_event : on_answer,
         .on_status = on_status,

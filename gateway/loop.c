@@ -55,9 +55,7 @@ enum error_code loop_open(struct loop *l, const struct gateway_config *config, s
     g->base = event_base_new();
     if (!g->base || gateway_metrics_open(g) != ERROR_NONE)
         return error_set(err, ERROR_INTERNAL, "cannot make the event loop or the metrics");
-    const struct engine_tls tls = {config->engine_tls_ca, config->engine_tls_cert, config->engine_tls_key,
-                                   config->engine_tls_name};
-    enum error_code code = engine_open(g->base, config->engine, &tls, &g->engine, err);
+    enum error_code code = engine_open(g->base, config, g->metrics, &g->engine, err);
     if (code != ERROR_NONE)
         return code;
     g->health = health_open(g);

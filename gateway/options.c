@@ -9,7 +9,18 @@
 
 static const struct option_def defs[] = {
     {"engine", OPTION_STRING, AT(engine), .default_value = "127.0.0.1:50051",
-     .help = "gRPC target of the engine: HOST:PORT, dns:///NAME:PORT or unix:/PATH."},
+     .help = "gRPC targets of the engines, separated by commas: HOST:PORT, [IPv6]:PORT, dns:///NAME:PORT or unix:/PATH; a "
+             "name stands for all of its addresses."},
+    {"balance", OPTION_CHOICE, AT(balance), .default_value = "round_robin", .choices = "round_robin|least_load",
+     .help = "Which engine gets a request: each in turn, or the one with the fewest of this gateway's in flight."},
+    {"affinity", OPTION_CHOICE, AT(affinity), .default_value = "none", .choices = "none|prefix",
+     .help = "prefix sends requests that begin alike, or have the same prompt_cache_key, to the same engine."},
+    {"engine-tries", OPTION_INT, AT(engine_tries), .default_value = "3", .min = 1, .max = 10,
+     .help = "Attempts at a request, the first included, as long as nothing of an answer has come."},
+    {"hedge-ms", OPTION_INT, AT(hedge_ms), .default_value = "0", .min = 0, .max = 3600000, .unit = "ms",
+     .help = "A request without a first token by then goes to a second engine too, and the first to answer wins; 0 for never."},
+    {"engine-resolve-ms", OPTION_INT, AT(engine_resolve_ms), .default_value = "5000", .min = 100, .max = 3600000,
+     .unit = "ms", .help = "Time between two lookups of an engine's name."},
     {"listen", OPTION_STRING, AT(listen), .default_value = "127.0.0.1:8080",
      .help =
          "Addresses for clients, separated by commas: HOST:PORT, [IPv6]:PORT, unix:/PATH; port 0 takes a free one. "

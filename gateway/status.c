@@ -76,6 +76,16 @@ static const char *plain_message(const struct rpc_status *status, enum error_cod
     return status->message[0] != '\0' ? status->message : error_info(code)->name;
 }
 
+enum error_code status_reason(const struct rpc_status *status)
+{
+    struct found found = {.table = NULL};
+    failure_init(&found.violations);
+    if (status->details)
+        read_details(status, &found);
+    failure_fini(&found.violations);
+    return found.code;
+}
+
 void status_failure(const struct rpc_status *status, const struct field *table, struct failure *f)
 {
     struct found found = {.table = table};

@@ -7,6 +7,8 @@
 
 struct field;
 
+/* The code that ErrorInfo.reason names, ERROR_NONE when there is none. */
+enum error_code status_reason(const struct rpc_status *status);
 /* Fills `f` from a status that is not OK: code by ErrorInfo.reason, by the bare status where there is none; fields at fault
  * under their REST names by `table` (may be NULL); the time of RetryInfo. */
 void status_failure(const struct rpc_status *status, const struct field *table, struct failure *f);

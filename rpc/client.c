@@ -17,17 +17,23 @@
 
 #define DEFAULT_MAX_MESSAGE_BYTES (16 * 1024 * 1024)
 #define LOOKAHEAD_BYTES 16384    /* what a stream may have on its way unread; gRPC's default lets 120,000 tokens pass */
-#define KEEPALIVE_MS 20000       /* an engine that stands still is found after this and KEEPALIVE_TIMEOUT_MS */
+#define KEEPALIVE_MS 10000       /* an engine that stands still is found after this and KEEPALIVE_TIMEOUT_MS */
 #define KEEPALIVE_TIMEOUT_MS 5000
+#define CONNECT_MS 2000          /* what a connection may take until HTTP/2 is agreed on, also beside compute that takes all CPUs */
 #define MIN_BACKOFF_MS 100       /* between attempts to connect */
 #define MAX_BACKOFF_MS 1000      /* so that an engine that is back is used within 2 s */
 #define MAX_METADATA 16
+
+struct rpc_queue {
+    struct queue queue;
+};
 
 struct rpc_client {
     grpc_channel **channels;     /* owned; each a connection */
     unsigned n_channels;
     atomic_uint n_started;       /* requests: whose turn it is */
-    struct queue queue;
+    struct rpc_queue *queue;
+    bool owns_queue;
     pthread_mutex_t lock;        /* guards the list */
     pthread_cond_t changed;
     struct rpc_request *first;   /* requests whose on_status has not come */
@@ -59,12 +65,39 @@ struct rpc_request {
 
 /* ---- client ----------------------------------------------------------------------------------------------------- */
 
+enum error_code rpc_queue_open(struct rpc_queue **out, struct error *err)
+{
+    struct rpc_queue *q = calloc(1, sizeof *q);
+    if (!q)
+        return error_set(err, ERROR_MEMORY_EXHAUSTED, "no memory for a completion queue");
+    cq_init(&q->queue);
+    enum error_code code = cq_start(&q->queue, "rpc-client", err);
+    if (code) {
+        cq_fini(&q->queue, false);
+        free(q);
+        return code;
+    }
+    *out = q;
+    return ERROR_NONE;
+}
+
+void rpc_queue_close(struct rpc_queue *q)
+{
+    if (!q)
+        return;
+    cq_fini(&q->queue, true);
+    free(q);
+}
+
+static grpc_arg text_arg(const char *key, const char *value)
+{
+    return (grpc_arg){.type = GRPC_ARG_STRING, .key = (char *)(uintptr_t)key, .value.string = (char *)(uintptr_t)value};
+}
+
 static grpc_channel *make_channel(const struct rpc_client_options *o, grpc_channel_credentials *credentials)
 {
     size_t max_bytes = o->max_message_bytes ? o->max_message_bytes : DEFAULT_MAX_MESSAGE_BYTES;
 #define INT_ARG(name, v) {.type = GRPC_ARG_INTEGER, .key = (char *)(uintptr_t)(name), .value.integer = (v)}
-#define STRING_ARG(name, v)                                                                                            \
-    {.type = GRPC_ARG_STRING, .key = (char *)(uintptr_t)(name), .value.string = (char *)(uintptr_t)(v)}
     grpc_arg args[] = {
         INT_ARG(GRPC_ARG_MAX_RECEIVE_MESSAGE_LENGTH, max_bytes > INT32_MAX ? INT32_MAX : (int)max_bytes),
         INT_ARG(GRPC_ARG_ENABLE_HTTP_PROXY, 0),
@@ -75,15 +108,21 @@ static grpc_channel *make_channel(const struct rpc_client_options *o, grpc_chann
         INT_ARG(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1), /* so that one that vanished while idle is known before the next call */
         INT_ARG(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0),
         INT_ARG(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, MIN_BACKOFF_MS),
-        INT_ARG(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, MIN_BACKOFF_MS),
+        INT_ARG(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, CONNECT_MS),
         INT_ARG(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, MAX_BACKOFF_MS),
         INT_ARG(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1),
-        STRING_ARG(GRPC_ARG_SERVICE_CONFIG, o->service_config ? o->service_config : "{}"),
-        STRING_ARG(GRPC_SSL_TARGET_NAME_OVERRIDE_ARG, o->tls_name),
+        {.type = GRPC_ARG_INTEGER}, /* room for three more */
+        {.type = GRPC_ARG_INTEGER},
+        {.type = GRPC_ARG_INTEGER},
     };
 #undef INT_ARG
-#undef STRING_ARG
-    grpc_channel_args list = {sizeof args / sizeof args[0] - (o->tls_name ? 0 : 1), args};
+    grpc_channel_args list = {sizeof args / sizeof args[0] - 3, args};
+    if (o->service_config)
+        args[list.num_args++] = text_arg(GRPC_ARG_SERVICE_CONFIG, o->service_config);
+    if (o->authority)
+        args[list.num_args++] = text_arg(GRPC_ARG_DEFAULT_AUTHORITY, o->authority);
+    if (o->tls_name)
+        args[list.num_args++] = text_arg(GRPC_SSL_TARGET_NAME_OVERRIDE_ARG, o->tls_name);
     return grpc_channel_create(o->target, credentials, &list);
 }
 
@@ -122,10 +161,10 @@ enum error_code rpc_client_open(const struct rpc_client_options *options, struct
     grpc_channel_credentials_release(credentials);
     if (!c)
         return error_set(err, ERROR_MEMORY_EXHAUSTED, "no memory for an RPC client");
-    cq_init(&c->queue);
-    enum error_code code = cq_start(&c->queue, "rpc-client", err);
+    c->queue = options->queue;
+    c->owns_queue = !options->queue;
+    enum error_code code = c->owns_queue ? rpc_queue_open(&c->queue, err) : ERROR_NONE;
     if (code) {
-        cq_fini(&c->queue, false);
         client_free(c);
         return code;
     }
@@ -143,7 +182,8 @@ void rpc_client_close(struct rpc_client *c)
     while (c->first)
         pthread_cond_wait(&c->changed, &c->lock);
     pthread_mutex_unlock(&c->lock);
-    cq_fini(&c->queue, true);
+    if (c->owns_queue)
+        rpc_queue_close(c->queue);
     client_free(c);
 }
 
@@ -314,7 +354,7 @@ enum error_code rpc_request_start(struct rpc_client *c, const struct rpc_request
         r->metadata[r->n_metadata++] = (grpc_metadata){.key = grpc_slice_from_copied_string(m[0]),
                                                        .value = grpc_slice_from_copied_string(m[1])};
     grpc_channel *channel = c->channels[atomic_fetch_add_explicit(&c->n_started, 1, memory_order_relaxed) % c->n_channels];
-    r->call = grpc_channel_create_call(channel, NULL, GRPC_PROPAGATE_DEFAULTS, c->queue.cq,
+    r->call = grpc_channel_create_call(channel, NULL, GRPC_PROPAGATE_DEFAULTS, c->queue->queue.cq,
                                        grpc_slice_from_static_string(o->path), NULL, core_deadline(o->deadline_ns), NULL);
     pthread_mutex_lock(&c->lock);
     r->link = &c->first;

@@ -103,12 +103,20 @@ void rpc_post(struct rpc_call *c, void (*run)(void *service, struct rpc_call *ca
 
 /* ---- client ----------------------------------------------------------------------------------------------------- */
 
+struct rpc_queue;
 struct rpc_client;
 struct rpc_request;
+
+/* A completion queue with its thread, on which the callbacks of several clients come. */
+enum error_code rpc_queue_open(struct rpc_queue **out, struct error *err);
+/* After the last client that uses it was closed. */
+void rpc_queue_close(struct rpc_queue *q);
 
 struct rpc_client_options {
     const char *target;          /* "127.0.0.1:50051", "dns:///name:port", "ipv4:a:1,b:2", "unix:/path" */
     const char *service_config;  /* JSON or NULL */
+    struct rpc_queue *queue;     /* borrowed until the client is closed; NULL = one of its own */
+    const char *authority;       /* who the server says it is, in :authority and its certificate; NULL = as the target has it */
     const char *tls_ca_file, *tls_cert_file, *tls_key_file; /* NULL = plain text */
     const char *tls_name;        /* that the server's certificate must have; NULL = the target's host */
     size_t max_message_bytes;    /* received; 0 = 16 MiB */

@@ -146,6 +146,22 @@ START_TEST(series_are_bounded)
 }
 END_TEST
 
+START_TEST(what_is_gone_is_not_shown)
+{
+    struct metrics *m = metrics_open();
+    struct metrics_family *f = metrics_add(m, METRICS_GAUGE, "g", "G.", "v", NULL, 0);
+    struct metrics_series *s = metrics_get(f, "a");
+    metrics_set(metrics_get(f, "b"), 2);
+    metrics_hide(s);
+    metrics_set(s, 5); /* it is still somebody's */
+    ck_assert_ptr_null(strstr(page(m, 0), "{v=\"a\"}"));
+    ck_assert_ptr_nonnull(strstr(page(m, 0), "{v=\"b\"} 2\n"));
+    ck_assert_ptr_eq(metrics_get(f, "a"), s);
+    ck_assert_ptr_nonnull(strstr(page(m, 0), "{v=\"a\"} 5\n"));
+    metrics_close(m);
+}
+END_TEST
+
 START_TEST(series_of_no_family_can_be_used)
 {
     struct metrics_series *s = metrics_get(NULL, "x");
@@ -271,5 +287,5 @@ END_TEST
 
 SUITE("metrics", counters_and_gauges, histogram_buckets_are_cumulative_and_include_their_bound, openmetrics_page,
       values_are_escaped, numbers_read_back, same_values_give_the_same_series, name_added_twice_gives_the_first_family,
-      series_are_bounded, series_of_no_family_can_be_used, counters_never_fall, collect_runs_before_each_page,
+      series_are_bounded, what_is_gone_is_not_shown, series_of_no_family_can_be_used, counters_never_fall, collect_runs_before_each_page,
       no_update_is_lost_between_threads, process_threads, process_collector)

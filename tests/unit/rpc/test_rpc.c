@@ -469,6 +469,33 @@ START_TEST(without_a_server_calls_fail_and_work_again_when_it_is_back)
 }
 END_TEST
 
+START_TEST(clients_share_a_queue)
+{
+    struct rpc_queue *queue;
+    struct rpc_client *own, *shared[2];
+    struct answer a[2];
+    struct error err = {0};
+    open_pair("127.0.0.1:0");
+    ck_assert(!rpc_queue_open(&queue, &err));
+    own = client;
+    for (int i = 0; i < 2; i++) {
+        ck_assert(!rpc_client_open(&(struct rpc_client_options){.target = target, .queue = queue}, &shared[i], &err));
+        client = shared[i];
+        start(&a[i], "/t.T/Echo", "abc", 3, clock_now_ns() + 5 * SECOND, 0);
+    }
+    ck_assert_int_eq(finish(&a[0]), 0);
+    rpc_client_close(shared[0]); /* the other one goes on */
+    ck_assert_int_eq(finish(&a[1]), 0);
+    ck_assert_str_eq(a[1].last, "abc");
+    start(&a[0], "/t.T/Echo", "def", 3, clock_now_ns() + 5 * SECOND, 0);
+    ck_assert_int_eq(finish(&a[0]), 0);
+    rpc_client_close(shared[1]);
+    rpc_queue_close(queue);
+    client = own;
+    close_pair();
+}
+END_TEST
+
 START_TEST(a_port_in_use_is_an_error_that_names_it)
 {
     struct error err = {0};
@@ -500,6 +527,7 @@ int main(void)
     tcase_add_test(tc, drain_lets_streams_finish);
     tcase_add_test(tc, drain_ends_what_does_not_finish);
     tcase_add_test(tc, without_a_server_calls_fail_and_work_again_when_it_is_back);
+    tcase_add_test(tc, clients_share_a_queue);
     tcase_add_test(tc, a_port_in_use_is_an_error_that_names_it);
     suite_add_tcase(suite, tc);
     SRunner *runner = srunner_create(suite);
