@@ -89,7 +89,7 @@ SRC_gateway := $(filter-out gateway/main.c,$(wildcard gateway/*.c))
 SRC_tools   := $(filter-out tools/bitnet.c tools/load.c tools/load_%.c,$(wildcard tools/*.c))
 SRC_load    := $(wildcard tools/load_*.c)
 SRC_llhttp  := $(wildcard $(LLHTTP)/*.c)
-ASSETS      := $(wildcard gateway/assets/*)
+ASSETS      := $(wildcard gateway/assets/*) gateway/openapi.yaml $(GEN)/openapi.json
 SRC_CUDA    := $(wildcard kernels/cuda/*.cu)
 FOLDERS     := base kernels engine rpc service gateway tools load
 $(foreach f,$(FOLDERS),$(eval OBJ_$(f) := $(SRC_$(f):%.c=$(BUILD)/%.o)))
@@ -260,6 +260,14 @@ $(GEN)/descriptors.h $(GEN)/descriptors.c &: $(GEN)/descriptors.bin
 	$(Q){ echo '#include "descriptors.h"'; echo 'const unsigned char proto_descriptors[] = {'; \
 	  od -An -v -tu1 $< | sed 's/  */,/g; s/^,//; s/$$/,/'; echo '};'; \
 	  echo 'const size_t proto_descriptors_n_bytes = sizeof proto_descriptors;'; } >$(GEN)/descriptors.c
+# The API's description is written as YAML and served as JSON too.
+HOSTCC ?= gcc
+$(OUT)/host/yaml_json: tools/host/yaml_json.c
+	$(call say,HOSTCC,$<)
+	$(Q)mkdir -p $(@D) && $(HOSTCC) -D_GNU_SOURCE -std=c11 -O2 $(WARN) -o $@ $< -lyaml
+$(GEN)/openapi.json: gateway/openapi.yaml $(OUT)/host/yaml_json
+	$(call say,YAML,$<)
+	$(Q)mkdir -p $(@D) && $(OUT)/host/yaml_json $< >$@
 $(GEN)/asset_table.list: FORCE
 	$(call keep,'$(ASSETS)')
 $(GEN)/asset_table.c: $(ASSETS) $(GEN)/asset_table.list

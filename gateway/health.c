@@ -8,6 +8,7 @@
 #include "bitnet/v1/admin.pb-c.h"
 #include "gateway/emit.h"
 #include "gateway/engine.h"
+#include "gateway/query.h"
 
 #include "version.h"
 
@@ -112,6 +113,8 @@ static void on_status(void *user, const struct rpc_status *status)
 static void ask(struct request *r, void (*answer)(struct request *, const Bitnet__V1__HealthResponse *))
 {
     struct health *h = r->g->health;
+    if (!query_empty(r))
+        return;
     if (h->last && clock_now_ns() - h->last_ns < FRESH_NS) {
         answer(r, h->last);
         return;
@@ -152,6 +155,8 @@ static void put_timestamp(struct buffer *b)
 void handle_live(struct request *r)
 {
     struct buffer b;
+    if (!query_empty(r))
+        return;
     buffer_init(&b, 256);
     emit_open(&b, '{');
     emit_key(&b, "status");
@@ -274,6 +279,8 @@ static void put_measured(struct buffer *b, const Bitnet__V1__HealthResponse *e)
     emit_fixed(b, e->requests_per_second, 3);
     emit_key(b, "error_rate");
     emit_fixed(b, e->error_rate, 6);
+    emit_key(b, "sla_compliance");
+    emit_fixed(b, e->sla_compliance, 6);
     emit_close(b, '}');
 }
 

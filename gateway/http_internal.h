@@ -80,7 +80,6 @@ void http_exchange_reject(struct http_exchange *x, int status, const char *reaso
 /* Calls on_writable when it is owed. May end the exchange. */
 void http_exchange_writable(struct http_exchange *x);
 enum http_method http_method_from_name(const char *name, size_t n_bytes);
-const char *http_reason(int status);
 void http_wake(struct http_conn *c);
 
 #endif

@@ -7,6 +7,7 @@
 #include "gateway/error.h"
 #include "gateway/job.h"
 #include "gateway/params.h"
+#include "gateway/query.h"
 #include "gateway/sse.h"
 
 #include <math.h>
@@ -287,6 +288,8 @@ static void handle(struct request *r, bool stream)
     struct params p = {0};
     struct failure f;
     struct buffer packed;
+    if (!query_empty(r))
+        return;
     failure_init(&f);
     buffer_init(&packed, SIZE_MAX / 2);
     json_t *root = body_json(r, &f);

@@ -20,22 +20,31 @@ static const struct route routes[] = {
     {HTTP_METHOD_POST, "/v1/completions", handle_completions, ROUTE_MAIN},
     {HTTP_METHOD_POST, "/v1/embeddings", handle_not_implemented, ROUTE_MAIN},
     {HTTP_METHOD_GET, "/v1/models", handle_models, ROUTE_MAIN},
-    {HTTP_METHOD_POST, "/v1/models/load", handle_not_implemented, ROUTE_MAIN},
-    {HTTP_METHOD_POST, "/v1/models/swap", handle_not_implemented, ROUTE_MAIN},
+    {HTTP_METHOD_POST, "/v1/models/load", handle_model_load, ROUTE_MAIN},
+    {HTTP_METHOD_POST, "/v1/models/swap", handle_model_swap, ROUTE_MAIN},
     {HTTP_METHOD_GET, "/v1/models/{id}/status", handle_model_status, ROUTE_MAIN},
     {HTTP_METHOD_GET, "/v1/models/{id}", handle_model, ROUTE_MAIN},
-    {HTTP_METHOD_DELETE, "/v1/models/{id}", handle_not_implemented, ROUTE_MAIN},
-    {HTTP_METHOD_GET, "/v1/devices", handle_not_implemented, ROUTE_MAIN},
-    {HTTP_METHOD_GET, "/v1/stats", handle_not_implemented, ROUTE_MAIN},
+    {HTTP_METHOD_DELETE, "/v1/models/{id}", handle_model_unload, ROUTE_MAIN},
+    {HTTP_METHOD_GET, "/v1/devices", handle_devices, ROUTE_MAIN},
+    {HTTP_METHOD_GET, "/v1/stats", handle_stats, ROUTE_MAIN},
     {HTTP_METHOD_POST, "/tokenize", handle_tokenize, ROUTE_MAIN},
     {HTTP_METHOD_POST, "/detokenize", handle_detokenize, ROUTE_MAIN},
     {HTTP_METHOD_GET, "/health", handle_health, ROUTE_MAIN | ROUTE_ADMIN},
     {HTTP_METHOD_GET, "/health/live", handle_live, ROUTE_MAIN | ROUTE_ADMIN},
     {HTTP_METHOD_GET, "/health/ready", handle_ready, ROUTE_MAIN | ROUTE_ADMIN},
     {HTTP_METHOD_GET, "/metrics", handle_metrics, ROUTE_ADMIN},
+    {HTTP_METHOD_GET, "/openapi.yaml", handle_document, ROUTE_MAIN},
+    {HTTP_METHOD_GET, "/openapi.json", handle_document, ROUTE_MAIN},
 };
 
+#define TRACE_ID_BYTES 33
 #define N_ROUTES (sizeof routes / sizeof *routes)
+
+const struct route *router_routes(size_t *n)
+{
+    *n = N_ROUTES;
+    return routes;
+}
 
 static int hex(char c)
 {
@@ -199,6 +208,13 @@ void gateway_reject(void *gateway, struct http_exchange *x, int status, const ch
     failure_fini(&f);
 }
 
+/* The trace's id alone: the second part of traceparent. */
+static const char *trace_id(const struct request *r, char out[TRACE_ID_BYTES])
+{
+    snprintf(out, TRACE_ID_BYTES, "%s", r->traceparent + 3);
+    return out;
+}
+
 void gateway_finish(void *gateway, struct http_exchange *x, bool aborted)
 {
     struct gateway *g = gateway;
@@ -207,6 +223,7 @@ void gateway_finish(void *gateway, struct http_exchange *x, bool aborted)
         return;
     int status = aborted ? 499 : http_status_of(x);
     double seconds = (double)(clock_now_ns() - r->started_ns) / 1e9;
+    char trace[TRACE_ID_BYTES];
     if (!r->admin)
         g->n_active--;
     metrics_set(g->m_active, (double)g->n_active);
@@ -214,7 +231,7 @@ void gateway_finish(void *gateway, struct http_exchange *x, bool aborted)
     log_info("gateway", "request", LOG_STR("request_id", r->id), LOG_STR("method", http_method_name(r->http->method)),
              LOG_STR("path", r->http->path), LOG_INT("status", status), LOG_FLOAT("duration_ms", seconds * 1e3),
              LOG_INT("bytes", http_bytes_of(x)), LOG_INT("http", r->http->version), LOG_STR("peer", r->http->peer),
-             LOG_STR("trace", r->traceparent[0] != '\0' ? r->traceparent : NULL),
+             LOG_STR("trace_id", r->traceparent[0] != '\0' ? trace_id(r, trace) : NULL),
              LOG_STR("error", r->failed != ERROR_NONE ? error_info(r->failed)->name : NULL));
     http_set_user(x, NULL);
     free(r);
