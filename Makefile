@@ -169,7 +169,7 @@ serve: deps-demo ## builds, and serves on the default ports until Ctrl-C
 	@tools/demo.sh serve
 # With a filter that no script's name has, the programs are not needed.
 test: deps-test ## builds and runs all tests, or those whose path has T in it
-	$(SUBMAKE) tests $(if $(or $(if $(T),,all),$(findstring $(T),$(SCRIPTS))),all)
+	$(SUBMAKE) tests $(if $(or $(if $(T),,all),$(findstring $(T),$(SCRIPTS))),all $(BUILD)/tests/unit/gateway/test_contract)
 	@BITNET_BUILD=$(BUILD) BITNET_CC="$(CC)" BITNET_LDFLAGS="$(LDFLAGS_)" BITNET_CORE_LIBS="$(core)" SAN=$(SAN) \
 	 tests/run.sh $(T)
 bench: ## the machine's limits and the speed of a model against them (BENCH_ARGS)

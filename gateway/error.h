@@ -11,6 +11,7 @@ struct failure {
     struct error error;
     struct buffer violations; /* `{"field":..},{..}`, or empty; owned */
     int n_violations;
+    char device[16]; /* on which it happened; "" = not known */
 };
 
 #define FAILURE_MAX_VIOLATIONS 16

@@ -249,6 +249,10 @@ static void stream_error(struct job *j, const struct failure *f)
     emit_text(&j->out, f->error.message);
     emit_key(&j->out, "details");
     emit_open(&j->out, '{');
+    if (f->device[0] != '\0') {
+        emit_key(&j->out, "device");
+        emit_text(&j->out, f->device);
+    }
     emit_key(&j->out, "error_type");
     emit_text(&j->out, error_info(f->error.code)->openai_type);
     emit_close(&j->out, '}');

@@ -60,8 +60,8 @@ bool message_send(struct rpc_call *call, const ProtobufCMessage *message);
 /* Ends a call with an error: status, ErrorInfo with the code's name (and as metadata "cause" the error's reason), BadRequest when a field
  * is at fault, RetryInfo when a retry may help. */
 void status_fail(struct service *s, struct rpc_call *call, const struct error *err);
-/* The gRPC status of an error; packs google.rpc.Status into `details`. */
-int status_pack(const struct error *err, bool draining, struct buffer *details);
+/* The gRPC status of an error; packs google.rpc.Status into `details`. `device`, where it is not NULL, stands in ErrorInfo's metadata. */
+int status_pack(const struct error *err, bool draining, const char *device, struct buffer *details);
 
 /* ---- RPC families: handlers for the table in methods.c ---- */
 

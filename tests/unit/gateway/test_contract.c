@@ -112,10 +112,11 @@ END_TEST
 
 static struct app app;
 
-/* Ends call `call` as service does: ErrorInfo with the code's name, and RetryInfo. */
+/* Ends call `call` as service does: ErrorInfo with the code's name and the device, and RetryInfo. */
 static void fail_call(int call, const struct error_info *info, int64_t retry_ms)
 {
     Google__Rpc__ErrorInfo reason = GOOGLE__RPC__ERROR_INFO__INIT;
+    Google__Rpc__ErrorInfo__MetadataEntry entry = GOOGLE__RPC__ERROR_INFO__METADATA_ENTRY__INIT, *metadata[] = {&entry};
     Google__Rpc__RetryInfo retry = GOOGLE__RPC__RETRY_INFO__INIT;
     Google__Protobuf__Duration delay = GOOGLE__PROTOBUF__DURATION__INIT;
     Google__Protobuf__Any any[2] = {GOOGLE__PROTOBUF__ANY__INIT, GOOGLE__PROTOBUF__ANY__INIT}, *list[] = {&any[0], &any[1]};
@@ -123,6 +124,10 @@ static void fail_call(int call, const struct error_info *info, int64_t retry_ms)
     uint8_t bytes[3][512];
     reason.reason = (char *)(uintptr_t)info->name;
     reason.domain = (char *)(uintptr_t) "bitnet";
+    entry.key = (char *)(uintptr_t) "device";
+    entry.value = (char *)(uintptr_t) "cuda:0";
+    reason.n_metadata = 1;
+    reason.metadata = metadata;
     delay.seconds = retry_ms / 1000;
     delay.nanos = (int32_t)(retry_ms % 1000) * 1000000;
     retry.retry_delay = &delay;
@@ -165,7 +170,7 @@ END_TEST
 
 START_TEST(every_code_can_end_a_stream)
 {
-    char want[80];
+    char want[200];
     for (int i = ERROR_NONE + 1; i < ERROR_N_CODES; i++) {
         const struct error_info *info = error_info((enum error_code)i);
         if (i == ERROR_CANCELLED)
@@ -174,7 +179,8 @@ START_TEST(every_code_can_end_a_stream)
         app_post(&app, "/v1/inference/stream", "{\"prompt\":\"a\"}");
         app_token(0, 0, 0, 1, "x", 0);
         fail_call(0, info, 0);
-        snprintf(want, sizeof want, "{\"type\":\"error\",\"code\":\"%s\",\"message\":\"because\",", info->name);
+        snprintf(want, sizeof want, "{\"type\":\"error\",\"code\":\"%s\",\"message\":\"because\",\"details\":{\"device\":\"cuda:0\",\"error_type\":\"%s\"}",
+                 info->name, info->openai_type);
         ck_assert_msg(strstr(app_body(&app), want) != NULL, "%s", app_body(&app));
         ck_assert_int_eq(app_status(&app), 200);
         app_close(&app);
