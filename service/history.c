@@ -5,6 +5,10 @@
 
 #include <stddef.h>
 
+/* The level of service that is promised: a hundred tokens within so many seconds. */
+#define PROMISED_TOKENS 100
+#define PROMISED_SECONDS 2.0
+
 /* A ring's slots and how long one is. */
 struct ring {
     struct history_slot *slots;
@@ -79,4 +83,20 @@ struct history_window history_window(const struct history *h, int64_t now_ns, in
         w.cpu_ns = oldest->cpu_ns;
     }
     return w;
+}
+
+struct history_sums history_request(const struct engine_observation *o)
+{
+    bool failed = o->finish == FINISH_ERROR || (o->finish == FINISH_DEADLINE && o->n_generated_tokens == 0);
+    bool good = !failed && o->finish != FINISH_CANCELLED;
+    uint32_t hundreds = (o->n_generated_tokens + PROMISED_TOKENS - 1) / PROMISED_TOKENS;
+    struct history_sums s = {.n_ended = 1, .n_failed = failed, .n_successful = good, .n_tokens = o->n_generated_tokens};
+    s.n_in_time = good && o->total_s <= PROMISED_SECONDS * (hundreds ? hundreds : 1);
+    s.total_ms = o->total_s > 0 ? o->total_s * 1e3 : 0;
+    if (o->queue_s >= 0) {
+        s.n_started = 1;
+        s.queue_ms = o->queue_s * 1e3;
+        s.running_s = o->total_s > o->queue_s ? o->total_s - o->queue_s : 0;
+    }
+    return s;
 }

@@ -5,6 +5,8 @@
 #ifndef SERVICE_HISTORY_H
 #define SERVICE_HISTORY_H
 
+#include "engine/engine.h"
+
 #include <stdint.h>
 
 #define HISTORY_SECONDS 300
@@ -31,6 +33,9 @@ struct history_slot {
 struct history {
     struct history_slot seconds[HISTORY_SECONDS], minutes[HISTORY_MINUTES], hours[HISTORY_HOURS];
 };
+
+/* A request that ended. One that a deadline cut has been answered; one whose client left is neither successful nor failed. */
+struct history_sums history_request(const struct engine_observation *o);
 
 /* Adds `what`, which happened at now_ns (monotonic, not negative). cpu_ns says how much CPU time the process has used; it is called when a
  * slot begins. */

@@ -14,10 +14,6 @@
 #include <string.h>
 #include <sys/resource.h>
 
-/* The level of service that is promised: a hundred tokens within so many seconds. */
-#define PROMISED_TOKENS 100
-#define PROMISED_SECONDS 2.0
-
 static const double inference_buckets[] = {.01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 25, 60};
 static const double first_token_buckets[] = {.001, .005, .01, .02, .04, .06, .08, .1, .25, .5,
                                              .75,  1,    2.5, 5,   7.5, 10,  20,  40, 80};
@@ -63,27 +59,10 @@ static void remember(struct service_metrics *m, const struct history_sums *what)
     pthread_mutex_unlock(&m->lock);
 }
 
-/* An answer that a deadline cut is an answer; a client that left has got none, and has not been failed. */
-static struct history_sums sums_of(const struct engine_observation *o)
-{
-    bool failed = o->finish == FINISH_ERROR || (o->finish == FINISH_DEADLINE && o->n_generated_tokens == 0);
-    bool good = !failed && o->finish != FINISH_CANCELLED;
-    uint32_t hundreds = (o->n_generated_tokens + PROMISED_TOKENS - 1) / PROMISED_TOKENS;
-    struct history_sums s = {.n_ended = 1, .n_failed = failed, .n_successful = good, .n_tokens = o->n_generated_tokens};
-    s.n_in_time = good && o->total_s <= PROMISED_SECONDS * (hundreds ? hundreds : 1);
-    s.total_ms = o->total_s > 0 ? o->total_s * 1e3 : 0;
-    if (o->queue_s >= 0) {
-        s.n_started = 1;
-        s.queue_ms = o->queue_s * 1e3;
-        s.running_s = o->total_s > o->queue_s ? o->total_s - o->queue_s : 0;
-    }
-    return s;
-}
-
 static void on_finish(void *user, const struct engine_observation *o)
 {
     struct service_metrics *m = user;
-    const struct history_sums sums = sums_of(o);
+    const struct history_sums sums = history_request(o);
     if (o->queue_s >= 0)
         metrics_observe(m->queue, o->queue_s);
     if (o->first_token_s >= 0)

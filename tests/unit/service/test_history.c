@@ -92,4 +92,32 @@ START_TEST(cpu_time_is_of_the_oldest_slot)
 }
 END_TEST
 
-SUITE("history", windows_end_now, slots_are_used_again, nothing_is_nothing, cpu_time_is_of_the_oldest_slot)
+START_TEST(requests_by_their_end)
+{
+    static const struct {
+        struct engine_observation o;
+        uint64_t successful, failed, started, in_time;
+        double running_s;
+    } cases[] = {
+        {{FINISH_STOP, 0.5, 1, 2, 5, 10}, 1, 0, 1, 1, 1.5},
+        {{FINISH_LENGTH, 0, 1, 2.01, 5, 100}, 1, 0, 1, 0, 2.01},
+        {{FINISH_LENGTH, 0, 1, 3.9, 5, 101}, 1, 0, 1, 1, 3.9}, /* a second hundred has begun */
+        {{FINISH_STOP, 0, -1, 1.9, 5, 0}, 1, 0, 1, 1, 1.9},
+        {{FINISH_DEADLINE, 0, 1, 1, 5, 3}, 1, 0, 1, 1, 1},
+        {{FINISH_DEADLINE, 0, -1, 1, 5, 0}, 0, 1, 1, 0, 1},
+        {{FINISH_ERROR, 0, 1, 1, 5, 3}, 0, 1, 1, 0, 1},
+        {{FINISH_CANCELLED, 0, 1, 1, 5, 3}, 0, 0, 1, 0, 1},
+        {{FINISH_CANCELLED, -1, -1, 1, 5, 0}, 0, 0, 0, 0, 0}, /* it never got into the batch */
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        const struct history_sums s = history_request(&cases[i].o);
+        ck_assert_uint_eq(s.n_ended, 1);
+        ck_assert_msg(s.n_successful == cases[i].successful && s.n_failed == cases[i].failed, "case %zu", i);
+        ck_assert_msg(s.n_started == cases[i].started && s.n_in_time == cases[i].in_time, "case %zu", i);
+        ck_assert_uint_eq(s.n_tokens, cases[i].o.n_generated_tokens);
+        ck_assert_double_eq_tol(s.running_s, cases[i].running_s, 1e-9);
+    }
+}
+END_TEST
+
+SUITE("history", requests_by_their_end, windows_end_now, slots_are_used_again, nothing_is_nothing, cpu_time_is_of_the_oldest_slot)
