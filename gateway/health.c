@@ -264,6 +264,10 @@ static void put_measured(struct buffer *b, const Bitnet__V1__HealthResponse *e)
     emit_fixed(b, e->cpu_utilization, 4);
     emit_key(b, "memory_usage_bytes");
     emit_uint(b, e->memory_bytes);
+    if (e->gpu_memory_bytes > 0) {
+        emit_key(b, "gpu_memory_usage_bytes");
+        emit_uint(b, e->gpu_memory_bytes);
+    }
     emit_key(b, "active_requests");
     emit_uint(b, e->active_requests);
     emit_key(b, "queue_depth");

@@ -121,6 +121,7 @@ static void component(Bitnet__V1__Component *c, const char *name, bool healthy, 
 
 static void fill_figures(struct service *s, Bitnet__V1__HealthResponse *r)
 {
+    const struct engine_model *m = engine_model(s->engine);
     struct engine_stats stats;
     struct service_window window = service_metrics_window(s->metrics);
     engine_stats(s->engine, &stats);
@@ -131,6 +132,8 @@ static void fill_figures(struct service *s, Bitnet__V1__HealthResponse *r)
     r->features = (char *)(uintptr_t)BITNET_FEATURES;
     r->cpu_utilization = cpu_utilization(s);
     r->memory_bytes = resident_bytes();
+    if (strncmp(m->device, "cuda", 4) == 0)
+        r->gpu_memory_bytes = m->weight_bytes + m->kv_bytes + m->scratch_bytes;
     r->active_requests = stats.n_running;
     r->queue_depth = stats.n_waiting;
     r->avg_response_time_ms = window.mean_ms;

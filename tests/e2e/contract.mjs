@@ -4,6 +4,7 @@
 import assert from 'node:assert/strict';
 import { execFile, execFileSync } from 'node:child_process';
 import { readFileSync } from 'node:fs';
+import net from 'node:net';
 import path from 'node:path';
 import { promisify } from 'node:util';
 import YAML from 'yaml';
@@ -127,7 +128,7 @@ async function all(checks) {
   const failed = [];
   const queue = [...checks];
   await Promise.all(Array.from({ length: 8 }, async () => {
-    for (let check; (check = queue.shift());) await check().catch((error) => failed.push(error.message));
+    for (let check; (check = queue.shift());) await check().catch((error) => failed.push(`${error.message} ${error.cause ?? ""}`));
   }));
   if (failed.length) throw new Error(failed.join('\n'));
 }
@@ -340,6 +341,21 @@ await test('contract: errors are problems where the client prefers them', async 
   }
   const plain = await call(operations.find((o) => o.id === 'createInference'), { body: {}, headers: { accept: 'application/problem+json;q=0.1, application/json' } });
   assert.match(plain.headers.get('content-type'), /^application\/json/);
+});
+
+// Requests that HTTP itself forbids have no operation.
+await test('contract: what is no HTTP request is answered in the same shape', async () => {
+  const send = (text) => new Promise((resolve, reject) => {
+    let answer = '';
+    net.connect(gateway.port, gateway.host, function () { this.write(text); }).setEncoding('utf8').on('data', (chunk) => (answer += chunk)).on('error', reject).on('close', () => resolve(answer));
+  });
+  for (const [text, status] of [['GET / HTTP/1.1\r\nHost: x\r\nno colon\r\n\r\n', 400], ['GET /health HTTP/1.1\r\n\r\n', 400],
+                                [`GET /health HTTP/1.1\r\nHost: x\r\na: ${'b'.repeat(20000)}\r\n\r\n`, 431]]) {
+    const answer = await send(text), [head, body] = answer.split('\r\n\r\n');
+    assert.match(head, new RegExp(`^HTTP/1.1 ${status} `));
+    assert.match(head, /^x-request-id: \S+$/m);
+    spec.check('#/components/schemas/Error', JSON.parse(body), text.slice(0, 40));
+  }
 });
 
 // ---- what the figures say ----
