@@ -37,7 +37,6 @@ static const struct route routes[] = {
     {HTTP_METHOD_GET, "/openapi.json", handle_document, ROUTE_MAIN},
 };
 
-#define TRACE_ID_BYTES 33
 #define N_ROUTES (sizeof routes / sizeof *routes)
 
 const struct route *router_routes(size_t *n)
@@ -208,6 +207,8 @@ void gateway_reject(void *gateway, struct http_exchange *x, int status, const ch
     failure_fini(&f);
 }
 
+#define TRACE_ID_BYTES 33
+
 /* The trace's id alone: the second part of traceparent. */
 static const char *trace_id(const struct request *r, char out[TRACE_ID_BYTES])
 {
@@ -221,9 +222,9 @@ void gateway_finish(void *gateway, struct http_exchange *x, bool aborted)
     struct request *r = http_user(x);
     if (!r)
         return;
+    char trace[TRACE_ID_BYTES];
     int status = aborted ? 499 : http_status_of(x);
     double seconds = (double)(clock_now_ns() - r->started_ns) / 1e9;
-    char trace[TRACE_ID_BYTES];
     if (!r->admin)
         g->n_active--;
     metrics_set(g->m_active, (double)g->n_active);
