@@ -89,7 +89,7 @@ SRC_gateway := $(filter-out gateway/main.c,$(wildcard gateway/*.c))
 SRC_tools   := $(filter-out tools/bitnet.c tools/load.c tools/load_%.c,$(wildcard tools/*.c))
 SRC_load    := $(wildcard tools/load_*.c)
 SRC_llhttp  := $(wildcard $(LLHTTP)/*.c)
-ASSETS      := $(wildcard gateway/assets/*)
+ASSETS      := $(wildcard gateway/assets/*) gateway/openapi.yaml $(GEN)/openapi.json
 SRC_CUDA    := $(wildcard kernels/cuda/*.cu)
 FOLDERS     := base kernels engine rpc service gateway tools load
 $(foreach f,$(FOLDERS),$(eval OBJ_$(f) := $(SRC_$(f):%.c=$(BUILD)/%.o)))
@@ -169,7 +169,7 @@ serve: deps-demo ## builds, and serves on the default ports until Ctrl-C
 	@tools/demo.sh serve
 # With a filter that no script's name has, the programs are not needed.
 test: deps-test ## builds and runs all tests, or those whose path has T in it
-	$(SUBMAKE) tests $(if $(or $(if $(T),,all),$(findstring $(T),$(SCRIPTS))),all)
+	$(SUBMAKE) tests $(if $(or $(if $(T),,all),$(findstring $(T),$(SCRIPTS))),all $(BUILD)/tests/unit/gateway/test_contract)
 	@BITNET_BUILD=$(BUILD) BITNET_CC="$(CC)" BITNET_LDFLAGS="$(LDFLAGS_)" BITNET_CORE_LIBS="$(core)" SAN=$(SAN) \
 	 tests/run.sh $(T)
 bench: ## the machine's limits and the speed of a model against them (BENCH_ARGS)
@@ -261,6 +261,14 @@ $(GEN)/descriptors.h $(GEN)/descriptors.c &: $(GEN)/descriptors.bin
 	$(Q){ echo '#include "descriptors.h"'; echo 'const unsigned char proto_descriptors[] = {'; \
 	  od -An -v -tu1 $< | sed 's/  */,/g; s/^,//; s/$$/,/'; echo '};'; \
 	  echo 'const size_t proto_descriptors_n_bytes = sizeof proto_descriptors;'; } >$(GEN)/descriptors.c
+# The API's description is written as YAML and served as JSON too.
+HOSTCC ?= gcc
+$(OUT)/host/yaml_json: tools/host/yaml_json.c
+	$(call say,HOSTCC,$<)
+	$(Q)mkdir -p $(@D) && $(HOSTCC) -D_GNU_SOURCE -std=c11 -O2 $(WARN) -o $@ $< -lyaml
+$(GEN)/openapi.json: gateway/openapi.yaml $(OUT)/host/yaml_json
+	$(call say,YAML,$<)
+	$(Q)mkdir -p $(@D) && $(OUT)/host/yaml_json $< >$@
 $(GEN)/asset_table.list: FORCE
 	$(call keep,'$(ASSETS)')
 $(GEN)/asset_table.c: $(ASSETS) $(GEN)/asset_table.list

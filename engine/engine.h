@@ -75,6 +75,8 @@ struct engine_model {
     const char *quantization_reason; /* "asked for", or why another serves, or why auto chose it */
     const char *chat_template;   /* name of the chat template in use, NULL when the model has none */
     uint64_t n_parameters, file_bytes, weight_bytes, kv_bytes, scratch_bytes;
+    uint64_t device_memory_bytes; /* of the device; for a CPU what the process may use */
+    uint32_t n_threads;          /* that compute */
     uint32_t vocab_size, context_length, n_kv_blocks, kv_block_size;
     int64_t created_unix;
     double load_seconds;

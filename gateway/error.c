@@ -6,7 +6,9 @@
 
 #include <stdarg.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 
 void failure_init(struct failure *f)
 {
@@ -91,16 +93,17 @@ void error_body(struct buffer *out, const struct failure *f, const char *request
     emit_close(out, '}');
 }
 
-void error_problem(struct buffer *out, const struct failure *f, const char *request_id, const char *instance)
+void error_problem(struct buffer *out, const struct failure *f, int status, const char *request_id,
+                   const char *instance)
 {
     const struct error_info *info = error_info(f->error.code);
     emit_open(out, '{');
     emit_key(out, "type");
-    emit_text(out, "about:blank");
+    emit_text(out, "about:blank"); /* the title is then HTTP's (RFC 9457, 4.2.1); `code` says more */
     emit_key(out, "title");
-    emit_text(out, info->name);
+    emit_text(out, http_reason(status));
     emit_key(out, "status");
-    emit_int(out, info->http_status);
+    emit_int(out, status);
     emit_key(out, "detail");
     emit_text(out, f->error.message);
     emit_key(out, "instance");
@@ -128,10 +131,37 @@ static void add_header(struct http_header *headers, size_t *n, const char *name,
         headers[(*n)++] = (struct http_header){name, value};
 }
 
+/* Quality of a media type in an Accept header (RFC 9110, 12.5.1): 0..1000, -1 when it is not named there. */
+static int accepted(const char *accept, const char *type)
+{
+    size_t n_type = strlen(type);
+    for (const char *p = accept; p && *p; p += *p == ',') {
+        p += strspn(p, " \t");
+        size_t n = strcspn(p, ","), n_name = strcspn(p, "; \t,");
+        if (n_name == n_type && strncasecmp(p, type, n_type) == 0) {
+            double q = 1;
+            for (const char *s = memchr(p, ';', n); s && s < p + n; s = memchr(s + 1, ';', (size_t)(p + n - s - 1))) {
+                const char *name = s + 1 + strspn(s + 1, " \t");
+                if (strncasecmp(name, "q=", 2) == 0)
+                    q = strtod(name + 2, NULL);
+            }
+            return q >= 0 && q <= 1 ? (int)(q * 1000) : 0;
+        }
+        p += n;
+    }
+    return -1;
+}
+
+bool error_wants_problem(const char *accept)
+{
+    int problem = accepted(accept, "application/problem+json");
+    return problem > 0 && problem >= accepted(accept, "application/json");
+}
+
 void error_respond_with(struct request *r, const struct failure *f, int status, const char *allow)
 {
     const char *accept = http_header(r->http, "accept");
-    bool problem = accept && strstr(accept, "application/problem+json");
+    bool problem = error_wants_problem(accept);
     struct http_header headers[8];
     char retry[24];
     size_t n = 0;
@@ -147,7 +177,7 @@ void error_respond_with(struct request *r, const struct failure *f, int status, 
     struct buffer body;
     buffer_init(&body, 131072);
     if (problem)
-        error_problem(&body, f, r->id, r->http->path);
+        error_problem(&body, f, status, r->id, r->http->path);
     else
         error_body(&body, f, r->id);
     http_respond(r->x, status, headers, body.data ? body.data : "", body.n_bytes);

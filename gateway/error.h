@@ -11,6 +11,7 @@ struct failure {
     struct error error;
     struct buffer violations; /* `{"field":..},{..}`, or empty; owned */
     int n_violations;
+    char device[16]; /* on which it happened; "" = not known */
 };
 
 #define FAILURE_MAX_VIOLATIONS 16
@@ -23,8 +24,11 @@ void failure_add(struct failure *f, enum error_code code, const char *field, con
 
 /* Writes `{"error":{...}}`. */
 void error_body(struct buffer *out, const struct failure *f, const char *request_id);
-/* Writes RFC 9457's object; `instance` is the path. */
-void error_problem(struct buffer *out, const struct failure *f, const char *request_id, const char *instance);
+/* Writes RFC 9457's object; `status` is the answer's, `instance` the path. */
+void error_problem(struct buffer *out, const struct failure *f, int status, const char *request_id,
+                   const char *instance);
+/* Whether an Accept header (NULL = none) names application/problem+json and likes it no less than application/json. */
+bool error_wants_problem(const char *accept);
 
 /* Answers the request with the error: status, Retry-After on 429 and 503, body by Accept. */
 void error_respond(struct request *r, const struct failure *f);

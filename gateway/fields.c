@@ -4,6 +4,7 @@
 #include "base/utf8.h"
 
 #include <math.h>
+#include <regex.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -94,17 +95,41 @@ const char *fields_describe(const json_t *v, char *out, size_t n_out)
 
 /* ---- one field ---- */
 
+#define NAME_BYTES 96
+
 struct context {
     const struct field *field;
     const struct fields_rules *rules;
+    const char *inside; /* name of the object that the field is in, NULL = the body itself */
+    void *out;
     struct failure *f;
 };
 
+/* "object.field", or the field's name alone. */
+static const char *full_name(const char *inside, const char *name, char out[NAME_BYTES])
+{
+    snprintf(out, NAME_BYTES, "%s%s%s", inside ? inside : "", inside ? "." : "", name);
+    out[utf8_complete(out, strlen(out))] = '\0';
+    return out;
+}
+
 static bool fault(const struct context *c, enum error_code code, const json_t *v, const char *expected)
 {
-    char actual[224];
-    failure_add(c->f, code, c->field->name, expected, fields_describe(v, actual, sizeof actual));
+    char actual[224], name[NAME_BYTES];
+    failure_add(c->f, code, full_name(c->inside, c->field->name, name), expected,
+                fields_describe(v, actual, sizeof actual));
     return false;
+}
+
+/* A pattern that cannot be compiled, for want of memory, lets nothing through. */
+static bool matches(const char *pattern, const char *text)
+{
+    regex_t re;
+    if (regcomp(&re, pattern, REG_EXTENDED | REG_NOSUB) != 0)
+        return false;
+    bool found = regexec(&re, text, 0, NULL, 0) == 0;
+    regfree(&re);
+    return found;
 }
 
 static bool check_text(const struct context *c, const json_t *v, double min, double max, struct value *out)
@@ -116,6 +141,8 @@ static bool check_text(const struct context *c, const json_t *v, double min, dou
     size_t n = utf8_length(json_string_value(v), json_string_length(v));
     if ((double)n < min || (double)n > max)
         return fault(c, ERROR_VALIDATION_FAILED, v, expected);
+    if (c->field->pattern && !matches(c->field->pattern, json_string_value(v)))
+        return fault(c, ERROR_VALIDATION_FAILED, v, c->field->form);
     out->text = json_string_value(v);
     return true;
 }
@@ -123,7 +150,8 @@ static bool check_text(const struct context *c, const json_t *v, double min, dou
 static bool check_name(const struct context *c, const json_t *v, struct value *out)
 {
     const char *allowed = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-";
-    const char *expected = "a name of letters, digits, _ and -";
+    char expected[96];
+    snprintf(expected, sizeof expected, "a name of at most %.0f letters, digits, _ and -", c->field->max);
     if (!json_is_string(v))
         return fault(c, ERROR_INVALID_REQUEST, v, expected);
     const char *text = json_string_value(v);
@@ -177,6 +205,28 @@ static bool check_choice(const struct context *c, const json_t *v, struct value 
     return out->i >= 0 || fault(c, ERROR_VALIDATION_FAILED, v, expected);
 }
 
+/* The words of a list as a set. A word that stands twice counts once. */
+static bool check_words(const struct context *c, const json_t *v, struct value *out)
+{
+    char expected[96], word[32];
+    snprintf(expected, sizeof expected, "words of %s, separated by commas", c->field->choices);
+    if (!json_is_string(v))
+        return fault(c, ERROR_INVALID_REQUEST, v, expected);
+    out->i = 0;
+    const char *p = json_string_value(v);
+    for (bool more = true; more;) {
+        size_t n = strcspn(p, ",");
+        snprintf(word, sizeof word, "%.*s", (int)(n < sizeof word ? n : sizeof word - 1), p);
+        int index = choice_index(c->field->choices, word);
+        if (index < 0)
+            return fault(c, ERROR_VALIDATION_FAILED, v, expected);
+        out->i |= INT64_C(1) << index;
+        more = p[n] == ',';
+        p += n + more;
+    }
+    return true;
+}
+
 static bool check_texts(const struct context *c, const json_t *v, struct value *out)
 {
     char expected[96];
@@ -205,6 +255,17 @@ static bool check_refused(const struct context *c, const json_t *v)
     return false;
 }
 
+static bool parse(const struct field *table, const json_t *root, const struct fields_rules *rules, const char *inside,
+                  void *out, struct failure *f);
+
+static bool check_object(const struct context *c, const json_t *v)
+{
+    char name[NAME_BYTES];
+    if (!json_is_object(v))
+        return fault(c, ERROR_INVALID_REQUEST, v, "an object");
+    return parse(c->field->fields, v, c->rules, full_name(c->inside, c->field->name, name), c->out, c->f);
+}
+
 static bool check(const struct context *c, const json_t *v, struct value *out)
 {
     switch (c->field->type) {
@@ -225,6 +286,10 @@ static bool check(const struct context *c, const json_t *v, struct value *out)
     case FIELD_TEXTS:
     case FIELD_TEXT_OR_TEXTS:
         return check_texts(c, v, out);
+    case FIELD_WORDS:
+        return check_words(c, v, out);
+    case FIELD_OBJECT:
+        return check_object(c, v);
     case FIELD_REFUSED:
         return check_refused(c, v);
     case FIELD_JSON:
@@ -243,40 +308,49 @@ static const struct field *find(const struct field *table, const char *name)
     return NULL;
 }
 
-static void check_unknown(const struct field *table, const json_t *root, struct failure *f)
+static void check_unknown(const struct field *table, const json_t *root, const char *inside, struct failure *f)
 {
     const char *key;
     json_t *v;
-    char name[64], actual[224];
+    char name[NAME_BYTES], actual[224];
     json_object_foreach((json_t *)(uintptr_t)root, key, v)
     {
-        if (find(table, key))
-            continue;
-        snprintf(name, sizeof name, "%s", key);
-        name[utf8_complete(name, strlen(name))] = '\0';
-        failure_add(f, ERROR_VALIDATION_FAILED, name, "no such field", fields_describe(v, actual, sizeof actual));
+        if (!find(table, key))
+            failure_add(f, ERROR_VALIDATION_FAILED, full_name(inside, key, name), "no such field",
+                        fields_describe(v, actual, sizeof actual));
     }
+}
+
+/* `root` NULL: the object is absent, and its fields take their presets. */
+static bool parse(const struct field *table, const json_t *root, const struct fields_rules *rules, const char *inside,
+                  void *out, struct failure *f)
+{
+    int n_before = f->n_violations;
+    char name[NAME_BYTES];
+    for (const struct field *field = table; field->name; field++) {
+        struct value *value = (struct value *)((char *)out + field->offset);
+        const struct context c = {field, rules, inside, out, f};
+        const json_t *v = json_object_get(root, field->name);
+        if (v && json_is_null(v) && !rules->strict)
+            v = NULL;
+        *value = (struct value){.f = field->preset, .i = (int64_t)field->preset, .json = v};
+        value->truth = field->type == FIELD_BOOL && field->preset != 0;
+        if (v)
+            value->set = check(&c, v, value);
+        else if (field->required && root)
+            failure_add(f, ERROR_VALIDATION_FAILED, full_name(inside, field->name, name), "a value", "nothing");
+        else if (field->type == FIELD_OBJECT)
+            parse(field->fields, NULL, rules, field->name, out, f);
+    }
+    if (rules->strict && root)
+        check_unknown(table, root, inside, f);
+    return f->n_violations == n_before;
 }
 
 bool fields_parse(const struct field *table, const json_t *root, const struct fields_rules *rules, void *out,
                   struct failure *f)
 {
-    int n_before = f->n_violations;
-    for (const struct field *field = table; field->name; field++) {
-        struct value *value = (struct value *)((char *)out + field->offset);
-        const struct context c = {field, rules, f};
-        const json_t *v = json_object_get(root, field->name);
-        if (v && json_is_null(v) && !rules->strict)
-            v = NULL;
-        *value = (struct value){.f = field->preset, .i = (int64_t)field->preset, .json = v};
-        if (v)
-            value->set = check(&c, v, value);
-        else if (field->required)
-            failure_add(f, ERROR_VALIDATION_FAILED, field->name, "a value", "nothing");
-    }
-    if (rules->strict)
-        check_unknown(table, root, f);
-    return f->n_violations == n_before;
+    return parse(table, root, rules, NULL, out, f);
 }
 
 const char *fields_rest_name(const struct field *table, const char *proto_name, char *out, size_t n_out)

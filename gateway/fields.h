@@ -16,7 +16,7 @@
 #define FIELDS_MAX_VALUES 65536 /* in a request, as commas and brackets tell */
 
 enum field_type {
-    FIELD_TEXT,   /* string; min..max characters */
+    FIELD_TEXT,   /* string; min..max characters, of the form `pattern` when there is one */
     FIELD_PROMPT, /* string; 1..the configured limit */
     FIELD_NAME,   /* string of A-Z a-z 0-9 _ -; at most max characters */
     FIELD_INT,    /* integer, min..max; 5.0 counts as 5 */
@@ -25,6 +25,8 @@ enum field_type {
     FIELD_CHOICE,        /* string, one of `choices`; its index is stored */
     FIELD_TEXTS,         /* array of at most max strings of 1..each characters */
     FIELD_TEXT_OR_TEXTS, /* the same, or one such string */
+    FIELD_WORDS,         /* string: words of `choices`, separated by commas; bit n of .i stands for word n */
+    FIELD_OBJECT,        /* object, checked by the table `fields`, whose values go to the same struct */
     FIELD_JSON,          /* anything; the handler looks at it */
     FIELD_REFUSED,       /* defined by the API, not offered here: refused unless it says "off" as `choices` do */
 };
@@ -33,7 +35,7 @@ enum field_type {
 struct value {
     bool set; /* it was there (and not null) */
     bool truth;
-    int64_t i; /* FIELD_INT, index of FIELD_CHOICE */
+    int64_t i; /* FIELD_INT, index of FIELD_CHOICE, set of FIELD_WORDS */
     double f;
     const char *text;
     const json_t *json;
@@ -44,11 +46,14 @@ struct field {
     enum field_type type;
     size_t offset; /* of the struct value in the endpoint's struct */
     double min, max;
-    double preset;       /* of numbers and of FIELD_CHOICE, when absent */
+    double preset;       /* of numbers, FIELD_BOOL (0 or 1) and FIELD_CHOICE, when absent */
     const char *choices; /* "auto|cpu|gpu" */
     const char *proto;   /* the proto field's name where it differs; what stands behind the last dot counts */
     int each;
     bool required;
+    const char *pattern; /* of FIELD_TEXT: a regular expression that POSIX (extended) and ECMA 262 read alike */
+    const char *form;    /* what the pattern asks for, in words */
+    const struct field *fields; /* of FIELD_OBJECT */
 };
 
 /* How a table is applied. */
@@ -59,7 +64,8 @@ struct fields_rules {
 
 /* Parses a body into a JSON object (new reference in *root): type, depth, size, duplicate keys, UTF-8. */
 bool fields_object(const char *body, size_t n_bytes, json_t **root, struct failure *f);
-/* Checks `root` against the table and fills the struct of `struct value`s at `out`, which is zeroed here by field. */
+/* Checks `root` against the table and fills the struct of `struct value`s at `out`, which is zeroed here by field. Fields of objects are
+ * named "object.field". */
 bool fields_parse(const struct field *table, const json_t *root, const struct fields_rules *rules, void *out,
                   struct failure *f);
 /* The name of the REST field for a proto field ("sampling.top_k" -> "top_k", "stop[2]" -> "stop_sequences"). Gives the

@@ -9,6 +9,7 @@
 #include "gateway/emit.h"
 #include "gateway/engine.h"
 #include "gateway/health_merge.h"
+#include "gateway/query.h"
 
 #include "version.h"
 
@@ -202,6 +203,8 @@ static bool ask_engines(struct health *h)
 static void ask(struct request *r, void (*answer)(struct request *, const Bitnet__V1__HealthResponse *))
 {
     struct health *h = r->g->health;
+    if (!query_empty(r))
+        return;
     bool fresh = h->last && clock_now_ns() - h->last_ns < FRESH_NS;
     if (fresh && count_serving(r->g->engine) == h->n_serving) {
         answer(r, h->last);
@@ -233,6 +236,8 @@ static void put_timestamp(struct buffer *b)
 void handle_live(struct request *r)
 {
     struct buffer b;
+    if (!query_empty(r))
+        return;
     buffer_init(&b, 256);
     emit_open(&b, '{');
     emit_key(&b, "status");
@@ -340,6 +345,10 @@ static void put_measured(struct buffer *b, const Bitnet__V1__HealthResponse *e)
     emit_fixed(b, e->cpu_utilization, 4);
     emit_key(b, "memory_usage_bytes");
     emit_uint(b, e->memory_bytes);
+    if (e->gpu_memory_bytes > 0) {
+        emit_key(b, "gpu_memory_usage_bytes");
+        emit_uint(b, e->gpu_memory_bytes);
+    }
     emit_key(b, "active_requests");
     emit_uint(b, e->active_requests);
     emit_key(b, "queue_depth");
@@ -355,6 +364,8 @@ static void put_measured(struct buffer *b, const Bitnet__V1__HealthResponse *e)
     emit_fixed(b, e->requests_per_second, 3);
     emit_key(b, "error_rate");
     emit_fixed(b, e->error_rate, 6);
+    emit_key(b, "sla_compliance");
+    emit_fixed(b, e->sla_compliance, 6);
     emit_close(b, '}');
 }
 

@@ -138,6 +138,8 @@ const struct http_request *http_request_of(const struct http_exchange *x);
 /* Value of a request header (lower-case name), or NULL. */
 const char *http_header(const struct http_request *r, const char *name);
 const char *http_method_name(enum http_method method);
+/* "Not Found" for 404; static. */
+const char *http_reason(int status);
 
 void http_set_user(struct http_exchange *x, void *user);
 void *http_user(const struct http_exchange *x);

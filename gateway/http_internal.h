@@ -107,7 +107,6 @@ bool http_host_valid(const char *host, size_t n_bytes);
 bool http_expects_continue(const struct http_request *r);
 
 enum http_method http_method_from_name(const char *name, size_t n_bytes);
-const char *http_reason(int status);
 void http_wake(struct http_conn *c);
 size_t http_max_head(const struct http_conn *c);
 

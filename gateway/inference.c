@@ -7,6 +7,7 @@
 #include "gateway/error.h"
 #include "gateway/job.h"
 #include "gateway/params.h"
+#include "gateway/query.h"
 #include "gateway/sse.h"
 
 #include <math.h>
@@ -248,6 +249,10 @@ static void stream_error(struct job *j, const struct failure *f)
     emit_text(&j->out, f->error.message);
     emit_key(&j->out, "details");
     emit_open(&j->out, '{');
+    if (f->device[0] != '\0') {
+        emit_key(&j->out, "device");
+        emit_text(&j->out, f->device);
+    }
     emit_key(&j->out, "error_type");
     emit_text(&j->out, error_info(f->error.code)->openai_type);
     emit_close(&j->out, '}');
@@ -287,6 +292,8 @@ static void handle(struct request *r, bool stream)
     struct params p = {0};
     struct failure f;
     struct buffer packed;
+    if (!query_empty(r))
+        return;
     failure_init(&f);
     buffer_init(&packed, SIZE_MAX / 2);
     json_t *root = body_json(r, &f);

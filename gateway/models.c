@@ -1,19 +1,41 @@
 /* GET /v1/models, /v1/models/{id}, /v1/models/{id}/status: one answer that OpenAI's clients and ours read. */
+#include "gateway/models.h"
+
 #include "bitnet/v1/models.pb-c.h"
 #include "gateway/ask.h"
 #include "gateway/emit.h"
 #include "gateway/error.h"
+#include "gateway/query.h"
 
+#include <stddef.h>
 #include <string.h>
 
 #define TIMEOUT_MS 5000
 #define LIST "/bitnet.v1.ModelService/List"
+#define AT(member) .offset = offsetof(struct models_params, member)
+
+struct models_params {
+    struct value status, quantization_format, device;
+};
+
+/* The statuses stand in the order of ModelStatus, from 1. */
+const struct field models_fields[] = {
+    {"status", FIELD_WORDS, AT(status), .choices = "loading|active|failed|unloading"},
+    {"quantization_format", FIELD_CHOICE, AT(quantization_format), .choices = "i2s|tl1|tl2"},
+    {"device", FIELD_TEXT, AT(device), 1, 16, .pattern = "^(cpu|gpu|cuda:[0-9]+)$", .form = "cpu, gpu or cuda:N"},
+    {0},
+};
 
 static const char *const status_names[] = {NULL, "loading", "active", "failed", "unloading"};
 
 static const char *status_name(const Bitnet__V1__Model *m)
 {
     return (unsigned)m->status < 5 ? status_names[m->status] : NULL;
+}
+
+static bool is_gpu(const char *device)
+{
+    return strncmp(device, "cuda", 4) == 0;
 }
 
 static void put_openai(struct buffer *b, const Bitnet__V1__Model *m)
@@ -54,7 +76,7 @@ static void put_measured(struct buffer *b, const Bitnet__V1__Model *m)
     if (m->memory_bytes > 0) {
         emit_key(b, "resource_usage");
         emit_open(b, '{');
-        emit_key(b, "memory_usage_mb");
+        emit_key(b, is_gpu(m->device) ? "gpu_memory_usage_mb" : "memory_usage_mb");
         emit_fixed(b, (double)m->memory_bytes / 1048576.0, 2);
         emit_close(b, '}');
     }
@@ -93,49 +115,48 @@ static void put_ours(struct buffer *b, const Bitnet__V1__Model *m)
 
 /* ---- list ---- */
 
-/* Value of a query parameter up to '&', percent-encoding left as it is: no value that filters take needs it. */
-static bool query_value(const char *query, const char *name, const char **value, size_t *n)
+static bool device_fits(const struct value *wanted, const char *device)
 {
-    size_t n_name = strlen(name);
-    for (const char *p = query; *p; p += *n + (p[*n] == '&')) {
-        *n = strcspn(p, "&");
-        if (*n > n_name && p[n_name] == '=' && memcmp(p, name, n_name) == 0) {
-            *value = p + n_name + 1;
-            *n -= n_name + 1;
-            return true;
-        }
+    return !wanted->set || strcmp(wanted->text, device) == 0 || (strcmp(wanted->text, "gpu") == 0 && is_gpu(device));
+}
+
+static bool format_fits(const struct value *wanted, const char *format)
+{
+    static const char *const formats[] = {"i2s", "tl1", "tl2"};
+    return !wanted->set || strcmp(formats[wanted->i], format) == 0;
+}
+
+static bool fits(const struct models_params *p, const Bitnet__V1__Model *m)
+{
+    bool status = !p->status.set || (m->status > 0 && p->status.i >> (m->status - 1) & 1);
+    return status && format_fits(&p->quantization_format, m->quantization_format) && device_fits(&p->device, m->device);
+}
+
+/* Takes the models that are not asked for out of the list. */
+static void filter(const struct request *r, Bitnet__V1__ListModelsResponse *list)
+{
+    struct models_params p = {0};
+    struct failure f;
+    json_t *holder = NULL;
+    size_t n = 0;
+    failure_init(&f);
+    query_parse(r, models_fields, &p, &holder, &f); /* as it was when the question was asked */
+    for (size_t i = 0; i < list->n_models; i++) {
+        Bitnet__V1__Model *m = list->models[i];
+        if (fits(&p, m))
+            list->models[n++] = m;
+        else
+            bitnet__v1__model__free_unpacked(m, NULL);
     }
-    return false;
+    list->n_models = n;
+    json_decref(holder);
+    failure_fini(&f);
 }
 
-/* True when `text` is one of the comma-separated words of the parameter, or the parameter is absent. */
-static bool passes(const char *query, const char *name, const char *text)
+/* `whole`: with what only those who may read models see. */
+static void put_list(struct buffer *b, const Bitnet__V1__ListModelsResponse *list, bool whole)
 {
-    const char *value;
-    size_t n;
-    if (!query_value(query, name, &value, &n))
-        return true;
-    for (const char *end = value + n; text && value < end;) {
-        size_t n_word = 0;
-        while (value + n_word < end && value[n_word] != ',')
-            n_word++;
-        if (n_word == strlen(text) && memcmp(value, text, n_word) == 0)
-            return true;
-        value += n_word + 1;
-    }
-    return false;
-}
-
-static bool passes_all(const struct request *r, const Bitnet__V1__Model *m)
-{
-    const char *query = r->http->query;
-    return passes(query, "status", status_name(m)) && passes(query, "quantization_format", m->quantization_format) &&
-           passes(query, "device", m->device);
-}
-
-static void put_list(struct request *r, struct buffer *b, const Bitnet__V1__ListModelsResponse *list)
-{
-    uint64_t n_total = 0, n_active = 0;
+    uint64_t n_active = 0;
     emit_open(b, '{');
     emit_key(b, "object");
     emit_text(b, "list");
@@ -143,32 +164,28 @@ static void put_list(struct request *r, struct buffer *b, const Bitnet__V1__List
     emit_open(b, '[');
     for (size_t i = 0; i < list->n_models; i++) {
         const Bitnet__V1__Model *m = list->models[i];
-        if (!passes_all(r, m))
-            continue;
-        n_total++;
         n_active += m->status == BITNET__V1__MODEL_STATUS__MODEL_STATUS_ACTIVE;
         emit_open(b, '{');
         put_openai(b, m);
         emit_close(b, '}');
     }
     emit_close(b, ']');
-    if (r->access.restricted) {
+    if (!whole) {
         emit_close(b, '}');
         return;
     }
     emit_key(b, "models");
     emit_open(b, '[');
-    for (size_t i = 0; i < list->n_models; i++)
-        if (passes_all(r, list->models[i])) {
-            emit_open(b, '{');
-            emit_key(b, "id");
-            emit_text(b, list->models[i]->id);
-            put_ours(b, list->models[i]);
-            emit_close(b, '}');
-        }
+    for (size_t i = 0; i < list->n_models; i++) {
+        emit_open(b, '{');
+        emit_key(b, "id");
+        emit_text(b, list->models[i]->id);
+        put_ours(b, list->models[i]);
+        emit_close(b, '}');
+    }
     emit_close(b, ']');
     emit_key(b, "total_count");
-    emit_uint(b, n_total);
+    emit_uint(b, list->n_models);
     emit_key(b, "active_count");
     emit_uint(b, n_active);
     emit_close(b, '}');
@@ -183,8 +200,10 @@ static void answer(struct request *r, const void *data, size_t n_bytes)
     }
     struct buffer body;
     buffer_init(&body, 16 << 20);
-    if (r->param[0] == '\0')
-        put_list(r, &body, list);
+    if (r->param[0] == '\0') {
+        filter(r, list);
+        put_list(&body, list, !r->access.restricted);
+    }
     for (size_t i = 0; r->param[0] != '\0' && body.n_bytes == 0 && i < list->n_models; i++)
         if (strcmp(list->models[i]->id, r->param) == 0) {
             emit_open(&body, '{');
@@ -203,16 +222,26 @@ static void answer(struct request *r, const void *data, size_t n_bytes)
 
 void handle_models(struct request *r)
 {
+    struct models_params p = {0};
+    struct failure f;
+    json_t *holder = NULL;
     r->param[0] = '\0';
-    ask_engine(r, LIST, "", 0, TIMEOUT_MS, answer);
+    failure_init(&f);
+    if (query_parse(r, models_fields, &p, &holder, &f))
+        ask_engine(r, LIST, "", 0, TIMEOUT_MS, answer);
+    else
+        error_respond(r, &f);
+    json_decref(holder);
+    failure_fini(&f);
 }
 
 void handle_model(struct request *r)
 {
-    ask_engine(r, LIST, "", 0, TIMEOUT_MS, answer);
+    if (query_empty(r))
+        ask_engine(r, LIST, "", 0, TIMEOUT_MS, answer);
 }
 
 void handle_model_status(struct request *r)
 {
-    ask_engine(r, LIST, "", 0, TIMEOUT_MS, answer);
+    handle_model(r);
 }

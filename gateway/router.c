@@ -20,23 +20,31 @@ static const struct route routes[] = {
     {HTTP_METHOD_POST, "/v1/completions", handle_completions, ROUTE_MAIN, LIMIT_INFERENCE, ACCESS_CLIENT},
     {HTTP_METHOD_POST, "/v1/embeddings", handle_embeddings, ROUTE_MAIN, LIMIT_INFERENCE, ACCESS_CLIENT},
     {HTTP_METHOD_GET, "/v1/models", handle_models, ROUTE_MAIN, LIMIT_STATS, ACCESS_MODEL_LIST},
-    {HTTP_METHOD_POST, "/v1/models/load", handle_not_implemented, ROUTE_MAIN, LIMIT_MODELS, ACCESS_MODEL_WRITE},
-    {HTTP_METHOD_POST, "/v1/models/swap", handle_not_implemented, ROUTE_MAIN, LIMIT_MODELS, ACCESS_MODEL_MANAGE},
+    {HTTP_METHOD_POST, "/v1/models/load", handle_model_load, ROUTE_MAIN, LIMIT_MODELS, ACCESS_MODEL_WRITE},
+    {HTTP_METHOD_POST, "/v1/models/swap", handle_model_swap, ROUTE_MAIN, LIMIT_MODELS, ACCESS_MODEL_MANAGE},
     {HTTP_METHOD_GET, "/v1/models/{id}/status", handle_model_status, ROUTE_MAIN, LIMIT_STATS, ACCESS_MODEL_READ},
     {HTTP_METHOD_GET, "/v1/models/{id}", handle_model, ROUTE_MAIN, LIMIT_STATS, ACCESS_MODEL},
-    {HTTP_METHOD_DELETE, "/v1/models/{id}", handle_not_implemented, ROUTE_MAIN, LIMIT_MODELS, ACCESS_MODEL_MANAGE},
-    {HTTP_METHOD_GET, "/v1/devices", handle_not_implemented, ROUTE_MAIN, LIMIT_STATS, ACCESS_CLIENT},
-    {HTTP_METHOD_GET, "/v1/stats", handle_not_implemented, ROUTE_MAIN, LIMIT_STATS, ACCESS_CLIENT},
+    {HTTP_METHOD_DELETE, "/v1/models/{id}", handle_model_unload, ROUTE_MAIN, LIMIT_MODELS, ACCESS_MODEL_MANAGE},
+    {HTTP_METHOD_GET, "/v1/devices", handle_devices, ROUTE_MAIN, LIMIT_STATS, ACCESS_CLIENT},
+    {HTTP_METHOD_GET, "/v1/stats", handle_stats, ROUTE_MAIN, LIMIT_STATS, ACCESS_CLIENT},
     {HTTP_METHOD_POST, "/tokenize", handle_tokenize, ROUTE_MAIN, LIMIT_INFERENCE, ACCESS_CLIENT},
     {HTTP_METHOD_POST, "/detokenize", handle_detokenize, ROUTE_MAIN, LIMIT_INFERENCE, ACCESS_CLIENT},
     {HTTP_METHOD_GET, "/health", handle_health, ROUTE_MAIN | ROUTE_ADMIN, LIMIT_HEALTH, ACCESS_HEALTH},
     {HTTP_METHOD_GET, "/health/live", handle_live, ROUTE_MAIN | ROUTE_ADMIN, LIMIT_HEALTH, ACCESS_OPEN},
     {HTTP_METHOD_GET, "/health/ready", handle_ready, ROUTE_MAIN | ROUTE_ADMIN, LIMIT_HEALTH, ACCESS_OPEN},
     {HTTP_METHOD_GET, "/metrics", handle_metrics, ROUTE_ADMIN, LIMIT_HEALTH, ACCESS_OPEN},
+    {HTTP_METHOD_GET, "/openapi.yaml", handle_document, ROUTE_MAIN, LIMIT_HEALTH, ACCESS_OPEN},
+    {HTTP_METHOD_GET, "/openapi.json", handle_document, ROUTE_MAIN, LIMIT_HEALTH, ACCESS_OPEN},
 };
 
 #define LINGER_NS (2 * CLOCK_NS_PER_S) /* for a client to end a connection after us */
 #define N_ROUTES (sizeof routes / sizeof *routes)
+
+const struct route *router_routes(size_t *n)
+{
+    *n = N_ROUTES;
+    return routes;
+}
 
 static int hex(char c)
 {
@@ -223,12 +231,22 @@ void gateway_reject(void *gateway, struct http_exchange *x, int status, const ch
     failure_fini(&f);
 }
 
+#define TRACE_ID_BYTES 33
+
+/* The trace's id alone: the second part of traceparent. */
+static const char *trace_id(const struct request *r, char out[TRACE_ID_BYTES])
+{
+    snprintf(out, TRACE_ID_BYTES, "%s", r->traceparent + 3);
+    return out;
+}
+
 void gateway_finish(void *gateway, struct http_exchange *x, bool aborted)
 {
     struct gateway *g = gateway;
     struct request *r = http_user(x);
     if (!r)
         return;
+    char trace[TRACE_ID_BYTES];
     int status = aborted ? 499 : http_status_of(x);
     double seconds = (double)(clock_now_ns() - r->started_ns) / 1e9;
     if (!r->admin) {
@@ -242,7 +260,7 @@ void gateway_finish(void *gateway, struct http_exchange *x, bool aborted)
              LOG_INT("bytes", http_bytes_of(x)), LOG_INT("http", r->http->version), LOG_STR("peer", r->http->peer),
              LOG_STR("address", strcmp(r->access.address, r->http->peer) != 0 ? r->access.address : NULL),
              LOG_STR("client", r->access.client.id), LOG_STR("auth", client_kind_name(r->access.client.kind)),
-             LOG_STR("trace", r->traceparent[0] != '\0' ? r->traceparent : NULL),
+             LOG_STR("trace_id", r->traceparent[0] != '\0' ? trace_id(r, trace) : NULL),
              LOG_STR("error", r->failed != ERROR_NONE ? error_info(r->failed)->name : NULL));
     http_set_user(x, NULL);
     free(r);

@@ -10,5 +10,7 @@
  * `allow` then lists the methods that the path takes, "" when nothing is there. `param` gets what stands for {id}. */
 const struct route *router_find(const char *path, enum http_method method, unsigned where, char *param, size_t n_param,
                                 char allow[ROUTER_ALLOW_BYTES]);
+/* All routes, for who compares them with the API's description. */
+const struct route *router_routes(size_t *n);
 
 #endif

@@ -16,6 +16,7 @@ struct found {
     int64_t retry_after_ms;
     const struct field *table;
     struct failure violations;
+    char device[16];
 };
 
 static bool is_type(const Google__Protobuf__Any *any, const char *name)
@@ -29,6 +30,9 @@ static void read_error_info(const Google__Protobuf__Any *any, struct found *foun
     Google__Rpc__ErrorInfo *info = google__rpc__error_info__unpack(NULL, any->value.len, any->value.data);
     if (info)
         found->code = error_code_from_name(info->reason);
+    for (size_t i = 0; info && i < info->n_metadata; i++)
+        if (strcmp(info->metadata[i]->key, "device") == 0)
+            snprintf(found->device, sizeof found->device, "%s", info->metadata[i]->value);
     google__rpc__error_info__free_unpacked(info, NULL);
 }
 
@@ -107,5 +111,6 @@ void status_failure(const struct rpc_status *status, const struct field *table, 
     buffer_append(&f->violations, found.violations.violations.data ? found.violations.violations.data : "",
                   found.violations.violations.n_bytes);
     f->n_violations = found.violations.n_violations;
+    memcpy(f->device, found.device, sizeof f->device);
     failure_fini(&found.violations);
 }

@@ -157,7 +157,7 @@ static void start_detokenize(struct request *r, const struct tokenize_params *p)
 static void handle(struct request *r, const struct field *table, bool (*check)(const json_t *, struct failure *),
                    void (*start)(struct request *, const struct tokenize_params *))
 {
-    const struct fields_rules rules = {.strict = true, .max_prompt_chars = r->g->config->max_prompt_chars};
+    const struct fields_rules rules = {.strict = false, .max_prompt_chars = r->g->config->max_prompt_chars};
     struct tokenize_params p = {0};
     struct failure f;
     failure_init(&f);

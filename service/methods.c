@@ -14,6 +14,8 @@ static struct rpc_method table[] = {
     {.path = INFERENCE "Detokenize", .kind = RPC_UNARY, .on_message = tokens_detokenize},
     {.path = "/bitnet.v1.ModelService/List", .kind = RPC_UNARY, .on_message = models_list},
     {.path = "/bitnet.v1.AdminService/Health", .kind = RPC_UNARY, .on_message = admin_health},
+    {.path = "/bitnet.v1.AdminService/Devices", .kind = RPC_UNARY, .on_message = admin_devices},
+    {.path = "/bitnet.v1.AdminService/Stats", .kind = RPC_UNARY, .on_message = admin_stats},
     {.path = "/grpc.health.v1.Health/Check", .kind = RPC_UNARY, .on_message = health_check},
     {.path = "/grpc.health.v1.Health/Watch",
      .kind = RPC_SERVER_STREAM,

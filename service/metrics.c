@@ -3,6 +3,7 @@
  * shown that was not measured.
  */
 #include "base/clock.h"
+#include "service/history.h"
 #include "service/service.h"
 
 #include "version.h"
@@ -11,8 +12,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-
-#define WINDOW_SECONDS 300
+#include <sys/resource.h>
 
 static const double inference_buckets[] = {.01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 25, 60};
 static const double first_token_buckets[] = {.001, .005, .01, .02, .04, .06, .08, .1, .25, .5,
@@ -32,13 +32,6 @@ static const char *const refusals[] = {REFUSED_QUEUE_FULL, REFUSED_QUEUE_TOKENS,
                                        REFUSED_PRIORITY,   REFUSED_DEADLINE,     REFUSED_DRAINING,   REFUSED_DEVICE};
 #define N_REFUSALS (sizeof refusals / sizeof *refusals)
 
-/* Sums of the requests that ended in one second. */
-struct second {
-    int64_t at;
-    uint64_t n, n_failed;
-    double total_ms;
-};
-
 struct service_metrics {
     struct engine *engine;
     struct metrics *page;
@@ -46,14 +39,30 @@ struct service_metrics {
     struct metrics_series *finished[N_FINISHES], *errors[ERROR_N_CODES], *rejected[N_REFUSALS];
     struct metrics_series *running, *waiting, *active, *depth, *queue_tokens, *preempted, *prompt_tokens, *generated_tokens, *kv_usage, *kv_used,
         *kv_kept, *kv_free, *prefix_queries, *prefix_hits, *drafted, *draft_accepted, *cancelled, *deadline, *stalled, *device_failures, *breaker;
-    pthread_mutex_t lock; /* guards the window */
-    struct second seconds[WINDOW_SECONDS];
+    int64_t started_ns;
+    pthread_mutex_t lock; /* guards the history */
+    struct history history;
 };
+
+int64_t service_cpu_ns(void)
+{
+    struct rusage usage;
+    getrusage(RUSAGE_SELF, &usage);
+    return (usage.ru_utime.tv_sec + usage.ru_stime.tv_sec) * CLOCK_NS_PER_S +
+           (usage.ru_utime.tv_usec + usage.ru_stime.tv_usec) * 1000;
+}
+
+static void remember(struct service_metrics *m, const struct history_sums *what)
+{
+    pthread_mutex_lock(&m->lock);
+    history_add(&m->history, clock_now_ns(), what, service_cpu_ns);
+    pthread_mutex_unlock(&m->lock);
+}
 
 static void on_finish(void *user, const struct engine_observation *o)
 {
     struct service_metrics *m = user;
-    int64_t now = clock_now_ns() / CLOCK_NS_PER_S;
+    const struct history_sums sums = history_request(o);
     if (o->queue_s >= 0)
         metrics_observe(m->queue, o->queue_s);
     if (o->first_token_s >= 0)
@@ -62,22 +71,17 @@ static void on_finish(void *user, const struct engine_observation *o)
         metrics_observe(m->inference, o->total_s);
     if (o->finish > FINISH_NONE && (size_t)o->finish < N_FINISHES)
         metrics_inc(m->finished[o->finish], 1);
-    pthread_mutex_lock(&m->lock);
-    struct second *s = &m->seconds[now % WINDOW_SECONDS];
-    if (s->at != now)
-        *s = (struct second){.at = now};
-    s->n++;
-    s->n_failed += o->finish == FINISH_ERROR || o->finish == FINISH_DEADLINE;
-    s->total_ms += o->total_s > 0 ? o->total_s * 1e3 : 0;
-    pthread_mutex_unlock(&m->lock);
+    remember(m, &sums);
 }
 
 static void on_step(void *user, size_t n_rows, size_t n_sequences, double seconds)
 {
     struct service_metrics *m = user;
+    const struct history_sums sums = {.n_steps = 1, .n_step_sequences = n_sequences};
     (void)seconds;
     metrics_observe(m->batch, (double)n_sequences);
     metrics_observe(m->rows, (double)n_rows);
+    remember(m, &sums);
 }
 
 static void on_token_gap(void *user, double seconds)
@@ -228,6 +232,7 @@ struct service_metrics *service_metrics_open(struct engine *e)
     if (!m)
         return NULL;
     m->engine = e;
+    m->started_ns = clock_now_ns();
     m->page = metrics_open();
     if (!m->page) {
         free(m);
@@ -240,6 +245,7 @@ struct service_metrics *service_metrics_open(struct engine *e)
     add_gauges(m, model);
     metrics_add_process(m->page);
     metrics_on_collect(m->page, on_collect, m);
+    remember(m, &(struct history_sums){.n_fallbacks = model->fallback_reason != NULL});
     engine_observe(e, &(struct engine_observer){m, on_finish, on_step, on_token_gap});
     return m;
 }
@@ -267,28 +273,33 @@ void service_metrics_error(struct service_metrics *m, enum error_code code)
 void service_metrics_reject(struct service_metrics *m, const char *reason)
 {
     for (size_t i = 0; reason && i < N_REFUSALS; i++)
-        if (strcmp(reason, refusals[i]) == 0)
+        if (strcmp(reason, refusals[i]) == 0) {
             metrics_inc(m->rejected[i], 1);
+            remember(m, &(struct history_sums){.n_refused = 1});
+        }
+}
+
+struct history_window service_metrics_history(struct service_metrics *m, int64_t now_ns, int64_t seconds)
+{
+    pthread_mutex_lock(&m->lock);
+    struct history_window w = history_window(&m->history, now_ns, seconds);
+    pthread_mutex_unlock(&m->lock);
+    return w;
 }
 
 struct service_window service_metrics_window(struct service_metrics *m)
 {
-    struct service_window w = {0};
-    uint64_t n_failed = 0;
-    double total_ms = 0;
-    int64_t now = clock_now_ns() / CLOCK_NS_PER_S;
-    pthread_mutex_lock(&m->lock);
-    for (size_t i = 0; i < WINDOW_SECONDS; i++)
-        if (m->seconds[i].n && now - m->seconds[i].at < WINDOW_SECONDS) {
-            w.n += m->seconds[i].n;
-            n_failed += m->seconds[i].n_failed;
-            total_ms += m->seconds[i].total_ms;
-        }
-    pthread_mutex_unlock(&m->lock);
+    int64_t now_ns = clock_now_ns();
+    double up_s = (double)(now_ns - m->started_ns) / CLOCK_NS_PER_S;
+    const struct history_window h = service_metrics_history(m, now_ns, HISTORY_SECONDS);
+    const struct history_sums *s = &h.sums;
+    struct service_window w = {.n = s->n_ended + s->n_refused};
+    if (s->n_ended)
+        w.mean_ms = s->total_ms / (double)s->n_ended;
     if (w.n) {
-        w.mean_ms = total_ms / (double)w.n;
-        w.per_second = (double)w.n / WINDOW_SECONDS;
-        w.error_rate = (double)n_failed / (double)w.n;
+        w.per_second = (double)w.n / (up_s < 1 ? 1 : up_s < HISTORY_SECONDS ? up_s : HISTORY_SECONDS);
+        w.error_rate = (double)(s->n_failed + s->n_refused) / (double)w.n;
+        w.in_time = (double)s->n_in_time / (double)w.n;
     }
     return w;
 }

@@ -9,7 +9,6 @@
 #include <ctype.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/resource.h>
 #include <unistd.h>
 
 #define STALLED_NS (10 * CLOCK_NS_PER_S) /* an idle loop turns every second */
@@ -102,10 +101,7 @@ static uint64_t resident_bytes(void)
 static double cpu_utilization(const struct service *s)
 {
     static _Atomic int64_t last_wall_ns, last_cpu_ns;
-    struct rusage usage;
-    getrusage(RUSAGE_SELF, &usage);
-    int64_t cpu_ns = (usage.ru_utime.tv_sec + usage.ru_stime.tv_sec) * CLOCK_NS_PER_S +
-                     (usage.ru_utime.tv_usec + usage.ru_stime.tv_usec) * 1000;
+    int64_t cpu_ns = service_cpu_ns();
     int64_t wall_ns = clock_now_ns(), old_wall = atomic_exchange(&last_wall_ns, wall_ns),
             old_cpu = atomic_exchange(&last_cpu_ns, cpu_ns);
     double elapsed = (double)(wall_ns - (old_wall ? old_wall : s->started_ns)),
@@ -125,6 +121,7 @@ static void component(Bitnet__V1__Component *c, const char *name, bool healthy, 
 
 static void fill_figures(struct service *s, Bitnet__V1__HealthResponse *r)
 {
+    const struct engine_model *m = engine_model(s->engine);
     struct engine_stats stats;
     struct service_window window = service_metrics_window(s->metrics);
     engine_stats(s->engine, &stats);
@@ -135,12 +132,15 @@ static void fill_figures(struct service *s, Bitnet__V1__HealthResponse *r)
     r->features = (char *)(uintptr_t)BITNET_FEATURES;
     r->cpu_utilization = cpu_utilization(s);
     r->memory_bytes = resident_bytes();
+    if (strncmp(m->device, "cuda", 4) == 0)
+        r->gpu_memory_bytes = m->weight_bytes + m->kv_bytes + m->scratch_bytes;
     r->active_requests = stats.n_running;
     r->queue_depth = stats.n_waiting;
     r->avg_response_time_ms = window.mean_ms;
     r->requests_per_second = window.per_second;
     r->error_rate = window.error_rate;
     r->window_requests = window.n;
+    r->sla_compliance = window.in_time;
 }
 
 void admin_health(void *service, struct rpc_call *call, const void *data, size_t n_bytes)

@@ -24,6 +24,7 @@ struct service_config {
 };
 
 struct service_metrics;
+struct history_window;
 struct health;
 struct formats;
 struct reflection;
@@ -59,8 +60,8 @@ bool message_send(struct rpc_call *call, const ProtobufCMessage *message);
 /* Ends a call with an error: status, ErrorInfo with the code's name (and as metadata "cause" the error's reason), BadRequest when a field
  * is at fault, RetryInfo when a retry may help. */
 void status_fail(struct service *s, struct rpc_call *call, const struct error *err);
-/* The gRPC status of an error; packs google.rpc.Status into `details`. */
-int status_pack(const struct error *err, bool draining, struct buffer *details);
+/* The gRPC status of an error; packs google.rpc.Status into `details`. `device`, where it is not NULL, stands in ErrorInfo's metadata. */
+int status_pack(const struct error *err, bool draining, const char *device, struct buffer *details);
 
 /* ---- RPC families: handlers for the table in methods.c ---- */
 
@@ -74,6 +75,8 @@ void tokens_tokenize(void *service, struct rpc_call *call, const void *data, siz
 void tokens_detokenize(void *service, struct rpc_call *call, const void *data, size_t n_bytes);
 void models_list(void *service, struct rpc_call *call, const void *data, size_t n_bytes);
 void admin_health(void *service, struct rpc_call *call, const void *data, size_t n_bytes);
+void admin_devices(void *service, struct rpc_call *call, const void *data, size_t n_bytes);
+void admin_stats(void *service, struct rpc_call *call, const void *data, size_t n_bytes);
 
 /* True when `name` is "" or names the served model, in any spelling of the characters that ids may not have; else MODEL_NOT_FOUND. */
 bool models_match(const struct service *s, const char *name, struct error *err);
@@ -117,12 +120,17 @@ struct metrics *service_metrics_page(struct service_metrics *m);
 void service_metrics_error(struct service_metrics *m, enum error_code code);
 /* Counts a request that was not admitted, by REFUSED_..; other reasons, and NULL, are no refusals. */
 void service_metrics_reject(struct service_metrics *m, const char *reason);
-/* Figures of the last five minutes; zeros with n = 0. */
+/* Figures of the last five minutes, of requests that ended and of those that were not admitted; zeros with n = 0. */
 struct service_window {
     uint64_t n;
     double mean_ms, per_second, error_rate;
+    double in_time; /* share that ended well, within 2 s for each 100 tokens begun */
 };
 struct service_window service_metrics_window(struct service_metrics *m);
+/* A longer time; any thread. See history.h. */
+struct history_window service_metrics_history(struct service_metrics *m, int64_t now_ns, int64_t seconds);
+/* CPU time that the process has used. Any thread. */
+int64_t service_cpu_ns(void);
 
 /* ---- admin HTTP (admin_http.c) ---- */
 

@@ -31,7 +31,18 @@ static void detail_set(struct detail *d, const ProtobufCMessage *message)
     d->any.type_url = d->url;
 }
 
-int status_pack(const struct error *err, bool draining, struct buffer *out)
+/* `value` NULL adds nothing. */
+static void metadata_add(Google__Rpc__ErrorInfo *info, const char *key, const char *value)
+{
+    if (!value)
+        return;
+    Google__Rpc__ErrorInfo__MetadataEntry *entry = info->metadata[info->n_metadata++];
+    google__rpc__error_info__metadata_entry__init(entry);
+    entry->key = (char *)(uintptr_t)key;
+    entry->value = (char *)(uintptr_t)value;
+}
+
+int status_pack(const struct error *err, bool draining, const char *device, struct buffer *out)
 {
     const struct error_info *info = error_info(err->code);
     /* A full queue is the server's limit, not its absence; a drain is. */
@@ -44,13 +55,10 @@ int status_pack(const struct error *err, bool draining, struct buffer *out)
     Google__Rpc__ErrorInfo reason = GOOGLE__RPC__ERROR_INFO__INIT;
     reason.reason = (char *)(uintptr_t)info->name;
     reason.domain = (char *)(uintptr_t)DOMAIN_NAME;
-    Google__Rpc__ErrorInfo__MetadataEntry cause = GOOGLE__RPC__ERROR_INFO__METADATA_ENTRY__INIT, *causes[] = {&cause};
-    if (err->reason) {
-        cause.key = (char *)(uintptr_t) "cause";
-        cause.value = (char *)(uintptr_t)err->reason;
-        reason.n_metadata = 1;
-        reason.metadata = causes;
-    }
+    Google__Rpc__ErrorInfo__MetadataEntry entries[2], *metadata[] = {&entries[0], &entries[1]};
+    reason.metadata = metadata;
+    metadata_add(&reason, "cause", err->reason);
+    metadata_add(&reason, "device", device);
     detail_set(&details[n++], &reason.base);
     Google__Rpc__BadRequest__FieldViolation violation = GOOGLE__RPC__BAD_REQUEST__FIELD_VIOLATION__INIT,
                                             *violations[] = {&violation};
@@ -91,7 +99,8 @@ void status_fail(struct service *s, struct rpc_call *call, const struct error *e
     char message[sizeof err->message + sizeof err->param + 2];
     bool named = !err->param[0] || strstr(err->message, err->param); /* the message alone must say what is meant */
     snprintf(message, sizeof message, "%s%s%s", named ? "" : err->param, named ? "" : ": ", err->message);
-    struct rpc_status status = {.code = status_pack(err, atomic_load(&s->draining), &details), .message = message};
+    const char *device = s->engine ? engine_model(s->engine)->device : NULL;
+    struct rpc_status status = {.code = status_pack(err, atomic_load(&s->draining), device, &details), .message = message};
     status.details = details.data;
     status.details_n_bytes = details.n_bytes;
     rpc_call_finish(call, &status, NULL, 0);

@@ -42,6 +42,7 @@ check_includes() {
         if (header ~ /^(immintrin|x86intrin|[a-z]mmintrin|cpuid)\.h$/) return "^kernels/x86/"
         if (header ~ /^(arm_neon|arm_sve|arm_acle)\.h$/) return "^kernels/arm/"
         if (header ~ /^(cuda|cublas|cooperative_groups|mma)/) return "^kernels/cuda/"
+        if (header == "yaml.h") return "^tools/host/"
         if (header ~ /^(event2\/|jansson\.h|openssl\/|protobuf-c\/|rhonabwy\.h)/) return "^(rpc|service|gateway|tools/load|tests)"
         return "."
     }

@@ -5,7 +5,7 @@ set -u
 cd "$(dirname "$0")/.." || exit 1
 
 packages="gcc libc6-dev make pkg-config git libgrpc-dev libprotobuf-c-dev protobuf-c-compiler protobuf-compiler
-libprotobuf-dev libnghttp2-dev node-llhttp libevent-dev libssl-dev zlib1g-dev libjansson-dev librhonabwy-dev libpcre2-dev libnuma-dev
+libprotobuf-dev libnghttp2-dev node-llhttp libevent-dev libssl-dev zlib1g-dev libjansson-dev librhonabwy-dev libpcre2-dev libnuma-dev libyaml-dev
 curl jq"
 
 if [ "${1:-}" = test ]; then

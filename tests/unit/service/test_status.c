@@ -12,7 +12,7 @@ static Google__Rpc__Status *pack(const struct error *err, bool draining, int *co
 {
     struct buffer details;
     buffer_init(&details, 65536);
-    *code = status_pack(err, draining, &details);
+    *code = status_pack(err, draining, "cuda:0", &details);
     ck_assert(!details.failed);
     Google__Rpc__Status *s = google__rpc__status__unpack(NULL, details.n_bytes, (const uint8_t *)details.data);
     ck_assert_ptr_nonnull(s);
@@ -99,9 +99,11 @@ START_TEST(refusal_names_its_cause)
     Google__Rpc__ErrorInfo *info = google__rpc__error_info__unpack(NULL, v->len, v->data);
     ck_assert_int_eq(code, 8);
     ck_assert_str_eq(info->reason, "SERVICE_UNAVAILABLE");
-    ck_assert_uint_eq(info->n_metadata, 1);
+    ck_assert_uint_eq(info->n_metadata, 2);
     ck_assert_str_eq(info->metadata[0]->key, "cause");
     ck_assert_str_eq(info->metadata[0]->value, "queue_tokens");
+    ck_assert_str_eq(info->metadata[1]->key, "device");
+    ck_assert_str_eq(info->metadata[1]->value, "cuda:0");
     google__rpc__error_info__free_unpacked(info, NULL);
     google__rpc__status__free_unpacked(s, NULL);
     err.reason = REFUSED_DRAINING;
