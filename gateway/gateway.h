@@ -26,6 +26,7 @@ struct gateway_config {
     const char *engine, *listen, *admin_listen, *log_level, *log_format, *rate_limits;
     int64_t max_body_bytes, max_prompt_chars, request_timeout_ms, max_connections, drain_timeout_ms;
     bool metrics_on_main;
+    const char *playground; /* "on" or "off" */
 };
 
 struct gateway {
@@ -106,5 +107,6 @@ void handle_live(struct request *r);
 void handle_ready(struct request *r);
 void handle_metrics(struct request *r);
 void handle_not_implemented(struct request *r);
+void handle_asset(struct request *r);
 
 #endif

@@ -17,6 +17,8 @@ static const struct option_def defs[] = {
      .help = "Addresses for metrics and health; empty for none."},
     {"metrics-on-main", OPTION_BOOL, AT(metrics_on_main), .default_value = "false",
      .help = "Answers /metrics on the clients' addresses too."},
+    {"playground", OPTION_CHOICE, AT(playground), .default_value = "on", .choices = "on|off",
+     .help = "Serves a page to try the models with at / of the clients' addresses; off answers 404 there."},
     {"rate-limits", OPTION_CHOICE, AT(rate_limits), .default_value = "off", .choices = "off",
      .help = "Limits of requests per client; off is the only choice so far."},
     {"max-body-size", OPTION_SIZE, AT(max_body_bytes), .default_value = "1M", .min = 1024, .max = 1 << 30,

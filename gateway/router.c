@@ -33,6 +33,10 @@ static const struct route routes[] = {
     {HTTP_METHOD_GET, "/health/live", handle_live, ROUTE_MAIN | ROUTE_ADMIN},
     {HTTP_METHOD_GET, "/health/ready", handle_ready, ROUTE_MAIN | ROUTE_ADMIN},
     {HTTP_METHOD_GET, "/metrics", handle_metrics, ROUTE_ADMIN},
+    {HTTP_METHOD_GET, "/", handle_asset, ROUTE_MAIN},
+    {HTTP_METHOD_GET, "/assets/{id}", handle_asset, ROUTE_MAIN},
+    {HTTP_METHOD_GET, "/favicon.ico", handle_asset, ROUTE_MAIN},
+    {HTTP_METHOD_GET, "/robots.txt", handle_asset, ROUTE_MAIN},
 };
 
 #define N_ROUTES (sizeof routes / sizeof *routes)
