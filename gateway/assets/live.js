@@ -2,7 +2,7 @@
 // server does not give is not shown; a sample that did not come is a gap.
 import { ask, headers } from './stream.js';
 
-const PERIOD_MS = 2000, SAMPLES = 60, WIDTH = 118, HEIGHT = 32;
+const PERIOD_MS = 2000, WINDOW_MS = 120000, GAP_MS = 3 * PERIOD_MS, WIDTH = 120, HEIGHT = 32;
 const SVG = 'http://www.w3.org/2000/svg';
 
 const whole = (v) => String(Math.round(v));
@@ -25,13 +25,14 @@ class Plot {
 
   // One sample: a number for each line, undefined where there is none.
   push(values) {
+    const now = performance.now();
     values.forEach((value, i) => {
-      const line = (this.lines[i] ??= { samples: Array(SAMPLES).fill(undefined), area: this.path(`area line${i}`), path: this.path(`line line${i}`) });
-      line.samples.push(value);
-      line.samples.shift();
+      const line = (this.lines[i] ??= { samples: [], area: this.path(`area line${i}`), path: this.path(`line line${i}`) });
+      line.samples = line.samples.filter(({ at }) => now - at <= WINDOW_MS);
+      if (value !== undefined) line.samples.push({ at: now, value });
     });
-    if (values.some((v) => v !== undefined)) this.figure.hidden = false;
-    if (!this.figure.hidden) this.draw(values);
+    if (values.some((value) => value !== undefined)) this.figure.hidden = false;
+    if (!this.figure.hidden) this.draw(values, now);
   }
 
   path(name) {
@@ -41,21 +42,24 @@ class Plot {
     return path;
   }
 
-  draw(values) {
-    const highest = Math.max(this.least, ...this.lines.flatMap((line) => line.samples.filter((v) => v !== undefined)));
+  draw(values, now) {
+    const highest = Math.max(this.least, ...this.lines.flatMap((line) => line.samples.map(({ value }) => value)));
     for (const { samples, area, path } of this.lines) {
-      let line = '', fill = '', from = null;
-      samples.forEach((v, i) => {
-        if (v === undefined) return;
-        const x = (i * WIDTH) / (SAMPLES - 1), y = HEIGHT - 1 - (v / highest) * (HEIGHT - 3);
-        const begins = samples[i - 1] === undefined, ends = i + 1 === SAMPLES || samples[i + 1] === undefined;
-        if (begins) from = x;
-        line += `${begins ? 'M' : 'L'}${x.toFixed(1)} ${y.toFixed(1)}`;
-        fill += `${begins ? `M${x.toFixed(1)} ${HEIGHT}L` : 'L'}${x.toFixed(1)} ${y.toFixed(1)}`;
-        if (ends) fill += `L${x.toFixed(1)} ${HEIGHT}L${from.toFixed(1)} ${HEIGHT}Z`;
-      });
+      let line = '', fill = '', last = null;
+      for (const { at, value } of samples) {
+        const x = (WIDTH * (1 - (now - at) / WINDOW_MS)).toFixed(1), y = (HEIGHT - 1 - (value / highest) * (HEIGHT - 3)).toFixed(1);
+        if (!last || at - last.at > GAP_MS) {
+          if (last) fill += `V${HEIGHT}Z`;
+          line += `M${x} ${y}h0`;
+          fill += `M${x} ${HEIGHT}V${y}`;
+        } else {
+          line += `L${x} ${y}`;
+          fill += `L${x} ${y}`;
+        }
+        last = { at };
+      }
       path.setAttribute('d', line);
-      area.setAttribute('d', fill);
+      area.setAttribute('d', last ? `${fill}V${HEIGHT}Z` : '');
     }
     const texts = values.map((v, i) => (v === undefined ? '–' : this.format(v)) + (this.names[i] ? ` ${this.names[i]}` : ''));
     this.now.replaceChildren(...texts.map((text, i) => Object.assign(document.createElement('span'), { textContent: text, className: `of${i}` })));

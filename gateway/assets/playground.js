@@ -24,6 +24,7 @@ const model = () => $('model').value;
 let key = '';
 try { key = sessionStorage.getItem('key') ?? ''; } catch { /* memory only, then */ }
 let turns = [], running = null, retry = null; // running: the turn being answered; retry: what waits for a key
+let listed = false; // the models are known, or wait for a key
 
 const settings = new Settings($('controls'));
 const live = new Live($('plots'), $('facts-live'), { key: () => key, onHealth: showHealth });
@@ -75,10 +76,10 @@ async function run(turn) {
 const act = {
   again: (turn) => run(turn),
   edit(turn, text) {
-    if (running || !text.trim()) return;
+    if (running || !text.trim()) return false;
     turn.prompt = text;
-    turn.showPrompt();
     run(turn);
+    return true;
   },
   code: (turn) => showCode(turn.mode, turn.body),
 };
@@ -112,6 +113,7 @@ const toEnd = () => ($('scroll').scrollTop = $('scroll').scrollHeight);
 /* ---- what is shown ---- */
 
 function showState() {
+  document.body.classList.toggle('busy', Boolean(running));
   $('send').textContent = running ? 'Stop' : 'Send';
   $('send').classList.toggle('stop', Boolean(running));
   $('empty').hidden = turns.length > 0;
@@ -142,7 +144,8 @@ function showHealth(health, status) {
   $('health-text').textContent = health ? state : status ? `health is ${status}` : 'no connection';
   $('health').title = broken?.[1].message ?? (health ? `bitnetd ${health.version ?? ''}` : '');
   if (was !== state && was !== 'unknown' && state !== 'healthy') say(`The server is ${$('health-text').textContent}. ${$('health').title}`);
-  if (state === 'healthy' && was !== 'healthy') loadModels();
+  if (state === 'offline' || state === 'unhealthy') listed = false;
+  else if (!listed) loadModels();
 }
 
 const count = (n) => (n >= 1e9 ? `${(n / 1e9).toFixed(1)} billion` : `${(n / 1e6).toFixed(1)} million`);
@@ -156,6 +159,7 @@ function factsOf(m) {
 async function loadModels() {
   const response = await ask('/v1/models', { headers: headers(key) }).catch(() => null);
   if (!response) return;
+  listed = response.ok || response.status === 401;
   if (!response.ok) {
     const error = await errorOf(response);
     $('facts').textContent = error.message;

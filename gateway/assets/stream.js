@@ -97,8 +97,10 @@ export async function generate(mode, body, { key, signal, onText, figures }) {
     if (!response.ok) throw await errorOf(response);
     figures.requestId = response.headers.get('x-request-id');
     for await (const data of eventsOf(response.body)) {
-      if (data === '[DONE]') figures.whole = true;
-      if (data === '[DONE]') continue;
+      if (data === '[DONE]') {
+        figures.whole = true;
+        continue;
+      }
       const event = JSON.parse(data), fault = event.error ?? (event.type === 'error' ? event : null);
       if (fault) throw new ApiError(fault.message, { code: fault.code, requestId: fault.request_id ?? figures.requestId });
       const text = read(mode, event, figures);

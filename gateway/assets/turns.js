@@ -57,7 +57,7 @@ export function figuresOf(f, stopped) {
 }
 
 export class Turn {
-  // `act` has what the buttons do: again(turn), edit(turn, text), code(turn).
+  // `act` has what the buttons do: again(turn), code(turn), and edit(turn, text), which is false when it cannot be sent now.
   constructor(mode, prompt, act) {
     Object.assign(this, { mode, prompt, act, answer: '', error: null, stopped: false });
     this.asked = make('div', { className: 'asked' });
@@ -70,16 +70,16 @@ export class Turn {
 
   showPrompt() {
     const text = make('p', { textContent: this.prompt });
-    const actions = make('div', { className: 'actions' }, button('Edit', () => this.editPrompt()));
+    const actions = make('div', { className: 'actions' }, button('Edit', () => this.editPrompt(), { className: 'quiet asks' }));
     this.asked.replaceChildren(make('h3', { className: 'unseen', textContent: this.mode === 'chat' ? 'You' : 'Prompt' }), text, actions);
   }
 
   editPrompt() {
     const field = make('textarea', { value: this.prompt, ariaLabel: 'Edit the prompt' });
     const done = (run) => {
+      if (run && !this.act.edit(this, field.value)) return;
       this.showPrompt();
-      if (run) this.act.edit(this, field.value);
-      else this.asked.querySelector('button').focus();
+      this.asked.querySelector('button').focus();
     };
     field.addEventListener('input', () => grow(field));
     field.addEventListener('keydown', (event) => {
@@ -118,7 +118,7 @@ export class Turn {
     this.text.ariaBusy = 'false';
     const figures = figuresOf(this.figures, this.stopped).map(([text, title]) => make('span', { textContent: text, title }));
     const actions = make('div', { className: 'actions' }, ...(this.answer ? [copyButton(() => this.answer)] : []),
-                         button(this.error ? 'Try again' : 'Regenerate', () => this.act.again(this)), button('Code', () => this.act.code(this)));
+                         button(this.error ? 'Try again' : 'Regenerate', () => this.act.again(this), { className: 'quiet asks' }), button('Code', () => this.act.code(this)));
     this.text.hidden = !this.answer;
     this.foot.replaceChildren(...(this.error ? [this.fault()] : []), make('p', { className: 'figures' }, ...figures), actions);
   }

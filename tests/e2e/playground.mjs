@@ -195,7 +195,7 @@ await test('playground: the live figures follow the engine', async () => {
   await shown('Tokens a second', '^[1-9]');
   await shown('Requests', '^1 running');
   await shown('KV cache', '^(0\\.[1-9]|[1-9])');
-  assert.match(await page.locator('#plots path.line').first().getAttribute('d'), /^M[\d.]+ [\d.]+(L[\d.]+ [\d.]+)+$/);
+  assert.match(await page.locator('#plots path.line').first().getAttribute('d'), /^M[\d.]+ [\d.]+h0(L[\d.]+ [\d.]+)+$/);
   assert.match(await page.locator('#plots svg').first().getAttribute('aria-label'), /Tokens a second: now .*; highest/);
   await page.keyboard.press('Escape');
   await ended(page);
