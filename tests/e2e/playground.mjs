@@ -1,6 +1,6 @@
 // The playground in a browser: what a new user does with it, by pointer and by keyboard, and what goes wrong meanwhile.
 // The null model is the engine of most cases: it is as slow as it is told to be and ends at max_tokens only.
-// timeout: 240
+// timeout: 400
 import assert from 'node:assert/strict';
 import { execFile } from 'node:child_process';
 import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
@@ -240,6 +240,7 @@ await test('playground: all of it by keyboard', async () => {
   assert.equal(await page.evaluate(() => getComputedStyle(document.querySelector('.running .text p'), '::after').animationName), 'none');
   await page.keyboard.press('Escape');
   await ended(page);
+  assert.match(await page.locator('.figures').innerText(), /stopped/);
   await page.locator('#show-code').focus();
   const outline = await page.evaluate(() => getComputedStyle(document.activeElement).outlineStyle);
   assert.equal(outline, 'solid', 'focus is seen');
