@@ -6,7 +6,7 @@ import { ApiError, ask, buildBody, endpoints, errorOf, generate, headers } from 
 import { Turn, button, copyButton, grow } from './turns.js';
 
 const $ = (id) => document.getElementById(id);
-const WIDE = matchMedia('(min-width: 68rem)'), DARK = matchMedia('(prefers-color-scheme: dark)');
+const WIDE = matchMedia('(min-width: 68rem)'), DARK = matchMedia('(prefers-color-scheme: dark)'), FINE = matchMedia('(pointer: fine)');
 
 const EXAMPLES = {
   tales: {
@@ -53,6 +53,8 @@ async function run(turn) {
   turn.begin();
   turn.controller = new AbortController();
   showState();
+  // The button that asked for this is gone, and the focus with it.
+  if (document.activeElement === document.body && FINE.matches) $('prompt').focus({ preventScroll: true });
   say('Answering');
   try {
     await generate(turn.mode, turn.body, { key, signal: turn.controller.signal, figures: turn.figures, onText: (text) => {
@@ -113,7 +115,7 @@ const toEnd = () => ($('scroll').scrollTop = $('scroll').scrollHeight);
 /* ---- what is shown ---- */
 
 function showState() {
-  document.body.classList.toggle('busy', Boolean(running));
+  for (const node of document.querySelectorAll('.asks')) node.disabled = Boolean(running);
   $('send').textContent = running ? 'Stop' : 'Send';
   $('send').classList.toggle('stop', Boolean(running));
   $('empty').hidden = turns.length > 0;

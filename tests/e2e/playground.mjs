@@ -138,6 +138,8 @@ await test('playground: a chat has a memory; edit, regenerate, copy and clear', 
   assert.deepEqual(sent[1].messages.map((m) => m.role), ['system', 'user', 'assistant', 'user']);
   assert.equal(sent[1].messages[2].content.trim(), first.replace(/^Answer\n+/, '').trim());
   await page.locator('.foot >> text=Regenerate').last().click();
+  assert.equal(await page.locator('.asks:enabled').count(), 0, 'one at a time');
+  assert.equal(await page.evaluate(() => document.activeElement.id), 'prompt', 'the focus is not lost');
   await ended(page);
   assert.deepEqual(sent[2], sent[1]);
   await page.locator('.foot >> text=Copy').first().click();
