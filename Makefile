@@ -275,7 +275,7 @@ $(GEN)/asset_table.c: $(ASSETS) $(GEN)/asset_table.list
 	$(Q)mkdir -p $(@D) && { echo '#include "gateway/assets.h"'; for f in $(ASSETS); do \
 	  echo "static const unsigned char $$(basename $$f | tr -c 'a-zA-Z0-9\n' _)[] = {"; \
 	  od -An -v -tu1 $$f | sed 's/  */,/g; s/^,//; s/$$/,/'; echo '};'; done; echo 'const struct asset assets[] = {'; for f in $(ASSETS); do \
-	  n=$$(basename $$f | tr -c 'a-zA-Z0-9\n' _); echo "    {\"$$(basename $$f)\", $$n, sizeof $$n},"; done; echo '    {0, 0, 0},'; echo '};'; } >$@
+	  n=$$(basename $$f | tr -c 'a-zA-Z0-9\n' _); echo "    {\"$$(basename $$f)\", \"W/\\\"$$(sha256sum <$$f | cut -c1-16)\\\"\", $$n, sizeof $$n},"; done; echo '    {0, 0, 0, 0},'; echo '};'; } >$@
 $(GEN)/asset_table.o: $(GEN)/asset_table.c $(BUILD)/flags
 	$(call say,CC,$<)
 	$(Q)$(CC) $(CPPFLAGS_) $(CFLAGS_) -w -c -o $@ $<

@@ -6,6 +6,7 @@
 
 struct asset {
     const char *name; /* "playground.html" */
+    const char *etag; /* of the content; a weak one, as an answer may be compressed on its way */
     const unsigned char *data;
     size_t n_bytes;
 };

@@ -17,9 +17,14 @@ bool body_type_is_json(const char *type)
 
 json_t *body_json(struct request *r, struct failure *f)
 {
+    const char *type = http_header(r->http, "content-type");
     json_t *root = NULL;
-    if (!body_type_is_json(http_header(r->http, "content-type"))) {
-        error_set(&f->error, ERROR_UNSUPPORTED_MEDIA_TYPE, "expected Content-Type: application/json");
+    if (!body_type_is_json(type)) {
+        error_set(&f->error, ERROR_UNSUPPORTED_MEDIA_TYPE, "expected Content-Type: application/json, found %.100s", type);
+        return NULL;
+    }
+    if (r->http->n_body == 0) {
+        error_set(&f->error, ERROR_INVALID_REQUEST, "the body is empty: expected a JSON object");
         return NULL;
     }
     fields_object(r->http->body, r->http->n_body, &root, f);

@@ -40,6 +40,7 @@ struct gateway_config {
     int64_t client_concurrency, max_requests, jwt_leeway_s;
     const char *jwt_key, *jwt_jwks, *jwt_alg, *jwt_issuer, *jwt_audience, *api_keys;
     const char *trusted_proxies, *forwarded_header, *cors_origins;
+    const char *playground; /* "on" or "off" */
 };
 
 struct gateway {
@@ -132,5 +133,6 @@ void handle_live(struct request *r);
 void handle_ready(struct request *r);
 void handle_metrics(struct request *r);
 void handle_not_implemented(struct request *r);
+void handle_asset(struct request *r);
 
 #endif

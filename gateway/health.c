@@ -353,6 +353,10 @@ static void put_measured(struct buffer *b, const Bitnet__V1__HealthResponse *e)
     emit_uint(b, e->active_requests);
     emit_key(b, "queue_depth");
     emit_uint(b, e->queue_depth);
+    emit_key(b, "tokens_generated");
+    emit_uint(b, e->tokens_generated);
+    emit_key(b, "kv_cache_utilization");
+    emit_fixed(b, e->kv_cache_utilization, 4);
     emit_close(b, '}');
     if (e->window_requests == 0)
         return;

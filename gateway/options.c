@@ -29,6 +29,8 @@ static const struct option_def defs[] = {
      .help = "Addresses for metrics and health, plain unless https:// is in front; empty for none."},
     {"metrics-on-main", OPTION_BOOL, AT(metrics_on_main), .default_value = "false",
      .help = "Answers /metrics on the clients' addresses too."},
+    {"playground", OPTION_CHOICE, AT(playground), .default_value = "on", .choices = "on|off",
+     .help = "Serves a page to try the models with at / of the clients' addresses; off answers 404 there."},
     {"rate-limits", OPTION_CHOICE, AT(rate_limits), .default_value = "on", .choices = "on|off",
      .help = "Whether the limits of requests per client and minute hold."},
     {"rate-limit-inference", OPTION_INT, AT(rate_limit_inference), .default_value = "100", .min = 0, .max = 1e9,

@@ -35,6 +35,10 @@ static const struct route routes[] = {
     {HTTP_METHOD_GET, "/metrics", handle_metrics, ROUTE_ADMIN, LIMIT_HEALTH, ACCESS_OPEN},
     {HTTP_METHOD_GET, "/openapi.yaml", handle_document, ROUTE_MAIN, LIMIT_HEALTH, ACCESS_OPEN},
     {HTTP_METHOD_GET, "/openapi.json", handle_document, ROUTE_MAIN, LIMIT_HEALTH, ACCESS_OPEN},
+    {HTTP_METHOD_GET, "/", handle_asset, ROUTE_MAIN, LIMIT_HEALTH, ACCESS_OPEN},
+    {HTTP_METHOD_GET, "/assets/{id}", handle_asset, ROUTE_MAIN, LIMIT_HEALTH, ACCESS_OPEN},
+    {HTTP_METHOD_GET, "/favicon.ico", handle_asset, ROUTE_MAIN, LIMIT_HEALTH, ACCESS_OPEN},
+    {HTTP_METHOD_GET, "/robots.txt", handle_asset, ROUTE_MAIN, LIMIT_HEALTH, ACCESS_OPEN},
 };
 
 #define LINGER_NS (2 * CLOCK_NS_PER_S) /* for a client to end a connection after us */

@@ -136,6 +136,9 @@ static void fill_figures(struct service *s, Bitnet__V1__HealthResponse *r)
         r->gpu_memory_bytes = m->weight_bytes + m->kv_bytes + m->scratch_bytes;
     r->active_requests = stats.n_running;
     r->queue_depth = stats.n_waiting;
+    r->tokens_generated = stats.n_generated_tokens;
+    if (stats.n_kv_blocks > 0)
+        r->kv_cache_utilization = (double)stats.n_kv_blocks_used / stats.n_kv_blocks;
     r->avg_response_time_ms = window.mean_ms;
     r->requests_per_second = window.per_second;
     r->error_rate = window.error_rate;

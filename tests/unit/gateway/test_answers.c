@@ -323,6 +323,8 @@ static const struct refusal refusals[] = {
     {"GET", "/metrics", "", "", 404, "NOT_FOUND"},
     {"POST", "/v1/models/load", JSON_TYPE, "{\"model_path\":\"/m/a.gguf\"}", 501, "NOT_IMPLEMENTED"},
     {"POST", "/v1/inference", "Content-Type: text/plain\r\n", "{}", 415, "UNSUPPORTED_MEDIA_TYPE"},
+    {"POST", "/v1/inference", "Content-Type: text/plain\r\n", "{}", 415, "application/json, found text/plain"},
+    {"POST", "/v1/inference", JSON_TYPE, "", 400, "the body is empty: expected a JSON object"},
     {"POST", "/v1/inference", JSON_TYPE, "{\"prompt\":1}", 400, "\"code\":\"INVALID_REQUEST\""},
     {"POST", "/v1/inference", JSON_TYPE, "{\"promt\":\"a\"}", 400,
      "{\"field\":\"promt\",\"expected\":\"no such field\","},
