@@ -1,7 +1,9 @@
 // OpenAI's own client against the gateway.
 import assert from 'node:assert/strict';
 import OpenAI from 'openai';
-import { done, startPair, test } from './lib/harness.mjs';
+import { zodResponseFormat } from 'openai/helpers/zod';
+import { z } from 'zod';
+import { done, freePort, get, model, post, start, startGateway, startPair, test, until } from './lib/harness.mjs';
 
 const { gateway } = await startPair();
 const client = new OpenAI({ baseURL: `${gateway.url}/v1`, apiKey: 'none', maxRetries: 0 });
@@ -89,6 +91,102 @@ await test('openai: errors have the client\'s classes', async () => {
   await assert.rejects(client.chat.completions.create({ model: 'nobody', messages }), OpenAI.NotFoundError);
   await assert.rejects(client.chat.completions.create({ model: 'tales', messages, temperature: 9 }), OpenAI.BadRequestError);
   await assert.rejects(client.chat.completions.create({ model: 'tales', messages: [] }), OpenAI.BadRequestError);
+});
+
+await test('openai: a stream of several choices, each with its role, its text and its end', async () => {
+  const request = { model: 'tales', messages, max_tokens: 12, seed: 2, temperature: 1, n: 3 };
+  const whole = await client.chat.completions.create(request);
+  const chunks = await collect(await client.chat.completions.create({ ...request, stream: true }));
+  for (const { index, message, finish_reason } of whole.choices) {
+    const mine = chunks.flatMap((c) => c.choices).filter((c) => c.index === index);
+    assert.deepEqual(mine[0].delta, { role: 'assistant', content: '' });
+    assert.equal(mine.map((c) => c.delta.content ?? '').join(''), message.content);
+    assert.deepEqual(mine.map((c) => c.finish_reason).filter(Boolean), [finish_reason]);
+  }
+  assert.ok(chunks.every((c) => !('usage' in c) && c.object === 'chat.completion.chunk' && c.model === whole.model));
+  assert.deepEqual(new Set(chunks.map((c) => c.system_fingerprint)), new Set([whole.system_fingerprint]));
+  assert.match(whole.system_fingerprint, /^fp_[0-9a-f]{12}$/);
+});
+
+await test('openai: the same seed and fingerprint give the same answer', async () => {
+  const ask = (seed) => client.chat.completions.create({ model: 'tales', messages, max_tokens: 15, seed, temperature: 1.2 });
+  const [a, b, other] = await Promise.all([ask(11), ask(11), ask(12)]);
+  assert.deepEqual(a.choices, b.choices);
+  assert.equal(a.system_fingerprint, b.system_fingerprint);
+  assert.notDeepEqual(a.choices, other.choices);
+});
+
+await test('openai: parsed answers by a schema', async () => {
+  const schema = z.object({ animal: z.enum(['fox', 'rabbit']), legs: z.number().int().min(2).max(4), tame: z.boolean() });
+  const answer = await client.chat.completions.parse({ model: 'tales', messages, max_tokens: 200, seed: 1, response_format: zodResponseFormat(schema, 'animal') });
+  assert.deepEqual(schema.parse(answer.choices[0].message.parsed), answer.choices[0].message.parsed);
+  assert.equal(answer.choices[0].message.refusal, null);
+});
+
+await test('openai: log-probabilities have their shapes', async () => {
+  const { choices: [{ logprobs, message }] } = await client.chat.completions.create({ model: 'tales', messages, max_tokens: 8, seed: 1, logprobs: true, top_logprobs: 2 });
+  assert.equal(logprobs.refusal, null);
+  assert.equal(Buffer.concat(logprobs.content.map((t) => Buffer.from(t.bytes))).toString(), message.content);
+  for (const t of logprobs.content) {
+    assert.deepEqual(Object.keys(t).sort(), ['bytes', 'logprob', 'token', 'top_logprobs']);
+    assert.ok(t.top_logprobs[0].logprob >= t.logprob && t.top_logprobs[0].logprob >= t.top_logprobs[1].logprob);
+  }
+  const legacy = (await client.completions.create({ model: 'tales', prompt: 'Once upon a time', max_tokens: 6, seed: 1, temperature: 2, logprobs: 1 })).choices[0];
+  assert.equal(legacy.logprobs.tokens.join(''), legacy.text);
+  legacy.logprobs.tokens.forEach((token, i) => {
+    assert.equal(legacy.logprobs.top_logprobs[i][token], legacy.logprobs.token_logprobs[i]); /* the one that was drawn is always there */
+    assert.equal(legacy.text.slice(legacy.logprobs.text_offset[i], legacy.logprobs.text_offset[i] + token.length), token);
+  });
+});
+
+await test('openai: prompts in all their forms', async () => {
+  const { json: { tokens } } = await post(`${gateway.url}/tokenize`, { text: 'Once upon a time', add_special: true });
+  const ask = (prompt) => client.completions.create({ model: 'tales', prompt, max_tokens: 6, temperature: 0 });
+  const [text, texts, ids, lists] = await Promise.all(['Once upon a time', ['Once upon a time', 'Once upon a time'], tokens, [tokens, tokens]].map(ask));
+  assert.equal(ids.choices[0].text, text.choices[0].text);
+  for (const two of [texts, lists]) assert.deepEqual(two.choices.map((c) => [c.index, c.text]), [[0, text.choices[0].text], [1, text.choices[0].text]]);
+  assert.equal(texts.usage.prompt_tokens, 2 * text.usage.prompt_tokens);
+  const echoed = await client.completions.create({ model: 'tales', prompt: tokens, max_tokens: 6, temperature: 0, echo: true });
+  assert.equal(echoed.choices[0].text, 'Once upon a time' + text.choices[0].text);
+});
+
+await test('openai: messages in all their forms', async () => {
+  const ask = (list, more = {}) => client.chat.completions.create({ model: 'tales', messages: list, max_completion_tokens: 8, temperature: 0, ...more });
+  const text = (await ask([{ role: 'system', content: 'Be kind.' }, ...messages])).choices[0];
+  const parts = await ask([{ role: 'developer', content: [{ type: 'text', text: 'Be ' }, { type: 'text', text: 'kind.' }] }, { ...messages[0], name: 'ann' }]);
+  assert.deepEqual(parts.choices[0], text);
+  const none = { max_tokens: null, tools: null, tool_choice: null, stop: null, logprobs: null, response_format: null, stream_options: null, logit_bias: null };
+  assert.deepEqual((await ask([{ role: 'system', content: 'Be kind.' }, ...messages], { ...none, user: 'ann', metadata: {}, made_up: [1] })).choices[0], text);
+  for (const content of [[{ type: 'image_url', image_url: { url: 'data:,' } }], [{ type: 'input_audio', input_audio: {} }], 7, null])
+    await assert.rejects(ask([{ role: 'user', content }]), (error) => error instanceof OpenAI.BadRequestError && error.param === 'messages[0].content');
+});
+
+await test('openai: what the API has and this server has not is refused by name', async () => {
+  for (const [field, value] of [['audio', {}], ['functions', [{ name: 'f' }]], ['function_call', { name: 'f' }], ['prediction', { type: 'content', content: '' }],
+    ['web_search_options', {}], ['store', true], ['modalities', ['audio']], ['reasoning_effort', 'high'], ['service_tier', 'flex'], ['verbosity', 'low']]) {
+    const error = await client.chat.completions.create({ model: 'tales', messages, [field]: value }).then(() => assert.fail(field), (e) => e);
+    assert.ok(error instanceof OpenAI.BadRequestError && error.param === field && error.type === 'invalid_request_error', `${field}: ${error}`);
+  }
+  const refuses = (promise, param) => assert.rejects(promise, (error) => error instanceof OpenAI.BadRequestError && error.param === param);
+  await refuses(client.completions.create({ model: 'tales', prompt: 'a', suffix: 'b' }), 'suffix');
+  await refuses(client.embeddings.create({ model: 'tales', input: 'a' }), 'model');
+});
+
+await test('openai: the client comes back when the engine does', async () => {
+  const port = await freePort(), admin = await freePort();
+  const door = await startGateway(`127.0.0.1:${port}`);
+  const seen = [];
+  const patient = new OpenAI({ baseURL: `${door.url}/v1`, apiKey: 'none', maxRetries: 8,
+    fetch: async (...args) => { const r = await fetch(...args); seen.push([r.status, r.headers.get('retry-after')]); return r; } });
+  const answer = patient.chat.completions.create({ model: 'tales', messages, max_tokens: 5 });
+  answer.catch(() => {});
+  await until('a refusal', 10000, async () => seen.length > 0, door.child);
+  await assert.rejects(new OpenAI({ baseURL: `${door.url}/v1`, apiKey: 'none', maxRetries: 0 }).models.list(), (e) => e instanceof OpenAI.InternalServerError && e.status === 503);
+  const engine = start('bitnet-engine', ['--model', model, '--listen', `127.0.0.1:${port}`, '--admin-listen', `127.0.0.1:${admin}`]);
+  await until('engine ready', 30000, async () => (await get(`http://127.0.0.1:${admin}/health/ready`)).status === 200, engine);
+  assert.ok((await answer).choices[0].message.content.length > 0);
+  assert.equal(seen.at(-1)[0], 200);
+  for (const [status, after] of seen.slice(0, -1)) assert.ok(status === 503 && Number(after) >= 1, JSON.stringify(seen));
 });
 
 await test('openai: a stream that the client aborts ends without error', async () => {
