@@ -36,7 +36,7 @@ struct engine_options {
     bool pin, idle_priority;     /* see backend_options */
     const char *numa;
     enum ternary_format format;
-    int i2s_order;               /* enum i2s_order, or -1 = by the file (I2S_ORDER_128, checked) */
+    int i2s_order;               /* enum i2s_order, or -1 = by the weights, which tell it when they are trained; else I2S_ORDER_128 */
     size_t context_length;       /* positions a sequence may have; 0 = the model's, at most */
     enum kv_type kv_type;        /* of the KV cache; int8 takes about half of F16's memory, on the CPU only */
     size_t kv_cache_bytes;       /* 0 = automatic: room for max_sequences of average length, at most a quarter of memory */
@@ -346,5 +346,8 @@ enum error_code engine_measure(const struct engine_options *options, struct engi
 /* Reads a GGUF file's structure without loading it and says what would be served, or why it would not: text for people (json
  * false) or one JSON object; show_keys lists all keys. OK when it can be served. */
 enum error_code model_compat_check(const char *path, bool json, bool show_keys, struct buffer *out, struct error *err);
+
+/* How a file's I2_S tensors are packed, by its weights; I2S_ORDER_128 when they do not tell. */
+enum error_code model_file_order(const char *path, enum i2s_order *out, struct error *err);
 
 #endif

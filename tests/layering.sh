@@ -23,7 +23,7 @@ check_includes() {
         if (file ~ /^service\//) return "^(base/|rpc/|service/|engine/engine\\.h$|" generated "$|descriptors\\.h$)"
         if (file ~ /^gateway\//) return "^(base/|rpc/|gateway/|llhttp\\.h$|" generated "$)"
         if (file ~ /^tools\/load/) return "^(base/|rpc/|tools/load|llhttp\\.h$|" generated "$)"
-        if (file ~ /^tools\//) return "^(base/|tools/|engine/engine\\.h$|kernels/kernels\\.h$|version\\.h$)"
+        if (file ~ /^tools\//) return "^(base/|tools/|engine/engine\\.h$|engine/model/gguf\\.h$|kernels/kernels\\.h$|version\\.h$)"
         if (file ~ /^tests\/(unit\/)?kernels\//) return "^(base|kernels|tests)/"
         if (file ~ /^tests\/unit\/base\//) return "^(base|tests)/"
         if (file ~ /^tests\/unit\/engine\//) return "^(base/|engine/|tests/|kernels/kernels\\.h$|tools/(synth|gguf_[a-z_]*)\\.h$)"
@@ -31,7 +31,7 @@ check_includes() {
         if (file ~ /^tests\/unit\/service\//) return "^(base/|rpc/|service/|tests/|engine/engine\\.h$|" generated "$|descriptors\\.h$)"
         if (file ~ /^tests\/unit\/gateway\//) return "^(base/|rpc/|gateway/|tests/|llhttp\\.h$|" generated "$)"
         if (file ~ /^tests\/unit\/load\//) return "^(base/|rpc/|tools/load|tests/|llhttp\\.h$|" generated "$)"
-        if (file ~ /^tests\/unit\/tools\//) return "^(base/|tools/|tests/|engine/engine\\.h$|kernels/kernels\\.h$|version\\.h$)"
+        if (file ~ /^tests\/unit\/tools\//) return "^(base/|tools/|tests/|engine/engine\\.h$|engine/model/gguf\\.h$|kernels/kernels\\.h$|version\\.h$)"
         if (file ~ /^tests\/fuzz\//) return "."
         return "^tests/"
     }
@@ -99,7 +99,7 @@ plant service/planted.c '"engine/sampler.h"'
 plant service/planted.c '<grpc/grpc.h>'
 plant gateway/planted.c '"engine/engine.h"'
 plant gateway/planted.c '"descriptors.h"'
-plant tools/planted.c '"engine/model/gguf.h"'
+plant tools/planted.c '"engine/model/model.h"'
 plant tools/planted.c '"rpc/rpc.h"'
 plant tools/load_planted.c '"engine/engine.h"'
 plant tests/unit/load/planted.c '"tools/bench.h"'

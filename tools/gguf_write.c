@@ -4,6 +4,7 @@
 #include "base/buffer.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -18,6 +19,7 @@ enum { TYPE_U32 = 4, TYPE_I32 = 5, TYPE_F32 = 6, TYPE_BOOL = 7, TYPE_STRING = 8,
 
 struct gguf_writer {
     char *path, *temporary; /* owned */
+    bool named;             /* the temporary file has a name */
     FILE *file;
     struct buffer keys, tensors; /* as they go into the file, without the counts */
     uint64_t n_keys, n_tensors;
@@ -41,6 +43,40 @@ static void fail(struct gguf_writer *w, const char *what)
         error_set(&w->error, ERROR_INTERNAL, "cannot write %s: %s", w->path, what);
 }
 
+/* A file without a name, which is gone with the process; where there is no such thing, one beside the path. */
+static int open_temporary(struct gguf_writer *w)
+{
+    const char *slash = strrchr(w->path, '/');
+    char *folder = slash ? strndup(w->path, (size_t)(slash - w->path) + 1) : strdup(".");
+    int fd = folder ? open(folder, O_TMPFILE | O_WRONLY | O_CLOEXEC, 0644) : -1;
+    free(folder);
+    if (fd >= 0)
+        return fd;
+    fd = mkstemp(w->temporary);
+    w->named = fd >= 0;
+    if (fd >= 0)
+        fchmod(fd, 0644); /* mkstemp gives 0600 */
+    return fd;
+}
+
+/* Gives the finished file its name. rename() replaces what is there, which linkat() cannot. */
+static bool name_file(struct gguf_writer *w)
+{
+    char from[64];
+    if (!w->named) {
+        snprintf(from, sizeof from, "/proc/self/fd/%d", fileno(w->file));
+        int fd = mkstemp(w->temporary); /* a name that nobody has */
+        if (fd < 0)
+            return false;
+        close(fd);
+        unlink(w->temporary);
+        if (linkat(AT_FDCWD, from, AT_FDCWD, w->temporary, AT_SYMLINK_FOLLOW) != 0)
+            return false;
+        w->named = true;
+    }
+    return rename(w->temporary, w->path) == 0;
+}
+
 enum error_code gguf_writer_open(const char *path, struct gguf_writer **out, struct error *err)
 {
     struct gguf_writer *w = calloc(1, sizeof *w);
@@ -51,10 +87,9 @@ enum error_code gguf_writer_open(const char *path, struct gguf_writer **out, str
     snprintf(w->temporary, n, "%s.XXXXXX", path);
     buffer_init(&w->keys, MAX_HEAD_BYTES);
     buffer_init(&w->tensors, MAX_HEAD_BYTES);
-    fd = mkstemp(w->temporary);
+    fd = open_temporary(w);
     if (fd < 0)
         goto fail_file;
-    fchmod(fd, 0644); /* mkstemp gives 0600 */
     w->file = fdopen(fd, "wb");
     if (!w->file)
         goto fail_file;
@@ -64,10 +99,10 @@ enum error_code gguf_writer_open(const char *path, struct gguf_writer **out, str
 
 fail_file:
     error_set(err, ERROR_INTERNAL, "cannot write %s: %s", path, strerror(errno));
-    if (fd >= 0) {
+    if (fd >= 0)
         close(fd);
+    if (w->named)
         unlink(w->temporary);
-    }
     free(w->temporary);
     free(w->path);
     free(w);
@@ -85,7 +120,7 @@ void gguf_writer_close(struct gguf_writer *w)
         return;
     if (w->file)
         fclose(w->file);
-    if (!w->finished)
+    if (!w->finished && w->named)
         unlink(w->temporary);
     buffer_fini(&w->keys);
     buffer_fini(&w->tensors);
@@ -110,6 +145,15 @@ static void begin_key(struct gguf_writer *w, const char *key, uint32_t type)
         fail(w, "a key in the wrong place");
     put_string(&w->keys, key, strlen(key));
     buffer_append(&w->keys, &type, sizeof type);
+    w->n_keys++;
+}
+
+void gguf_write_raw(struct gguf_writer *w, const void *key, size_t key_bytes, const void *raw, size_t raw_bytes)
+{
+    if (w->head_written || w->open_elements)
+        fail(w, "a key in the wrong place");
+    put_string(&w->keys, key, key_bytes);
+    buffer_append(&w->keys, raw, raw_bytes);
     w->n_keys++;
 }
 
@@ -264,7 +308,7 @@ enum error_code gguf_writer_finish(struct gguf_writer *w, struct error *err)
         write_head(w);
     if (w->tensor != w->n_tensors)
         fail(w, "data of a tensor is missing");
-    if (!w->error.code && (fflush(w->file) != 0 || fsync(fileno(w->file)) != 0 || rename(w->temporary, w->path) != 0))
+    if (!w->error.code && (fflush(w->file) != 0 || fsync(fileno(w->file)) != 0 || !name_file(w)))
         fail(w, strerror(errno));
     w->finished = !w->error.code;
     if (w->error.code && err)

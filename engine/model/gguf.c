@@ -65,7 +65,7 @@ static enum error_code map_file(const char *path, void **data, size_t *n_bytes, 
     return code;
 }
 
-enum error_code gguf_open(const char *path, struct gguf **out, struct error *err)
+enum error_code gguf_open_one(const char *path, struct gguf **out, struct error *err)
 {
     void *data = NULL;
     size_t n_bytes = 0;
@@ -78,12 +78,30 @@ enum error_code gguf_open(const char *path, struct gguf **out, struct error *err
     return code;
 }
 
+enum error_code gguf_open(const char *path, struct gguf **out, struct error *err)
+{
+    enum error_code code = gguf_open_one(path, out, err);
+    uint32_t n_parts = 1;
+    if (code)
+        return code;
+    gguf_get_u32(*out, "split.count", &n_parts, NULL);
+    if (n_parts < 2 || !(code = gguf_join(*out, path, n_parts, err)))
+        return ERROR_NONE;
+    error_prefix(err, "%s", path);
+    gguf_close(*out);
+    *out = NULL;
+    return code;
+}
+
 void gguf_close(struct gguf *g)
 {
     if (!g)
         return;
     for (size_t i = 0; g->keys && i < g->n_keys; i++)
         free(g->keys[i].strings);
+    for (size_t i = 0; g->parts && i + 1 < g->n_parts; i++)
+        gguf_close(g->parts[i]);
+    free(g->parts);
     free(g->keys);
     free(g->tensors);
     free(g->keys_by_name);
@@ -115,7 +133,14 @@ uint32_t gguf_version(const struct gguf *g)
 }
 size_t gguf_file_bytes(const struct gguf *g)
 {
-    return g->n_bytes;
+    size_t n = g->n_bytes;
+    for (size_t i = 0; i + 1 < g->n_parts; i++)
+        n += g->parts[i]->n_bytes;
+    return n;
+}
+size_t gguf_n_parts(const struct gguf *g)
+{
+    return g->n_parts ? g->n_parts : 1;
 }
 size_t gguf_n_keys(const struct gguf *g)
 {

@@ -29,6 +29,8 @@ struct gguf_key {
     uint64_t n;                  /* elements; 1 for scalars */
     const void *data;            /* first byte of the value, unaligned; string arrays: first length */
     struct gguf_string *strings; /* string arrays: [n], made at open */
+    const void *raw;             /* type and value as they stand in the file, raw_bytes of them */
+    size_t raw_bytes;
 };
 
 struct gguf_tensor {
@@ -41,9 +43,10 @@ struct gguf_tensor {
     size_t n_bytes;
 };
 
-/* Opens by path, or from memory (borrowed; for tests and fuzzing). Refuses what does not hold, naming key or tensor:
+/* Opens by path, or from memory (borrowed; for tests and fuzzing). The path of the first of several parts (name-00001-of-00003.gguf, key
+ * split.count) opens all of them as one file, with the keys of the first. Refuses what does not hold, naming key or tensor:
  * wrong magic, other versions or big-endian, counts beyond the file, duplicates, bad alignment (not a power of two, or over
- * 1 MiB), tensors beyond the end, overlapping or misaligned. A tensor of unknown type is kept with data NULL. */
+ * 1 MiB), tensors beyond the end, overlapping or misaligned, a part that is missing or of another model. A tensor of unknown type is kept with data NULL. */
 enum error_code gguf_open(const char *path, struct gguf **out, struct error *err);
 enum error_code gguf_open_memory(const void *data, size_t n_bytes, struct gguf **out, struct error *err);
 void gguf_close(struct gguf *g);
@@ -55,7 +58,8 @@ void gguf_forget(const struct gguf *g, const struct gguf_tensor *t);
 bool gguf_is_mapped(const struct gguf *g); /* opened by path */
 
 uint32_t gguf_version(const struct gguf *g);
-size_t gguf_file_bytes(const struct gguf *g);
+size_t gguf_file_bytes(const struct gguf *g); /* of all parts */
+size_t gguf_n_parts(const struct gguf *g);    /* 1 unless it was opened by path and is split */
 size_t gguf_n_keys(const struct gguf *g);
 const struct gguf_key *gguf_key_at(const struct gguf *g, size_t i);
 size_t gguf_n_tensors(const struct gguf *g);

@@ -186,6 +186,7 @@ static enum error_code read_key(struct cursor *c, size_t i, struct gguf_key *key
     if (code)
         return code;
     size_t at = c->at;
+    key->raw = c->data + at;
     if (!read_u32(c, &type))
         return key_error(err, key, at, "the file ends before its type");
     if (type >= GGUF_N_TYPES)
@@ -212,6 +213,7 @@ static enum error_code read_keys(struct gguf *g, struct cursor *c, struct error 
         enum error_code code = read_key(c, i, &g->keys[i], err);
         if (code)
             return code;
+        g->keys[i].raw_bytes = (size_t)(c->data + c->at - (const uint8_t *)g->keys[i].raw);
         g->keys_by_name[i] = &g->keys[i];
     }
     qsort(g->keys_by_name, g->n_keys, sizeof *g->keys_by_name, gguf_compare_keys);
@@ -307,6 +309,19 @@ static enum error_code place_tensor(const struct gguf *g, size_t room, struct gg
     return ERROR_NONE;
 }
 
+/* Type 42 means blocks of 128 weights in some files, of 64 in others: the room up to the next tensor says which. `order` is by offset. */
+static void resolve_q2_0(const struct gguf *g, const struct gguf_tensor *const *order, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        struct gguf_tensor *t = (struct gguf_tensor *)(uintptr_t)order[i];
+        size_t end = i + 1 < n ? (size_t)order[i + 1]->offset : g->n_bytes - g->data_start, room = end - (size_t)t->offset;
+        size_t of_64 = (size_t)(t->dims[0] / 64 * t->dims[1] * t->dims[2] * t->dims[3]) * 18;
+        size_t padded = (t->n_bytes + g->alignment - 1) / g->alignment * g->alignment;
+        if (t->type == TENSOR_Q2_0 && padded < of_64 && of_64 <= room)
+            t->n_bytes = of_64;
+    }
+}
+
 /* `order` is any permutation of the tensors; it is left sorted by offset. */
 static enum error_code check_overlap(const struct gguf_tensor **order, size_t n, struct error *err)
 {
@@ -342,6 +357,7 @@ static enum error_code read_tensors(struct gguf *g, struct cursor *c, struct err
             return code;
     if ((code = check_overlap(g->tensors_by_name, g->n_tensors, err)))
         return code;
+    resolve_q2_0(g, g->tensors_by_name, g->n_tensors);
     qsort(g->tensors_by_name, g->n_tensors, sizeof *g->tensors_by_name, gguf_compare_tensors);
     for (size_t i = 1; i < g->n_tensors; i++)
         if (gguf_compare_tensors(&g->tensors_by_name[i - 1], &g->tensors_by_name[i]) == 0) {

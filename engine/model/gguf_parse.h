@@ -15,10 +15,17 @@ struct gguf {
     const struct gguf_key **keys_by_name;
     const struct gguf_tensor **tensors_by_name;
     size_t n_keys, n_tensors;
+    struct gguf **parts; /* [n_parts - 1] those behind the first, whose tensors are in the table too */
+    size_t n_parts;      /* 0 counts as 1 */
 };
 
 /* Fills the tables from data, n_bytes. On failure they hold what gguf_close frees. */
 enum error_code gguf_parse(struct gguf *g, struct error *err);
+
+/* gguf_open of one file, which may be a part. */
+enum error_code gguf_open_one(const char *path, struct gguf **out, struct error *err);
+/* Opens the parts behind the first, which `path` names, and takes their tensors. What it has opened is in g on failure too. */
+enum error_code gguf_join(struct gguf *g, const char *path, uint32_t n_parts, struct error *err);
 
 /* Order by name, for qsort and bsearch over the tables by name. */
 int gguf_compare_keys(const void *a, const void *b);

@@ -4,6 +4,7 @@
  */
 #include "engine/model/tensors.h"
 
+#include "base/log.h"
 #include "engine/text/tokenizer.h"
 
 #include <stdlib.h>
@@ -59,12 +60,12 @@ static enum error_code bind_dense(struct model *m, const char *name, struct dens
     return ERROR_NONE;
 }
 
-static enum error_code bind_ternary(struct model *m, const char *name, const struct model_options *options,
+static enum error_code bind_ternary(struct model *m, const char *name, float scale, const struct model_options *options,
                                     struct ternary **out, struct error *err)
 {
     const struct gguf_tensor *t = find(m, name);
-    struct tensor_view view =
-        tensor_view_of(m->gguf, t, options->i2s_order < 0 ? I2S_ORDER_128 : (enum i2s_order)options->i2s_order);
+    struct tensor_view view = tensor_view_of(m->gguf, t, m->i2s_order);
+    view.factor = scale;
     enum error_code code = ternary_open(m->backend, &view, options->format, out, err);
     if (code) {
         tensor_error(err, name);
@@ -92,8 +93,11 @@ static enum error_code bind_layer(struct model *m, size_t layer, const struct mo
         layer_tensor_name(layer, t, name);
         if (t->role == ROLE_VECTOR)
             code = bind_vector(m, name, (float **)(void *)slot, err);
-        else
-            code = bind_ternary(m, name, options, (struct ternary **)(void *)slot, err);
+        else {
+            float scale;
+            layer_scale(m->gguf, layer, t, &scale, NULL); /* model_shape_read accepted it */
+            code = bind_ternary(m, name, scale, options, (struct ternary **)(void *)slot, err);
+        }
         if (code)
             return code;
     }
@@ -138,11 +142,26 @@ static enum error_code bind_rope(struct model *m, const struct model_options *op
                    : error_set(err, ERROR_MEMORY_EXHAUSTED, "no memory for the rotation table of %zu positions", n);
 }
 
+/* As asked for, or as the weights say. */
+static void choose_order(struct model *m, const struct model_options *options)
+{
+    enum order_evidence evidence;
+    enum i2s_order fits = model_i2s_order(m->gguf, &m->shape, &evidence);
+    m->i2s_order = options->i2s_order < 0 ? fits : (enum i2s_order)options->i2s_order;
+    if (evidence == ORDER_SEEN && m->i2s_order != fits)
+        log_warn("engine", "the weights are packed in another order than was asked for: results will be nonsense",
+                 LOG_INT("asked_for", m->i2s_order == I2S_ORDER_64 ? 64 : 128),
+                 LOG_INT("fits", fits == I2S_ORDER_64 ? 64 : 128));
+    else if (options->i2s_order < 0 && fits == I2S_ORDER_64)
+        log_info("engine", "the weights are packed 64 to a block, as ARM builds write them", LOG_INT("i2s_order", 64));
+}
+
 static enum error_code bind(struct model *m, const struct model_options *options, struct error *err)
 {
     enum error_code code = model_shape_read(m->gguf, &m->shape, err);
     if (code)
         return code;
+    choose_order(m, options);
     m->layers = calloc(m->shape.n_layers, sizeof *m->layers);
     if (!m->layers)
         return error_set(err, ERROR_MEMORY_EXHAUSTED, "no memory for %u layers", m->shape.n_layers);

@@ -31,6 +31,7 @@ struct model {
     struct gguf *gguf;           /* owned: weights may be read in place */
     struct backend *backend;     /* borrowed */
     struct model_shape shape;
+    enum i2s_order i2s_order;    /* of I2_S tensors */
     struct model_layer *layers;  /* [n_layers] */
     struct dense *embedding, *head; /* head is embedding when tied */
     float *output_norm;          /* dev [dim] */
@@ -46,7 +47,7 @@ struct model {
 struct model_options {
     const char *path;
     enum ternary_format format;
-    int i2s_order;               /* or -1 */
+    int i2s_order;               /* or -1: as the weights say; see model_i2s_order */
     size_t context_length;       /* rope table; 0 = the model's */
     bool screen_head;            /* an eight-bit copy of the head, where the device has use for one; see dense_screen */
 };

@@ -58,6 +58,32 @@ char *layer_tensor_name(size_t layer, const struct layer_tensor *t, char out[TEN
     return out;
 }
 
+char *layer_scale_name(size_t layer, const struct layer_tensor *t, char out[TENSOR_NAME_BYTES])
+{
+    snprintf(out, TENSOR_NAME_BYTES, "blk.%zu.%s.scale", layer, t->name);
+    return out;
+}
+
+enum error_code layer_scale(const struct gguf *g, size_t layer, const struct layer_tensor *t, float *out,
+                            struct error *err)
+{
+    char name[TENSOR_NAME_BYTES], dims[GGUF_TEXT_BYTES];
+    const struct gguf_tensor *scale =
+        t->role == ROLE_TERNARY ? gguf_find_tensor(g, layer_scale_name(layer, t, name)) : NULL;
+    *out = 1.0f;
+    if (!scale)
+        return ERROR_NONE;
+    if (scale->type != TENSOR_F32 || scale->n_bytes != sizeof *out)
+        return error_set_param(err, ERROR_MODEL_LOAD_FAILED, name,
+                               "tensor %s: expected one F32 weight, found %s of type %" PRIu32, name,
+                               gguf_dims_text(scale, dims), scale->type);
+    memcpy(out, scale->data, sizeof *out);
+    if (!(*out > 0.0f) || isinf(*out))
+        return error_set_param(err, ERROR_MODEL_LOAD_FAILED, name,
+                               "tensor %s: expected a finite and positive scale, found %g", name, (double)*out);
+    return ERROR_NONE;
+}
+
 size_t tensor_size(const struct model_shape *s, enum tensor_size size)
 {
     switch (size) {
@@ -285,9 +311,10 @@ static enum error_code check_layers(const struct gguf *g, const struct model_sha
             char name[TENSOR_NAME_BYTES];
             if (t->sub_norm && !s->has_sub_norms)
                 continue;
+            float scale;
             enum error_code code = check_tensor(g, layer_tensor_name(layer, t, name), t->role, tensor_size(s, t->cols),
                                                 tensor_size(s, t->rows), err);
-            if (code)
+            if (code || (code = layer_scale(g, layer, t, &scale, err)))
                 return code;
         }
     }
@@ -316,7 +343,9 @@ static bool tensor_known(const struct model_shape *s, struct gguf_string name)
         return false;
     for (size_t i = 0; i < n_layer_tensors; i++)
         if ((s->has_sub_norms || !layer_tensors[i].sub_norm) &&
-            strcmp(text, layer_tensor_name(layer, &layer_tensors[i], expected)) == 0)
+            (strcmp(text, layer_tensor_name(layer, &layer_tensors[i], expected)) == 0 ||
+             (layer_tensors[i].role == ROLE_TERNARY &&
+              strcmp(text, layer_scale_name(layer, &layer_tensors[i], expected)) == 0)))
             return true;
     return false;
 }
@@ -341,9 +370,9 @@ static enum error_code check_split(const struct gguf *g, struct error *err)
     uint32_t n = 1;
     struct error why = {0};
     gguf_get_u32(g, "split.count", &n, &why);
-    if (n > 1)
+    if (n > 1 && gguf_n_parts(g) != n)
         return error_set_param(err, ERROR_MODEL_LOAD_FAILED, "split.count",
-                               "the file is one of %" PRIu32 " parts of a model: merge them first", n);
+                               "the file is one of %" PRIu32 " parts of a model: open the first by its path", n);
     return ERROR_NONE;
 }
 

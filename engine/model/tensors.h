@@ -25,9 +25,22 @@ extern const size_t n_layer_tensors;
 /* Writes "blk.N.<name>.weight"; returns `out`. */
 char *layer_tensor_name(size_t layer, const struct layer_tensor *t, char out[TENSOR_NAME_BYTES]);
 size_t tensor_size(const struct model_shape *s, enum tensor_size size);
+/* Some files keep the scale of a ternary tensor beside it, in "blk.N.<name>.scale": what its own is multiplied with, or 1. Refused unless it
+ * is one F32, finite and positive. */
+char *layer_scale_name(size_t layer, const struct layer_tensor *t, char out[TENSOR_NAME_BYTES]);
+enum error_code layer_scale(const struct gguf *g, size_t layer, const struct layer_tensor *t, float *out,
+                            struct error *err);
 
 /* The view of a tensor that model_shape_read accepted. */
 struct tensor_view tensor_view_of(const struct gguf *g, const struct gguf_tensor *t, enum i2s_order order);
+
+/* How I2_S tensors are packed, which files do not say. A neuron of the FFN that is dense in gate and up is dense in down too: of rows and
+ * columns that belong together the densities correlate in trained models (0.8 to 1), of wrongly unpacked ones they do not. */
+enum order_evidence { ORDER_UNKNOWN, ORDER_SEEN };
+/* The order that fits, or I2S_ORDER_128 with ORDER_UNKNOWN when the weights say nothing (random ones, or no I2_S). Reads some megabytes. */
+enum i2s_order model_i2s_order(const struct gguf *g, const struct model_shape *s, enum order_evidence *evidence);
+/* The correlation in one layer, from -1 to 1, with tensors of I2_S unpacked by `order`; 0 also when memory is out. */
+double model_ffn_fit(const struct gguf *g, const struct model_shape *s, size_t layer, enum i2s_order order);
 
 /* Rotation frequencies' divisors [rope_dims / 2] from rope_freqs.weight and linear scaling, or NULL in *out when
  * there are none; *out is freed with free(). */
