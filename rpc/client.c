@@ -16,7 +16,8 @@
 #include <string.h>
 
 #define DEFAULT_MAX_MESSAGE_BYTES (16 * 1024 * 1024)
-#define LOOKAHEAD_BYTES 16384    /* what a stream may have on its way unread; gRPC's default lets 120,000 tokens pass */
+#define LOOKAHEAD_BYTES 2048     /* what a stream may have on its way unread; gRPC's default lets 120,000 tokens pass. Unread messages keep
+                                  * the buffers that they were read into, many times their size, so that this bounds memory */
 #define KEEPALIVE_MS 10000       /* an engine that stands still is found after this and KEEPALIVE_TIMEOUT_MS */
 #define KEEPALIVE_TIMEOUT_MS 5000
 #define CONNECT_MS 2000          /* what a connection may take until HTTP/2 is agreed on, also beside compute that takes all CPUs */
