@@ -7,8 +7,8 @@
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
+#include <time.h>
 
-#define MAX_ANSWER_HEADERS 24
 #define ETAG_BYTES 128
 
 static const char *const method_names[HTTP_N_METHODS] = {
@@ -62,6 +62,15 @@ const char *http_reason(int status)
         if (reasons[i].status == status)
             return reasons[i].reason;
     return "Unknown";
+}
+
+const char *http_date(char text[HTTP_DATE_BYTES])
+{
+    time_t now = time(NULL);
+    struct tm tm;
+    gmtime_r(&now, &tm);
+    strftime(text, HTTP_DATE_BYTES, "%a, %d %b %Y %H:%M:%S GMT", &tm);
+    return text;
 }
 
 void http_wake(struct http_conn *c)
@@ -245,10 +254,10 @@ void http_start(struct http_exchange *x, int status, const struct http_header *h
 /* The answer's headers with those that the encoding needs. An entity tag names bytes, so that of the plain answer can
  * only be a weak one of the encoded (RFC 9110 section 8.8.3.3). */
 static void encoded_headers(const struct http_header *headers, bool encoded, char etag[ETAG_BYTES],
-                            struct http_header out[MAX_ANSWER_HEADERS])
+                            struct http_header out[HTTP_MAX_ANSWER_HEADERS])
 {
     size_t n = 0;
-    for (; headers->name && n < MAX_ANSWER_HEADERS - 3; headers++, n++) {
+    for (; headers->name && n < HTTP_MAX_ANSWER_HEADERS - 3; headers++, n++) {
         out[n] = *headers;
         if (encoded && strcmp(headers->name, "etag") == 0 && headers->value[0] == '"') {
             snprintf(etag, ETAG_BYTES, "W/%s", headers->value);
@@ -265,7 +274,7 @@ void http_respond(struct http_exchange *x, int status, const struct http_header 
                   size_t n_body)
 {
     struct buffer packed;
-    struct http_header with[MAX_ANSWER_HEADERS];
+    struct http_header with[HTTP_MAX_ANSWER_HEADERS];
     char etag[ETAG_BYTES];
     buffer_init(&packed, n_body);
     if (x->conn->settings->compress && compress_suits(status, headers, n_body)) {

@@ -19,7 +19,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
-#include <time.h>
 
 #define MAX_IN_BYTES (4 * HTTP_HIGH_WATER_BYTES) /* beyond it the transport did not listen to wants_input */
 
@@ -345,16 +344,6 @@ static bool input(void *state, const char *data, size_t n_bytes)
 
 /* ---- answer ---- */
 
-static void put_date(struct buffer *out)
-{
-    char text[40];
-    time_t now = time(NULL);
-    struct tm tm;
-    gmtime_r(&now, &tm);
-    strftime(text, sizeof text, "%a, %d %b %Y %H:%M:%S GMT", &tm);
-    buffer_printf(out, "date: %s\r\n", text);
-}
-
 static void start(struct http_exchange *x, const struct http_header *headers, int64_t n_body)
 {
     struct http1 *h = x->conn->state;
@@ -363,8 +352,8 @@ static void start(struct http_exchange *x, const struct http_header *headers, in
     bool no_body = x->status == 204 || x->status == 304;
     if (x->conn->draining || (n_body < 0 && version == 10))
         h->keep_alive = false;
-    buffer_printf(out, "HTTP/1.1 %d %s\r\n", x->status, http_reason(x->status));
-    put_date(out);
+    char date[HTTP_DATE_BYTES];
+    buffer_printf(out, "HTTP/1.1 %d %s\r\ndate: %s\r\n", x->status, http_reason(x->status), http_date(date));
     for (; headers && headers->name; headers++)
         buffer_printf(out, "%s: %s\r\n", headers->name, headers->value);
     h->chunked = n_body < 0 && version == 11 && !no_body && x->request.method != HTTP_METHOD_HEAD;

@@ -229,7 +229,8 @@ static ssize_t read_body(nghttp2_session *session, int32_t stream_id, uint8_t *t
 static void start(struct http_exchange *x, const struct http_header *headers, int64_t n_body)
 {
     struct http2 *h = x->conn->state;
-    nghttp2_nv fields[24];
+    nghttp2_nv fields[HTTP_MAX_ANSWER_HEADERS + 3]; /* with status, date and length */
+    char date[HTTP_DATE_BYTES];
     size_t n = 0;
     struct buffer numbers;
     buffer_init(&numbers, 64);
@@ -237,7 +238,8 @@ static void start(struct http_exchange *x, const struct http_header *headers, in
     buffer_append_char(&numbers, '\0');
     buffer_printf(&numbers, "%lld", (long long)n_body);
     fields[n++] = name_value(":status", numbers.data);
-    for (; headers && headers->name && n < 23; headers++)
+    fields[n++] = name_value("date", http_date(date));
+    for (; headers && headers->name && n < HTTP_MAX_ANSWER_HEADERS + 2; headers++)
         fields[n++] = name_value(headers->name, headers->value);
     if (n_body >= 0 && x->status != 204 && x->status != 304)
         fields[n++] = name_value("content-length", numbers.data + 4);

@@ -9,6 +9,8 @@
 
 #include "gateway/http.h"
 
+#define HTTP_MAX_ANSWER_HEADERS 32 /* those behind are left out */
+
 struct http_exchange {
     struct http_conn *conn;
     struct http_request request;
@@ -88,7 +90,7 @@ struct http_fault {
     const char *reason; /* static */
 };
 
-/* http_check.c. Target, Host and Expect, of either protocol; then how long an HTTP/1 request is. */
+/* http_check.c. Target, Host, fields that may be there once, and Expect, of either protocol; then how long an HTTP/1 request is. */
 struct http_fault http_check(const struct http_request *r);
 struct http_fault http_check_framing(const struct http_request *r);
 /* Host or authority: a name or an address, and perhaps a port. */
@@ -98,6 +100,9 @@ bool http_expects_continue(const struct http_request *r);
 
 enum http_method http_method_from_name(const char *name, size_t n_bytes);
 const char *http_reason(int status);
+/* The value of Date (RFC 9110 section 6.6.1); returns `text`. */
+#define HTTP_DATE_BYTES 40
+const char *http_date(char text[HTTP_DATE_BYTES]);
 void http_wake(struct http_conn *c);
 
 #endif

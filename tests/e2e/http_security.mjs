@@ -156,6 +156,7 @@ await test('http: HEAD says what GET does, without the body; OPTIONS says what t
     const [headed] = await raw.answersTo(gateway, `HEAD ${path} HTTP/1.1\r\nHost: a\r\nX-Request-Id: i\r\n\r\n`, 1, [0]);
     assert.equal(headed.status, plain.status);
     assert.deepEqual(Object.keys(headed.headers), Object.keys(plain.headers));
+    assert.ok(Math.abs(new Date(plain.headers.date) - Date.now()) < 60000);
     assert.equal(headed.body.length, 0);
   }
   const options = await raw.answersTo(gateway, 'OPTIONS /v1/inference HTTP/1.1\r\nHost: a\r\n\r\nOPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n', 2);

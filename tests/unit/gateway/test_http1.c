@@ -139,6 +139,8 @@ static const struct bad bad[] = {
     {"coding in a folded line", HEAD "Transfer-Encoding:\r\n chunked\r\n\r\n0\r\n\r\n", 400},
     {"other expectation", HEAD "Expect: 200-ok\r\nContent-Length: 3\r\n\r\nabc", 417},
     {"two expectations", HEAD "Expect: 100-continue\r\nExpect: x\r\nContent-Length: 3\r\n\r\nabc", 417},
+    {"two authorizations", "GET /echo HTTP/1.1\r\nHost: a\r\nAuthorization: a\r\nAuthorization: b\r\n\r\n", 400},
+    {"two content types", "GET /echo HTTP/1.1\r\nHost: a\r\nContent-Type: a/b\r\nContent-Type: a/b\r\n\r\n", 400},
     {"bare line feeds", "GET /echo HTTP/1.1\nHost: a\n\n", 400},
     {"one bare line feed", "GET /echo HTTP/1.1\r\nHost: a\nX: y\r\n\r\n", 400},
     {"bare carriage return", "GET /echo HTTP/1.1\r\nHost: a\rX: y\r\n\r\n", 400},

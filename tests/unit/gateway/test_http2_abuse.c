@@ -43,6 +43,7 @@ static const struct head heads[] = {
     {"path in the authority", {{":method", "GET"}, {":scheme", "http"}, {":authority", "a/b"}, {":path", "/"}}, 0},
     {"host that differs", {BASE, {":path", "/echo"}, {"host", "b"}}, 400},
     {"two hosts", {BASE, {":path", "/echo"}, {"host", "a"}, {"host", "a"}}, 0},
+    {"two authorizations", {BASE, {":path", "/echo"}, {"authorization", "a"}, {"authorization", "b"}}, 400},
     {"line feed in a value", {BASE, {":path", "/echo"}, {"x", "a\nb"}}, 0},
     {"carriage return in a value", {BASE, {":path", "/echo"}, {"x", "a\rb"}}, 0},
     {"control character in a value", {BASE, {":path", "/echo"}, {"x", "a\x01z"}}, 0},
