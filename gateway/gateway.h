@@ -27,6 +27,7 @@ struct gateway_config {
     int64_t max_body_bytes, max_prompt_chars, request_timeout_ms, max_connections, drain_timeout_ms;
     bool metrics_on_main;
     const char *compression;
+    int64_t max_request_memory_bytes; /* 0 = no bound */
 };
 
 struct gateway {
@@ -39,6 +40,7 @@ struct gateway {
     struct metrics_series *m_active;
     struct job *jobs; /* generations in flight; job.c */
     struct http_settings main_http, admin_http;
+    struct http_memory request_memory; /* of the main port */
     int64_t started_ns;
     size_t n_active; /* requests in flight on the main port */
     bool draining;

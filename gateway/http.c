@@ -103,6 +103,8 @@ void http_exchange_close(struct http_exchange *x)
         if (s->on_finish)
             s->on_finish(s->user, x, aborted);
     }
+    if (x->conn->settings->memory)
+        x->conn->settings->memory->n_bytes -= x->n_charged;
     buffer_fini(&x->text);
     buffer_fini(&x->body);
     buffer_fini(&x->out);
@@ -182,6 +184,17 @@ void http_exchange_freeze(struct http_exchange *x)
         x->request.body = x->body.data;
         x->request.n_body = x->body.n_bytes;
     }
+}
+
+bool http_exchange_charge(struct http_exchange *x)
+{
+    struct http_memory *m = x->conn->settings->memory;
+    if (!m)
+        return true;
+    size_t n = sizeof *x + x->text.capacity + x->body.capacity;
+    m->n_bytes = m->n_bytes - x->n_charged + n;
+    x->n_charged = n;
+    return m->n_bytes <= m->max_bytes;
 }
 
 void http_exchange_request(struct http_exchange *x)

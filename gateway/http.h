@@ -62,15 +62,21 @@ struct http_request {
 struct http_conn;
 struct http_exchange;
 
+/* Memory of the requests, heads and bodies, on all connections of one thread. */
+struct http_memory {
+    size_t n_bytes, max_bytes;
+};
+
 /* What the application tells a connection; borrowed until the connection is closed. */
 struct http_settings {
     void *user;
     size_t max_body_bytes;
     bool draining; /* answers say that the connection will close */
     bool compress; /* whole answers, for clients that take gzip */
+    struct http_memory *memory; /* borrowed; a request for which there is none left is refused. NULL = no bound */
     /* A whole request is there. */
     void (*on_request)(void *user, struct http_exchange *x);
-    /* A request cannot be served as it is (400, 413, 417, 431): answer it with this status; the connection then closes. The
+    /* A request cannot be served as it is (400, 413, 417, 431, 503): answer it with this status; the connection then closes. The
      * request's fields may be incomplete: path is "" when it is not known. */
     void (*on_reject)(void *user, struct http_exchange *x, int status, const char *reason);
     /* The exchange is over and will be freed: the answer is out (aborted = false), or the client is gone. Comes once for

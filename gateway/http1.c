@@ -20,6 +20,7 @@
 #include <string.h>
 #include <strings.h>
 
+#define KEEP_BYTES 4096
 #define MAX_IN_BYTES (4 * HTTP_HIGH_WATER_BYTES) /* beyond it the transport did not listen to wants_input */
 
 enum step { STEP_HEAD, STEP_BODY, STEP_TRAILER, STEP_ANSWER, STEP_LINGER, STEP_CLOSED };
@@ -211,6 +212,8 @@ static void parse_head(struct http1 *h, size_t n_head)
         fault = http_check_framing(&h->x->request);
     if (fault.status == 0)
         fault = http_check(&h->x->request);
+    if (fault.status == 0 && !http_exchange_charge(h->x))
+        fault = (struct http_fault){503, HTTP_NO_MEMORY};
     if (fault.status != 0) {
         reject(h, fault.status, fault.reason);
         return;
@@ -263,6 +266,8 @@ static bool step_body(struct http1 *h)
         reject(h, 413, "the body is larger than the server takes");
     else if (code != HPE_OK && code != HPE_PAUSED)
         reject(h, 400, "malformed chunked body");
+    else if (!http_exchange_charge(h->x))
+        reject(h, 503, HTTP_NO_MEMORY);
     h->n_scanned = 0;
     return true;
 }
@@ -339,6 +344,8 @@ static bool input(void *state, const char *data, size_t n_bytes)
         data += n;
         n_bytes -= n;
     }
+    if (h->in.n_bytes == 0 && h->in.capacity > KEEP_BYTES)
+        buffer_fini(&h->in); /* a connection that waits is not to cost what its last request did */
     return true;
 }
 

@@ -135,6 +135,8 @@ static void headers_complete(struct http2 *h, struct http_exchange *x, bool has_
         reject(x, fault.status, fault.reason);
     else if (length && strtoull(length, NULL, 10) > h->conn->settings->max_body_bytes)
         reject(x, 413, "the body is larger than the server takes");
+    else if (!http_exchange_charge(x))
+        reject(x, 503, HTTP_NO_MEMORY);
     else if (has_body && http_expects_continue(&x->request))
         send_continue(h, x);
 }
@@ -180,6 +182,8 @@ static int on_data(nghttp2_session *session, uint8_t flags, int32_t stream_id, c
         reject(x, 413, "the body is larger than the server takes");
     else
         h->n_body_bytes += n_bytes;
+    if (!http_exchange_charge(x))
+        reject(x, 503, HTTP_NO_MEMORY);
     return 0;
 }
 

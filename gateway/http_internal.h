@@ -35,6 +35,7 @@ struct http_exchange {
     bool rejected;     /* the rest of the request is thrown away */
     size_t n_thrown;   /* bytes of it */
     size_t n_fields;   /* bytes of header fields, those beyond the limits too */
+    size_t n_charged;  /* of the settings' memory */
     struct http_exchange *next, *previous;
 };
 
@@ -80,6 +81,9 @@ bool http_exchange_header(struct http_exchange *x, const char *name, size_t n_na
 bool http_exchange_path(struct http_exchange *x, const char *target, size_t n_bytes);
 /* Turns offsets into pointers. */
 void http_exchange_freeze(struct http_exchange *x);
+/* Counts what the exchange holds by now. False when all requests together hold more than they may. */
+bool http_exchange_charge(struct http_exchange *x);
+#define HTTP_NO_MEMORY "the requests in flight fill the memory that the server keeps for them"
 void http_exchange_request(struct http_exchange *x);
 void http_exchange_reject(struct http_exchange *x, int status, const char *reason);
 /* Calls on_writable when it is owed. May end the exchange. */

@@ -307,6 +307,48 @@ START_TEST(bounds_chunk_extensions)
 }
 END_TEST
 
+/* Of two clients that send slowly, the second finds no room until the first has gone. */
+START_TEST(bounds_the_memory_of_all_requests)
+{
+    static const char slow[] = "POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 1000\r\n\r\n";
+    struct http_memory shared = {.max_bytes = 6000};
+    struct memory first, second;
+    memory_open(&first, 1024);
+    first.settings.memory = &shared;
+    memory_text(&first, slow);
+    ck_assert_uint_gt(shared.n_bytes, 3000);
+    ck_assert_uint_lt(shared.n_bytes, 6000);
+    for (int i = 0; i < 2; i++) {
+        memory_open(&second, 1024);
+        second.settings.memory = &shared;
+        memory_text(&second, slow);
+        ck_assert_int_eq(second.reject_status, i == 0 ? 503 : 0);
+        memory_close(&second);
+        if (i == 0)
+            memory_close(&first);
+    }
+    ck_assert_uint_eq(shared.n_bytes, 0);
+}
+END_TEST
+
+START_TEST(a_body_counts_too)
+{
+    char body[4000];
+    struct http_memory shared = {.max_bytes = 6000};
+    struct memory m;
+    memset(body, 'x', sizeof body);
+    memory_open(&m, sizeof body);
+    m.settings.memory = &shared;
+    memory_text(&m, "POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 4000\r\n\r\n");
+    ck_assert_int_eq(m.n_rejects, 0);
+    memory_input(&m, body, sizeof body, 500);
+    ck_assert_int_eq(m.reject_status, 503);
+    ck_assert_int_eq(m.n_requests, 0);
+    memory_close(&m);
+    ck_assert_uint_eq(shared.n_bytes, 0);
+}
+END_TEST
+
 START_TEST(a_head_request_gets_no_body)
 {
     struct memory m;
@@ -414,6 +456,7 @@ START_TEST(aborts_without_the_last_chunk)
 END_TEST
 
 SUITE("http1", understands_in_any_pieces, refuses_in_any_pieces, answers_pipelined_requests_in_order, bounds_the_head,
-      bounds_the_number_of_headers, bounds_the_trailers, bounds_chunk_extensions, a_head_request_gets_no_body,
+      bounds_the_number_of_headers, bounds_the_trailers, bounds_chunk_extensions, bounds_the_memory_of_all_requests,
+      a_body_counts_too, a_head_request_gets_no_body,
       continues_when_asked, streams_with_back_pressure, old_streams_end_with_the_connection, drains,
       aborts_without_the_last_chunk)
