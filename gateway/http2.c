@@ -116,14 +116,6 @@ static int on_header(nghttp2_session *session, const nghttp2_frame *frame, const
     return 0;
 }
 
-/* nghttp2 leaves a malformed field out; whoever sent it may mean something by it. */
-static int on_invalid_header(nghttp2_session *session, const nghttp2_frame *frame, const uint8_t *name, size_t n_name,
-                             const uint8_t *value, size_t n_value, uint8_t flags, void *user)
-{
-    (void)session, (void)frame, (void)name, (void)n_name, (void)value, (void)n_value, (void)flags, (void)user;
-    return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE;
-}
-
 static void headers_complete(struct http2 *h, struct http_exchange *x, bool has_body)
 {
     http_exchange_freeze(x);
@@ -377,7 +369,6 @@ static bool open_session(struct http2 *h)
     if (ok) {
         nghttp2_session_callbacks_set_on_begin_headers_callback(callbacks, on_begin_headers);
         nghttp2_session_callbacks_set_on_header_callback(callbacks, on_header);
-        nghttp2_session_callbacks_set_on_invalid_header_callback(callbacks, on_invalid_header);
         nghttp2_session_callbacks_set_on_frame_recv_callback(callbacks, on_frame_recv);
         nghttp2_session_callbacks_set_on_data_chunk_recv_callback(callbacks, on_data);
         nghttp2_session_callbacks_set_on_stream_close_callback(callbacks, on_stream_close);
