@@ -11,6 +11,7 @@ T            ?=
 FUZZ_SECONDS ?= 60
 SOAK_SECONDS ?= 300
 OVERLOAD_SECONDS ?= 30
+MUTATIONS    ?= 100000
 BENCH_ARGS   ?= --model models/tales.gguf --set standard
 
 MAKEFLAGS += --no-builtin-rules
@@ -19,7 +20,7 @@ MAKEFLAGS += --no-builtin-rules
 .SECONDARY:
 .SECONDEXPANSION:
 .DELETE_ON_ERROR:
-.PHONY: help deps-demo deps-test all tools tests fuzzers demo serve test bench soak overload fuzz format install clean FORCE
+.PHONY: help deps-demo deps-test all tools tests fuzzers demo serve test bench soak overload mutate mutator fuzz format install clean FORCE
 
 ifeq ($(origin CC),default)
 CC := $(if $(filter fuzz,$(SAN)),clang,gcc)
@@ -101,6 +102,7 @@ TEST_SRC    := $(shell find tests/unit tests/kernels -name 'test_*.c' 2>/dev/nul
 TESTS       := $(TEST_SRC:%.c=$(BUILD)/%)
 SCRIPTS     := $(filter-out tests/run.sh tests/fuzz.sh,$(wildcard tests/*.sh tests/golden/*.sh tests/e2e/*.sh tests/e2e/*.mjs))
 FUZZERS     := $(patsubst %.c,$(BUILD)/%,$(wildcard tests/fuzz/fuzz_*.c))
+MUTATE      := $(patsubst %.c,$(BUILD)/%.o,$(wildcard tests/mutate/*.c))
 HELPERS     := $(filter-out $(TEST_SRC),$(wildcard $(addsuffix *.c,$(sort $(dir $(TEST_SRC))))))
 
 # What a program or test of a folder links, its own folder first: libraries of ours, then the system's.
@@ -169,7 +171,7 @@ serve: deps-demo ## builds, and serves on the default ports until Ctrl-C
 	@tools/demo.sh serve
 # With a filter that no script's name has, the programs are not needed.
 test: deps-test ## builds and runs all tests, or those whose path has T in it
-	$(SUBMAKE) tests $(if $(or $(if $(T),,all),$(findstring $(T),$(SCRIPTS))),all $(BUILD)/tests/unit/gateway/test_contract)
+	$(SUBMAKE) tests $(if $(or $(if $(T),,all),$(findstring $(T),$(SCRIPTS))),all mutator $(BUILD)/tests/unit/gateway/test_contract)
 	@BITNET_BUILD=$(BUILD) BITNET_CC="$(CC)" BITNET_LDFLAGS="$(LDFLAGS_)" BITNET_CORE_LIBS="$(core)" SAN=$(SAN) \
 	 tests/run.sh $(T)
 bench: ## the machine's limits and the speed of a model against them (BENCH_ARGS)
@@ -181,6 +183,10 @@ soak: deps-test ## 200 clients on the demo model for SOAK_SECONDS: texts, memory
 overload: deps-test ## goodput, refusals and memory at ten times what the engine can serve
 	$(SUBMAKE) all
 	@BITNET_BUILD=$(BUILD) SAN=$(SAN) OVERLOAD_SECONDS=$(OVERLOAD_SECONDS) node tests/e2e/overload.mjs
+mutate: deps-test ## MUTATIONS broken requests over each protocol, with the address sanitizer
+	$(SUBMAKE) SAN=address all mutator
+	@BITNET_BUILD=$(OUT)/address SAN=address MUTATIONS=$(MUTATIONS) node tests/e2e/mutate.mjs
+mutator: $(BUILD)/tests/mutate/mutate
 fuzz: ## runs every fuzzer for FUZZ_SECONDS
 	$(SUBMAKE) SAN=fuzz fuzzers
 	@tests/fuzz.sh build/fuzz/tests/fuzz $(FUZZ_SECONDS)
@@ -236,6 +242,9 @@ helpers = $(patsubst %.c,$(BUILD)/%.o,$(filter $(dir $(1))%,$(HELPERS)))
 $(TESTS): $(BUILD)/%: $(BUILD)/%.o $$(call helpers,$$*) $$(call libs,$$(call folder,$$*))
 	$(call say,LINK,$@)
 	$(call link,$(CHECK_LIBS) $(SYS_$(call folder,$*)))
+$(BUILD)/tests/mutate/mutate: $(MUTATE) $(BUILD)/libbase.a
+	$(call say,LINK,$@)
+	$(call link,-lnghttp2 $(SYS_base))
 $(FUZZERS): $(BUILD)/%: $(BUILD)/%.o $$(call libs,$$(call fuzzed,$$*.c))
 	$(call say,LINK,$@)
 	$(call link,-fsanitize=fuzzer $(SYS_$(call fuzzed,$*.c)))

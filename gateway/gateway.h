@@ -41,6 +41,7 @@ struct gateway_config {
     const char *jwt_key, *jwt_jwks, *jwt_alg, *jwt_issuer, *jwt_audience, *api_keys;
     const char *trusted_proxies, *forwarded_header, *cors_origins;
     const char *playground; /* "on" or "off" */
+    int64_t max_request_memory_bytes; /* 0 = no bound */
 };
 
 struct gateway {
@@ -54,6 +55,7 @@ struct gateway {
     struct metrics_series *m_active;
     struct job *jobs; /* generations in flight; job.c */
     struct http_settings main_http, admin_http;
+    struct http_memory request_memory; /* of the main port */
     int64_t started_ns;
     size_t n_active; /* requests in flight on the main port */
     bool draining;

@@ -7,8 +7,8 @@
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
+#include <time.h>
 
-#define MAX_ANSWER_HEADERS 24
 #define ETAG_BYTES 128
 
 static const char *const method_names[HTTP_N_METHODS] = {
@@ -69,6 +69,21 @@ size_t http_max_head(const struct http_conn *c)
     return c->settings->max_head_bytes > 0 ? c->settings->max_head_bytes : HTTP_MAX_HEAD_BYTES;
 }
 
+/* Written once a second. */
+const char *http_date(char text[HTTP_DATE_BYTES])
+{
+    static _Thread_local char now_text[HTTP_DATE_BYTES];
+    static _Thread_local time_t written;
+    time_t now = time(NULL);
+    struct tm tm;
+    if (now != written) {
+        gmtime_r(&now, &tm);
+        strftime(now_text, HTTP_DATE_BYTES, "%a, %d %b %Y %H:%M:%S GMT", &tm);
+        written = now;
+    }
+    return memcpy(text, now_text, HTTP_DATE_BYTES);
+}
+
 void http_wake(struct http_conn *c)
 {
     c->transport.wake(c->transport.user);
@@ -99,6 +114,8 @@ void http_exchange_close(struct http_exchange *x)
         if (s->on_finish)
             s->on_finish(s->user, x, aborted);
     }
+    if (x->conn->settings->memory)
+        x->conn->settings->memory->n_bytes -= x->n_charged;
     x->conn->phase_ns = 0; /* its idle time begins now */
     buffer_fini(&x->text);
     buffer_fini(&x->body);
@@ -179,6 +196,17 @@ void http_exchange_freeze(struct http_exchange *x)
         x->request.body = x->body.data;
         x->request.n_body = x->body.n_bytes;
     }
+}
+
+bool http_exchange_charge(struct http_exchange *x)
+{
+    struct http_memory *m = x->conn->settings->memory;
+    if (!m)
+        return true;
+    size_t n = sizeof *x + x->text.capacity + x->body.capacity;
+    m->n_bytes = m->n_bytes - x->n_charged + n;
+    x->n_charged = n;
+    return m->n_bytes <= m->max_bytes;
 }
 
 void http_exchange_request(struct http_exchange *x)
@@ -265,10 +293,10 @@ void http_start(struct http_exchange *x, int status, const struct http_header *h
 /* The answer's headers with those that the encoding needs. An entity tag names bytes, so that of the plain answer can
  * only be a weak one of the encoded (RFC 9110 section 8.8.3.3). */
 static void encoded_headers(const struct http_header *headers, bool encoded, char etag[ETAG_BYTES],
-                            struct http_header out[MAX_ANSWER_HEADERS])
+                            struct http_header out[HTTP_MAX_ANSWER_HEADERS])
 {
     size_t n = 0;
-    for (; headers->name && n < MAX_ANSWER_HEADERS - 3; headers++, n++) {
+    for (; headers->name && n < HTTP_MAX_ANSWER_HEADERS - 3; headers++, n++) {
         out[n] = *headers;
         if (encoded && strcmp(headers->name, "etag") == 0 && headers->value[0] == '"') {
             snprintf(etag, ETAG_BYTES, "W/%s", headers->value);
@@ -285,7 +313,7 @@ void http_respond(struct http_exchange *x, int status, const struct http_header 
                   size_t n_body)
 {
     struct buffer packed;
-    struct http_header with[MAX_ANSWER_HEADERS];
+    struct http_header with[HTTP_MAX_ANSWER_HEADERS];
     char etag[ETAG_BYTES];
     buffer_init(&packed, n_body);
     if (x->conn->settings->compress && compress_suits(status, headers, n_body)) {

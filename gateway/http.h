@@ -72,6 +72,11 @@ struct http_limits {
     int64_t min_rate;  /* bytes a second: of a body that comes, and of an answer that waits to be read */
 };
 
+/* Memory of the requests, heads and bodies, on all connections of one thread. */
+struct http_memory {
+    size_t n_bytes, max_bytes;
+};
+
 /* What the application tells a connection; borrowed until the connection is closed. */
 struct http_settings {
     void *user;
@@ -80,9 +85,10 @@ struct http_settings {
     uint32_t max_streams;  /* HTTP/2, at a time; 0 = 128 */
     bool compress;         /* whole answers, for clients that take gzip */
     struct http_limits limits;
+    struct http_memory *memory; /* borrowed; a request for which there is none left is refused. NULL = no bound */
     /* A whole request is there. */
     void (*on_request)(void *user, struct http_exchange *x);
-    /* A request cannot be served as it is (400, 408, 413, 417, 431): answer it with this status; the connection then closes. The
+    /* A request cannot be served as it is (400, 408, 413, 417, 431, 503): answer it with this status; the connection then closes. The
      * request's fields may be incomplete: path is "" when it is not known. */
     void (*on_reject)(void *user, struct http_exchange *x, int status, const char *reason);
     /* The exchange is over and will be freed: the answer is out (aborted = false), or the client is gone. Comes once for

@@ -21,8 +21,8 @@
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
-#include <time.h>
 
+#define KEEP_BYTES 4096
 #define MAX_IN_BYTES (4 * HTTP_HIGH_WATER_BYTES) /* beyond it the transport did not listen to wants_input */
 
 enum step { STEP_HEAD, STEP_BODY, STEP_TRAILER, STEP_ANSWER, STEP_LINGER, STEP_CLOSED };
@@ -216,6 +216,8 @@ static void parse_head(struct http1 *h, size_t n_head)
         fault = http_check_framing(&h->x->request);
     if (fault.status == 0)
         fault = http_check(&h->x->request);
+    if (fault.status == 0 && !http_exchange_charge(h->x))
+        fault = (struct http_fault){503, HTTP_NO_MEMORY};
     if (fault.status != 0) {
         reject(h, fault.status, fault.reason);
         return;
@@ -268,6 +270,8 @@ static bool step_body(struct http1 *h)
         reject(h, 413, "the body is larger than the server takes");
     else if (code != HPE_OK && code != HPE_PAUSED)
         reject(h, 400, "malformed chunked body");
+    else if (!http_exchange_charge(h->x))
+        reject(h, 503, HTTP_NO_MEMORY);
     h->n_scanned = 0;
     return true;
 }
@@ -345,25 +349,12 @@ static bool input(void *state, const char *data, size_t n_bytes)
         data += n;
         n_bytes -= n;
     }
+    if (h->in.n_bytes == 0 && h->in.capacity > KEEP_BYTES)
+        buffer_fini(&h->in); /* a connection that waits is not to cost what its last request did */
     return true;
 }
 
 /* ---- answer ---- */
-
-/* Written once a second. */
-static void put_date(struct buffer *out)
-{
-    static _Thread_local char text[48];
-    static _Thread_local time_t written;
-    time_t now = time(NULL);
-    struct tm tm;
-    if (now != written) {
-        gmtime_r(&now, &tm);
-        strftime(text, sizeof text, "date: %a, %d %b %Y %H:%M:%S GMT\r\n", &tm);
-        written = now;
-    }
-    buffer_append_str(out, text);
-}
 
 static void start(struct http_exchange *x, const struct http_header *headers, int64_t n_body)
 {
@@ -373,8 +364,8 @@ static void start(struct http_exchange *x, const struct http_header *headers, in
     bool no_body = x->status == 204 || x->status == 304;
     if (x->conn->draining || (n_body < 0 && version == 10))
         h->keep_alive = false;
-    buffer_printf(out, "HTTP/1.1 %d %s\r\n", x->status, http_reason(x->status));
-    put_date(out);
+    char date[HTTP_DATE_BYTES];
+    buffer_printf(out, "HTTP/1.1 %d %s\r\ndate: %s\r\n", x->status, http_reason(x->status), http_date(date));
     for (; headers && headers->name; headers++)
         buffer_printf(out, "%s: %s\r\n", headers->name, headers->value);
     h->chunked = n_body < 0 && version == 11 && !no_body && x->request.method != HTTP_METHOD_HEAD;

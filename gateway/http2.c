@@ -116,14 +116,6 @@ static int on_header(nghttp2_session *session, const nghttp2_frame *frame, const
     return 0;
 }
 
-/* nghttp2 leaves a malformed field out; whoever sent it may mean something by it. */
-static int on_invalid_header(nghttp2_session *session, const nghttp2_frame *frame, const uint8_t *name, size_t n_name,
-                             const uint8_t *value, size_t n_value, uint8_t flags, void *user)
-{
-    (void)session, (void)frame, (void)name, (void)n_name, (void)value, (void)n_value, (void)flags, (void)user;
-    return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE;
-}
-
 static void headers_complete(struct http2 *h, struct http_exchange *x, bool has_body)
 {
     http_exchange_freeze(x);
@@ -135,6 +127,8 @@ static void headers_complete(struct http2 *h, struct http_exchange *x, bool has_
         reject(x, fault.status, fault.reason);
     else if (length && strtoull(length, NULL, 10) > h->conn->settings->max_body_bytes)
         reject(x, 413, "the body is larger than the server takes");
+    else if (!http_exchange_charge(x))
+        reject(x, 503, HTTP_NO_MEMORY);
     else if (has_body && http_expects_continue(&x->request))
         send_continue(h, x);
 }
@@ -183,6 +177,8 @@ static int on_data(nghttp2_session *session, uint8_t flags, int32_t stream_id, c
         reject(x, 413, "the body is larger than the server takes");
     else
         h->n_body_bytes += n_bytes;
+    if (!http_exchange_charge(x))
+        reject(x, 503, HTTP_NO_MEMORY);
     return 0;
 }
 
@@ -232,7 +228,8 @@ static ssize_t read_body(nghttp2_session *session, int32_t stream_id, uint8_t *t
 static void start(struct http_exchange *x, const struct http_header *headers, int64_t n_body)
 {
     struct http2 *h = x->conn->state;
-    nghttp2_nv fields[HTTP_MAX_ANSWER_HEADERS + 2];
+    nghttp2_nv fields[HTTP_MAX_ANSWER_HEADERS + 3]; /* with status, date and length */
+    char date[HTTP_DATE_BYTES];
     size_t n = 0;
     struct buffer numbers;
     buffer_init(&numbers, 64);
@@ -240,7 +237,8 @@ static void start(struct http_exchange *x, const struct http_header *headers, in
     buffer_append_char(&numbers, '\0');
     buffer_printf(&numbers, "%lld", (long long)n_body);
     fields[n++] = name_value(":status", numbers.data);
-    for (; headers && headers->name; headers++)
+    fields[n++] = name_value("date", http_date(date));
+    for (; headers && headers->name && n < HTTP_MAX_ANSWER_HEADERS + 2; headers++)
         fields[n++] = name_value(headers->name, headers->value);
     if (n_body >= 0 && x->status != 204 && x->status != 304)
         fields[n++] = name_value("content-length", numbers.data + 4);
@@ -423,7 +421,6 @@ static bool open_session(struct http2 *h)
     if (ok) {
         nghttp2_session_callbacks_set_on_begin_headers_callback(callbacks, on_begin_headers);
         nghttp2_session_callbacks_set_on_header_callback(callbacks, on_header);
-        nghttp2_session_callbacks_set_on_invalid_header_callback(callbacks, on_invalid_header);
         nghttp2_session_callbacks_set_on_frame_recv_callback(callbacks, on_frame_recv);
         nghttp2_session_callbacks_set_on_data_chunk_recv_callback(callbacks, on_data);
         nghttp2_session_callbacks_set_on_stream_close_callback(callbacks, on_stream_close);

@@ -72,6 +72,17 @@ static struct http_fault check_host(const struct http_request *r)
     return none;
 }
 
+/* Fields of which two readers might take different ones. */
+static struct http_fault check_single(const struct http_request *r)
+{
+    int n;
+    if (only_value(r, "authorization", &n) && n > 1)
+        return bad("expected at most one Authorization header");
+    if (only_value(r, "content-type", &n) && n > 1)
+        return bad("expected at most one Content-Type header");
+    return none;
+}
+
 static struct http_fault check_expect(const struct http_request *r)
 {
     for (size_t i = 0; i < r->n_headers; i++)
@@ -87,6 +98,8 @@ struct http_fault http_check(const struct http_request *r)
     if (r->path[0] == '*' && r->method != HTTP_METHOD_OPTIONS)
         return bad("expected a path as request target; * is for OPTIONS");
     struct http_fault fault = check_host(r);
+    if (fault.status == 0)
+        fault = check_single(r);
     return fault.status != 0 ? fault : check_expect(r);
 }
 

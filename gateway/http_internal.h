@@ -10,7 +10,7 @@
 #include "gateway/http.h"
 #include "gateway/pace.h"
 
-#define HTTP_MAX_ANSWER_HEADERS 40
+#define HTTP_MAX_ANSWER_HEADERS 40 /* those behind are left out */
 
 struct http_exchange {
     struct http_conn *conn;
@@ -40,6 +40,7 @@ struct http_exchange {
     struct pace coming, going;
     size_t n_thrown;   /* bytes of it */
     size_t n_fields;   /* bytes of header fields, those beyond the limits too */
+    size_t n_charged;  /* of the settings' memory */
     struct http_exchange *next, *previous;
 };
 
@@ -88,6 +89,9 @@ bool http_exchange_header(struct http_exchange *x, const char *name, size_t n_na
 bool http_exchange_path(struct http_exchange *x, const char *target, size_t n_bytes);
 /* Turns offsets into pointers. */
 void http_exchange_freeze(struct http_exchange *x);
+/* Counts what the exchange holds by now. False when all requests together hold more than they may. */
+bool http_exchange_charge(struct http_exchange *x);
+#define HTTP_NO_MEMORY "the requests in flight fill the memory that the server keeps for them"
 void http_exchange_request(struct http_exchange *x);
 void http_exchange_reject(struct http_exchange *x, int status, const char *reason);
 /* Calls on_writable when it is owed. May end the exchange. */
@@ -98,7 +102,7 @@ struct http_fault {
     const char *reason; /* static */
 };
 
-/* http_check.c. Target, Host and Expect, of either protocol; then how long an HTTP/1 request is. */
+/* http_check.c. Target, Host, fields that may be there once, and Expect, of either protocol; then how long an HTTP/1 request is. */
 struct http_fault http_check(const struct http_request *r);
 struct http_fault http_check_framing(const struct http_request *r);
 /* Host or authority: a name or an address, and perhaps a port. */
@@ -107,6 +111,9 @@ bool http_host_valid(const char *host, size_t n_bytes);
 bool http_expects_continue(const struct http_request *r);
 
 enum http_method http_method_from_name(const char *name, size_t n_bytes);
+/* The value of Date (RFC 9110 section 6.6.1); returns `text`. */
+#define HTTP_DATE_BYTES 40
+const char *http_date(char text[HTTP_DATE_BYTES]);
 void http_wake(struct http_conn *c);
 size_t http_max_head(const struct http_conn *c);
 

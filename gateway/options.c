@@ -108,6 +108,10 @@ static const struct option_def defs[] = {
      .help = "Name that the engine's certificate must have, where it is not the one in --engine."},
     {"drain-timeout-ms", OPTION_INT, AT(drain_timeout_ms), .default_value = "45000", .min = 0, .max = 3600000,
      .unit = "ms", .help = "After SIGTERM, how long running answers may take to end."},
+    {"max-request-memory", OPTION_SIZE, AT(max_request_memory_bytes), .default_value = "256M", .min = 0,
+     .max = INT64_C(1) << 40, .unit = "bytes",
+     .help = "Memory of all requests at a time, heads and bodies, on each event loop; others are told to come back. 0 for "
+             "no limit."},
     {"compression", OPTION_CHOICE, AT(compression), .default_value = "on", .choices = "on|off",
      .help = "gzip for answers that are not streams, to clients that ask for it."},
     {"log-level", OPTION_CHOICE, AT(log_level), .default_value = "info", .choices = "debug|info|warn|error|off",

@@ -218,6 +218,13 @@ void gateway_admin_request(void *gateway, struct http_exchange *x)
     dispatch(gateway, x, true);
 }
 
+static enum error_code rejection_code(int status)
+{
+    return status == 413   ? ERROR_PAYLOAD_TOO_LARGE
+           : status == 503 ? ERROR_SERVICE_UNAVAILABLE
+                           : ERROR_INVALID_REQUEST;
+}
+
 void gateway_reject(void *gateway, struct http_exchange *x, int status, const char *reason)
 {
     struct request *r = request_open(gateway, x, false);
@@ -230,7 +237,7 @@ void gateway_reject(void *gateway, struct http_exchange *x, int status, const ch
     access_count(r);
     struct failure f;
     failure_init(&f);
-    error_set(&f.error, status == 413 ? ERROR_PAYLOAD_TOO_LARGE : ERROR_INVALID_REQUEST, "%s", reason);
+    error_set(&f.error, rejection_code(status), "%s", reason);
     error_respond_with(r, &f, status, NULL);
     failure_fini(&f);
 }
@@ -289,7 +296,11 @@ void gateway_init_http(struct gateway *g)
         .on_reject = gateway_reject,
         .on_finish = gateway_finish,
     };
+    g->request_memory = (struct http_memory){.max_bytes = (size_t)g->config->max_request_memory_bytes};
+    if (g->request_memory.max_bytes > 0)
+        g->main_http.memory = &g->request_memory;
     g->admin_http = g->main_http;
+    g->admin_http.memory = NULL; /* metrics and health are to be had when clients have filled it */
     g->admin_http.on_request = gateway_admin_request;
 }
 

@@ -2,7 +2,7 @@
 // nothing is taken for a second request, and at the end the process serves as before and has not grown.
 import assert from 'node:assert/strict';
 import zlib from 'node:zlib';
-import { done, get, post, sleep, startPair, stop, test, until } from './lib/harness.mjs';
+import { done, get, post, sleep, startGateway, startPair, stop, test, until } from './lib/harness.mjs';
 import * as raw from './lib/raw.mjs';
 import { END_HEADERS, END_STREAM, frame, literal, preface, request, type } from './lib/raw.mjs';
 
@@ -156,6 +156,7 @@ await test('http: HEAD says what GET does, without the body; OPTIONS says what t
     const [headed] = await raw.answersTo(gateway, `HEAD ${path} HTTP/1.1\r\nHost: a\r\nX-Request-Id: i\r\n\r\n`, 1, [0]);
     assert.equal(headed.status, plain.status);
     assert.deepEqual(Object.keys(headed.headers), Object.keys(plain.headers));
+    assert.ok(Math.abs(new Date(plain.headers.date) - Date.now()) < 60000);
     assert.equal(headed.body.length, 0);
   }
   const options = await raw.answersTo(gateway, 'OPTIONS /v1/inference HTTP/1.1\r\nHost: a\r\n\r\nOPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n', 2);
@@ -243,6 +244,24 @@ await test('security: invalid UTF-8 is 400 wherever it stands', async () => {
       assert.equal(status, 400);
       assert.equal(answer.error.code, 'INVALID_REQUEST');
     }
+});
+
+// ---- memory ----
+
+await test('security: bodies that many clients send slowly fill no more than they may', async () => {
+  const small = await startGateway(engine.target, ['--max-request-memory', '1M']);
+  const links = await Promise.all(Array.from({ length: 200 }, async () => {
+    const link = await raw.connect(small);
+    link.socket.write(`${head}Content-Length: 20000\r\n\r\n${' '.repeat(16000)}`);
+    return link;
+  }));
+  await until('there is no room', 20000, async () => links.some((link) => link.bytes.length > 0));
+  const refused = await raw.untilClosed(small, 'GET /health/live HTTP/1.1\r\nHost: a\r\nX: y\r\n\r\n' + `${head}Content-Length: 20000\r\n\r\n${' '.repeat(16000)}`);
+  assert.deepEqual([refused.at(-1).status, refused.at(-1).headers['retry-after'], JSON.parse(refused.at(-1).body).error.code], [503, '1', 'SERVICE_UNAVAILABLE']);
+  assert.equal((await get(`${small.admin}/health/live`)).status, 200);
+  for (const link of links) link.socket.destroy();
+  await until('there is room again', 20000, async () => (await post(`${small.url}/v1/inference`, { prompt: 'a', max_tokens: 1 })).status === 200);
+  assert.deepEqual(await stop(small.child), { code: 0, signal: null });
 });
 
 // ---- HTTP/2 floods ----

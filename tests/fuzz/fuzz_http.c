@@ -5,7 +5,10 @@
  */
 #include "tests/unit/gateway/app.h"
 
+#include <assert.h>
 #include <stdint.h>
+
+#define MEMORY_BYTES 16384 /* of all requests at a time: a few are refused */
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n_bytes);
 
@@ -34,6 +37,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n_bytes)
         return 0;
     app_open(&app);
     app.m.pending = (size_t)data[1] * 512;
+    app.g.request_memory.max_bytes = MEMORY_BYTES;
+    app.g.main_http.memory = &app.g.request_memory;
     size_t n_piece = data[0] == 0 ? n_bytes : data[0];
     for (size_t at = 2; at < n_bytes && app_n_calls + 16 < APP_MAX_CALLS; at += n_piece) {
         size_t n = n_bytes - at < n_piece ? n_bytes - at : n_piece;
@@ -44,5 +49,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n_bytes)
         http_conn_output(app.m.conn, &app.m.out);
     }
     app_close(&app);
+    assert(app.g.request_memory.n_bytes == 0);
     return 0;
 }

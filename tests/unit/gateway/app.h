@@ -85,7 +85,8 @@ static inline void app_open(struct app *a)
     app_n_calls = 0;
     app_refuse = ERROR_NONE;
     a->config =
-        (struct gateway_config){.max_body_bytes = 1 << 20, .max_prompt_chars = 8192, .request_timeout_ms = 600000};
+        (struct gateway_config){.max_body_bytes = 1 << 20, .max_prompt_chars = 8192, .request_timeout_ms = 600000,
+                                .compression = "on"};
     a->g.config = &a->config;
     a->g.base = event_base_new();
     gateway_metrics_open(&a->g);

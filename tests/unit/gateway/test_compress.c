@@ -32,6 +32,8 @@ static const struct wish wishes[] = {
     {"identity, gzip", true},
     {"identity;q=1, gzip;q=0.5", false},
     {"identity;q=0.5, gzip;q=0.5", true},
+    {"identity;q=0.5, gzip;q=0.05", false},
+    {"identity;q=0.05, gzip;q=0.5", true},
     {"gzip;q=2", false},
     {"gzip;q=1.001", false},
     {"gzip;q=0.0001", false},

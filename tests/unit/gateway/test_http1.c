@@ -39,8 +39,6 @@ static const struct good good[] = {
      "[-] hi"},
     {"trailers of all kinds",
      "POST /echo HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nh\r\n0;last\r\nX: y\r\nZ:\r\n\r\n", "[-] h"},
-    {"1.0 waits for no 100", "POST /echo HTTP/1.0\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\nhi",
-     "HTTP/1.1 200 OK\r\n"},
     {"empty lines in front", "\r\n\r\nGET /echo HTTP/1.1\r\nHost: a\r\n\r\n", "GET /echo? [-] "},
     {"http/1.0", "GET /echo HTTP/1.0\r\n\r\n", "connection: close\r\n"},
     {"http/1.0 kept", "GET /echo HTTP/1.0\r\nConnection: keep-alive\r\n\r\n", "connection: keep-alive\r\n"},
@@ -141,6 +139,8 @@ static const struct bad bad[] = {
     {"coding in a folded line", HEAD "Transfer-Encoding:\r\n chunked\r\n\r\n0\r\n\r\n", 400},
     {"other expectation", HEAD "Expect: 200-ok\r\nContent-Length: 3\r\n\r\nabc", 417},
     {"two expectations", HEAD "Expect: 100-continue\r\nExpect: x\r\nContent-Length: 3\r\n\r\nabc", 417},
+    {"two authorizations", "GET /echo HTTP/1.1\r\nHost: a\r\nAuthorization: a\r\nAuthorization: b\r\n\r\n", 400},
+    {"two content types", "GET /echo HTTP/1.1\r\nHost: a\r\nContent-Type: a/b\r\nContent-Type: a/b\r\n\r\n", 400},
     {"bare line feeds", "GET /echo HTTP/1.1\nHost: a\n\n", 400},
     {"one bare line feed", "GET /echo HTTP/1.1\r\nHost: a\nX: y\r\n\r\n", 400},
     {"bare carriage return", "GET /echo HTTP/1.1\r\nHost: a\rX: y\r\n\r\n", 400},
@@ -307,6 +307,48 @@ START_TEST(bounds_chunk_extensions)
 }
 END_TEST
 
+/* Of two clients that send slowly, the second finds no room until the first has gone. */
+START_TEST(bounds_the_memory_of_all_requests)
+{
+    static const char slow[] = "POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 1000\r\n\r\n";
+    struct http_memory shared = {.max_bytes = 6000};
+    struct memory first, second;
+    memory_open(&first, 1024);
+    first.settings.memory = &shared;
+    memory_text(&first, slow);
+    ck_assert_uint_gt(shared.n_bytes, 3000);
+    ck_assert_uint_lt(shared.n_bytes, 6000);
+    for (int i = 0; i < 2; i++) {
+        memory_open(&second, 1024);
+        second.settings.memory = &shared;
+        memory_text(&second, slow);
+        ck_assert_int_eq(second.reject_status, i == 0 ? 503 : 0);
+        memory_close(&second);
+        if (i == 0)
+            memory_close(&first);
+    }
+    ck_assert_uint_eq(shared.n_bytes, 0);
+}
+END_TEST
+
+START_TEST(a_body_counts_too)
+{
+    char body[4000];
+    struct http_memory shared = {.max_bytes = 6000};
+    struct memory m;
+    memset(body, 'x', sizeof body);
+    memory_open(&m, sizeof body);
+    m.settings.memory = &shared;
+    memory_text(&m, "POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 4000\r\n\r\n");
+    ck_assert_int_eq(m.n_rejects, 0);
+    memory_input(&m, body, sizeof body, 500);
+    ck_assert_int_eq(m.reject_status, 503);
+    ck_assert_int_eq(m.n_requests, 0);
+    memory_close(&m);
+    ck_assert_uint_eq(shared.n_bytes, 0);
+}
+END_TEST
+
 START_TEST(a_head_request_gets_no_body)
 {
     struct memory m;
@@ -339,6 +381,12 @@ START_TEST(continues_when_asked)
     memory_text(&m, "POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 2000\r\nExpect: 100-continue\r\n\r\n");
     ck_assert_int_eq(m.reject_status, 413);
     ck_assert_ptr_null(strstr(memory_sent(&m), "100 Continue"));
+    memory_close(&m);
+    memory_open(&m, 1024);
+    memory_text(&m, "POST /echo HTTP/1.0\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n");
+    ck_assert_str_eq(memory_sent(&m), ""); /* HTTP/1.0 knows no interim answers */
+    memory_text(&m, "ok");
+    ck_assert_int_eq(m.n_requests, 1);
     memory_close(&m);
 }
 END_TEST
@@ -487,7 +535,8 @@ START_TEST(aborts_without_the_last_chunk)
 END_TEST
 
 SUITE("http1", understands_in_any_pieces, refuses_in_any_pieces, answers_pipelined_requests_in_order, bounds_the_head,
-      bounds_the_number_of_headers, bounds_the_trailers, bounds_chunk_extensions, a_head_request_gets_no_body,
+      bounds_the_number_of_headers, bounds_the_trailers, bounds_chunk_extensions, bounds_the_memory_of_all_requests,
+      a_body_counts_too, a_head_request_gets_no_body,
       continues_when_asked, streams_with_back_pressure, old_streams_end_with_the_connection, drains,
       an_idle_connection_ends_with_the_drain, slow_requests_are_answered, slow_bodies_are_answered, idle_connections_end,
       aborts_without_the_last_chunk)

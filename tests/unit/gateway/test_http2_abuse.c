@@ -43,6 +43,7 @@ static const struct head heads[] = {
     {"path in the authority", {{":method", "GET"}, {":scheme", "http"}, {":authority", "a/b"}, {":path", "/"}}, 0},
     {"host that differs", {BASE, {":path", "/echo"}, {"host", "b"}}, 400},
     {"two hosts", {BASE, {":path", "/echo"}, {"host", "a"}, {"host", "a"}}, 0},
+    {"two authorizations", {BASE, {":path", "/echo"}, {"authorization", "a"}, {"authorization", "b"}}, 400},
     {"line feed in a value", {BASE, {":path", "/echo"}, {"x", "a\nb"}}, 0},
     {"carriage return in a value", {BASE, {":path", "/echo"}, {"x", "a\rb"}}, 0},
     {"control character in a value", {BASE, {":path", "/echo"}, {"x", "a\x01z"}}, 0},
@@ -176,6 +177,29 @@ START_TEST(many_good_streams_are_no_flood)
     ck_assert_int_eq(m.n_finished, 3000);
     ck_assert_int_eq(http_conn_phase(m.conn), HTTP_PHASE_IDLE);
     memory_close(&m);
+    buffer_fini(&in);
+}
+END_TEST
+
+START_TEST(bounds_the_memory_of_all_requests)
+{
+    struct http_memory shared = {.max_bytes = 20000};
+    struct buffer in;
+    struct memory m;
+    size_t n;
+    int flags;
+    begin(&in);
+    memory_open(&m, 1024);
+    m.settings.memory = &shared;
+    for (uint32_t i = 0; i < 20; i++)
+        headers(&in, 2 * i + 1, 0, "POST", "/echo", NULL, NULL);
+    memory_input(&m, in.data, in.n_bytes, 0);
+    ck_assert_int_eq(m.reject_status, 503);
+    ck_assert_int_ge(m.n_rejects, 10);
+    ck_assert_int_lt(m.n_rejects, 20);
+    ck_assert_ptr_nonnull(find(&m, HEADERS, 39, 0, &n, &flags));
+    memory_close(&m);
+    ck_assert_uint_eq(shared.n_bytes, 0);
     buffer_fini(&in);
 }
 END_TEST
@@ -318,5 +342,5 @@ END_TEST
 
 SUITE("http2_abuse", refuses_heads, a_body_has_the_length_it_says, refuses_frames,
       references_to_large_fields_are_not_decoded_for_ever, endless_continuation_ends_the_connection,
-      rapid_resets_end_the_connection, resets_that_are_provoked_end_the_connection, many_good_streams_are_no_flood,
+      rapid_resets_end_the_connection, resets_that_are_provoked_end_the_connection, bounds_the_memory_of_all_requests, many_good_streams_are_no_flood,
       acknowledgements_that_nobody_reads_are_bounded, answers_that_nobody_reads_stop_the_reading)
