@@ -73,7 +73,7 @@ static void attempt_end(struct attempt *a, bool cancel)
     if (cancel)
         bridge_cancel(a->handle);
     a->handle = NULL;
-    member_put(a->member);
+    member_put(a->member, a->call->options.channel == ENGINE_WORK);
 }
 
 static void fill_metadata(const struct engine_call_options *o, const char *metadata[MAX_METADATA])
@@ -113,7 +113,7 @@ static enum error_code attempt_start(struct engine_call *call, struct member *m,
     enum error_code code = bridge_start(pool_bridge(call->engine->pool), &options, &a->handle, err);
     if (code != ERROR_NONE)
         return code;
-    member_take(m);
+    member_take(m, o->channel == ENGINE_WORK);
     call->tried[call->n_tried++] = m;
     return ERROR_NONE;
 }

@@ -162,15 +162,15 @@ enum error_code member_open(const struct member_shared *shared, const char *addr
     return ERROR_NONE;
 }
 
-void member_take(struct member *m)
+void member_take(struct member *m, bool counts)
 {
     m->n_calls++;
-    metrics_inc(m->active, 1);
+    metrics_inc(m->active, counts);
 }
 
-void member_put(struct member *m)
+void member_put(struct member *m, bool counts)
 {
-    metrics_inc(m->active, -1);
+    metrics_inc(m->active, -counts);
     if (--m->n_calls == 0 && m->retired)
         member_free(m);
 }

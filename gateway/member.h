@@ -49,9 +49,10 @@ struct member {
 /* Connects and watches. `name` is where the address was found, and what its certificate must have; NULL = it was given. */
 enum error_code member_open(const struct member_shared *shared, const char *address, const char *name,
                             struct member **out, struct error *err);
-/* A call begins, a call has ended. After the last one of a member that was retired the member is gone. */
-void member_take(struct member *m);
-void member_put(struct member *m);
+/* A call begins, a call has ended; `counts` when it is load, not a question. After the last one of a member that was retired the
+ * member is gone. */
+void member_take(struct member *m, bool counts);
+void member_put(struct member *m, bool counts);
 /* Takes it out of service for good; on_change does not come for it any more. */
 void member_retire(struct member *m);
 /* Requests in flight, over all loops of the process. */

@@ -22,7 +22,7 @@
 #define KEEPALIVE_TIMEOUT_MS 5000
 #define CONNECT_MS 2000          /* what a connection may take until HTTP/2 is agreed on, also beside compute that takes all CPUs */
 #define MIN_BACKOFF_MS 100       /* between attempts to connect */
-#define MAX_BACKOFF_MS 1000      /* so that an engine that is back is used within 2 s */
+#define MAX_BACKOFF_MS 500       /* so that an engine that is back is used within 2 s */
 #define MAX_METADATA 16
 
 struct rpc_queue {

@@ -165,12 +165,12 @@ START_TEST(addresses_come_and_go)
     n_addresses = 1;
     struct member *old = pool_member(pool, 0);
     ck_assert_str_eq(old->address, gone);
-    member_take(old); /* a call that runs on it */
+    member_take(old, true); /* a call that runs on it */
     TURN_UNTIL(pool_n_members(pool) == 1);
     ck_assert_str_eq(pool_member(pool, 0)->address, addresses[0]);
     ck_assert(old->retired);
     ck_assert(!shown(gone));
-    member_put(old);
+    member_put(old, true);
     teardown();
 }
 END_TEST
