@@ -74,7 +74,7 @@ body() { jq -nc --arg prompt "$prompt" --argjson n "$max_tokens" '{prompt: $prom
 if [ "${1:-}" = serve ]; then
     start 50051 9090 8080 9091
     wait_ready http://127.0.0.1:8080
-    printf 'Serving %s on http://127.0.0.1:8080 (gRPC 50051, metrics 9090 and 9091). Try:\n\n' "$model"
+    printf 'Serving %s on http://127.0.0.1:8080 (gRPC 50051, metrics 9090 and 9091). Open it in a browser, or:\n\n' "$model"
     printf "  curl -N http://127.0.0.1:8080/v1/inference/stream -H 'Content-Type: application/json' \\\\\n    -d '%s'\n\n" "$(body)"
     echo 'Ctrl-C stops it.'
     wait -n "$engine_pid" "$gateway_pid"

@@ -1,6 +1,7 @@
 // Health and figures of the server, asked for every two seconds, and their plots over the last two minutes. A figure that the
 // server does not give is not shown; a sample that did not come is a gap.
 import { ask, headers } from './stream.js';
+import { milliseconds } from './turns.js';
 
 const PERIOD_MS = 2000, WINDOW_MS = 120000, GAP_MS = 3 * PERIOD_MS, WIDTH = 120, HEIGHT = 32;
 const SVG = 'http://www.w3.org/2000/svg';
@@ -112,7 +113,7 @@ export class Live {
     this.cpu.push([system.cpu_utilization]);
     this.tell([
       ['Memory', system.memory_usage_bytes && `${whole(system.memory_usage_bytes / 1048576)} MB`],
-      ['Mean response, 5 min', load.avg_response_time_ms !== undefined && `${whole(load.avg_response_time_ms)} ms`],
+      ['Mean response, 5 min', load.avg_response_time_ms !== undefined && milliseconds(load.avg_response_time_ms)],
       ['Requests a second, 5 min', load.requests_per_second !== undefined && load.requests_per_second.toFixed(2)],
       ['Errors, 5 min', load.error_rate !== undefined && `${(load.error_rate * 100).toFixed(1)} %`],
     ]);

@@ -35,7 +35,7 @@ export const grow = (field) => {
   field.style.height = `${Math.min(field.scrollHeight + 2, 0.4 * innerHeight)}px`;
 };
 
-const milliseconds = (ms) => (ms >= 1000 ? `${(ms / 1000).toFixed(2)} s` : `${ms >= 10 ? Math.round(ms) : ms.toFixed(1)} ms`);
+export const milliseconds = (ms) => (ms >= 1000 ? `${(ms / 1000).toFixed(2)} s` : `${ms >= 10 ? Math.round(ms) : ms.toFixed(1)} ms`);
 const plural = (n, word) => `${n} ${word}${n === 1 ? '' : 's'}`;
 
 const FINISH = { stop: 'came to its end', length: 'cut at the limit of tokens', deadline: 'cut by its deadline', cancelled: 'cancelled' };
