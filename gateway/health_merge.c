@@ -63,11 +63,16 @@ static void merge_measured(Bitnet__V1__HealthResponse *into, const Bitnet__V1__H
 {
     double n = (double)into->window_requests, m = (double)e->window_requests, all = n + m > 0 ? n + m : 1;
     into->cpu_utilization = (into->cpu_utilization * (double)n_before + e->cpu_utilization) / (double)(n_before + 1);
+    into->kv_cache_utilization =
+        (into->kv_cache_utilization * (double)n_before + e->kv_cache_utilization) / (double)(n_before + 1);
     into->memory_bytes += e->memory_bytes;
+    into->gpu_memory_bytes += e->gpu_memory_bytes;
+    into->tokens_generated += e->tokens_generated;
     into->active_requests += e->active_requests;
     into->queue_depth += e->queue_depth;
     into->avg_response_time_ms = (into->avg_response_time_ms * n + e->avg_response_time_ms * m) / all;
     into->error_rate = (into->error_rate * n + e->error_rate * m) / all;
+    into->sla_compliance = (into->sla_compliance * n + e->sla_compliance * m) / all;
     into->requests_per_second += e->requests_per_second;
     into->window_requests += e->window_requests;
     if (e->uptime_seconds > into->uptime_seconds)

@@ -61,12 +61,14 @@ START_TEST(all_figures)
     r.error_rate = 0.25;
     r.sla_compliance = 0.75;
     r.gpu_memory_bytes = 500;
+    r.tokens_generated = 70;
+    r.kv_cache_utilization = 0.125;
     ask("/health", &r);
     ck_assert_int_eq(app_status(&app), 200);
     ck_assert_str_eq(part("\"uptime_seconds\""),
                      "\"uptime_seconds\":61.5,\"version\":\"1.2\",\"build\":{\"git_sha\":\"abc\",\"compiler\":\"gcc\",\"features\":[\"cpu\","
                      "\"prometheus\"]},\"components\":{\"batch_engine\":{\"status\":\"healthy\"}},\"system_metrics\":{\"cpu_utilization\":0.25,"
-                     "\"memory_usage_bytes\":1000,\"gpu_memory_usage_bytes\":500,\"active_requests\":2,\"queue_depth\":3},\"performance_indicators\":{"
+                     "\"memory_usage_bytes\":1000,\"gpu_memory_usage_bytes\":500,\"active_requests\":2,\"queue_depth\":3,\"tokens_generated\":70,\"kv_cache_utilization\":0.125},\"performance_indicators\":{"
                      "\"avg_response_time_ms\":12.5,\"requests_per_second\":0.5,\"error_rate\":0.25,\"sla_compliance\":0.75}}");
     app_close(&app);
 }
