@@ -57,7 +57,7 @@ const openers = (gateway) => {
         streams.push(open[protocol](i));
         if (i % 50 === 49) await sleep(20);
       }
-      await until('a token on each stream', 20 * stepMs + 60000, async () => streams.every((s) => s.tokens > 0));
+      await until('a token on each stream', 30 * stepMs + 60000, async () => streams.every((s) => s.tokens > 0));
       assert.equal(await metric(gateway.admin, 'bitnet_requests_active'), n); // of both loops
       const growth = rss(gateway.child) - before;
       console.log(`# ${n} streams over ${protocol}: ${(growth / 1048576).toFixed(1)} MB, ${(growth / 1024 / n).toFixed(1)} KB each`);
