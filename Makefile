@@ -20,7 +20,7 @@ MAKEFLAGS += --no-builtin-rules
 .SECONDARY:
 .SECONDEXPANSION:
 .DELETE_ON_ERROR:
-.PHONY: help deps-demo deps-test all tools tests fuzzers demo serve test bench soak overload mutate mutator fuzz format install clean FORCE
+.PHONY: help deps-demo deps-test all tools tests fuzzers demo serve test bench soak overload connections mutate mutator fuzz format install clean FORCE
 
 ifeq ($(origin CC),default)
 CC := $(if $(filter fuzz,$(SAN)),clang,gcc)
@@ -183,6 +183,9 @@ soak: deps-test ## 200 clients on the demo model for SOAK_SECONDS: texts, memory
 overload: deps-test ## goodput, refusals and memory at ten times what the engine can serve
 	$(SUBMAKE) all
 	@BITNET_BUILD=$(BUILD) SAN=$(SAN) OVERLOAD_SECONDS=$(OVERLOAD_SECONDS) node tests/e2e/overload.mjs
+connections: deps-test ## 1,000 open streams, a token every 10 s each: what they cost the gateway
+	$(SUBMAKE) all
+	@BITNET_BUILD=$(BUILD) SAN=$(SAN) CONNECTIONS=1000 STEP_MS=10000 node tests/e2e/connections.mjs
 mutate: deps-test ## MUTATIONS broken requests over each protocol, with the address sanitizer
 	$(SUBMAKE) SAN=address all mutator
 	@BITNET_BUILD=$(OUT)/address SAN=address MUTATIONS=$(MUTATIONS) node tests/e2e/mutate.mjs

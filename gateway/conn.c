@@ -99,6 +99,24 @@ void http_conn_drain(struct http_conn *c)
     http_wake(c);
 }
 
+static int64_t earlier(int64_t a, int64_t b)
+{
+    return a < b ? a : b;
+}
+
+/* When the connection takes nothing new any more, because it was idle for long or the server is going down. An HTTP/1.1
+ * client learns of that from an answer, and after one that had promised to go on it may just be sending the next request. */
+static int64_t last_call(const struct http_conn *c)
+{
+    const struct http_limits *l = &c->settings->limits;
+    bool idle = c->phase == HTTP_PHASE_IDLE;
+    int64_t at_ns = idle && c->protocol && l->idle_ns > 0 ? c->phase_ns + l->idle_ns : CLOCK_NEVER;
+    if (c->draining != 1 || (!idle && c->protocol != &http2_protocol))
+        return at_ns;
+    int64_t from_ns = idle && c->phase_ns > c->drain_ns ? c->phase_ns : c->drain_ns;
+    return earlier(at_ns, from_ns + l->drain_ns);
+}
+
 /* The limits of the connection itself; those of requests and answers are the protocol's. */
 int64_t http_conn_check(struct http_conn *c, int64_t now_ns)
 {
@@ -108,16 +126,20 @@ int64_t http_conn_check(struct http_conn *c, int64_t now_ns)
         c->phase = phase;
         c->phase_ns = now_ns;
     }
-    bool ending = phase == HTTP_PHASE_LINGER || phase == HTTP_PHASE_CLOSED, idle = phase == HTTP_PHASE_IDLE;
-    int64_t limit_ns = ending ? l->linger_ns : !c->protocol ? l->head_ns : idle ? l->idle_ns : 0;
+    if (c->draining > 0 && c->drain_ns == 0)
+        c->drain_ns = now_ns;
+    bool ending = phase == HTTP_PHASE_LINGER || phase == HTTP_PHASE_CLOSED;
+    int64_t limit_ns = ending ? l->linger_ns : !c->protocol ? l->head_ns : 0;
     int64_t deadline_ns = limit_ns > 0 ? c->phase_ns + limit_ns : CLOCK_NEVER;
-    if (idle && c->protocol && now_ns >= deadline_ns) {
+    if (ending || now_ns >= deadline_ns)
+        return deadline_ns;
+    int64_t last_ns = last_call(c);
+    if (now_ns >= last_ns) {
         while (c->draining < 2)
             http_conn_drain(c);
         return CLOCK_NEVER; /* the flush that this causes asks again */
     }
-    int64_t protocol_ns = !ending && c->protocol ? c->protocol->check(c->state, now_ns) : CLOCK_NEVER;
-    return deadline_ns < protocol_ns ? deadline_ns : protocol_ns;
+    return earlier(earlier(deadline_ns, last_ns), c->protocol ? c->protocol->check(c->state, now_ns) : CLOCK_NEVER);
 }
 
 void http_conn_close(struct http_conn *c)

@@ -69,6 +69,7 @@ struct http_limits {
     int64_t stall_ns;  /* grace of an answer that the client does not take */
     int64_t idle_ns;   /* without a request */
     int64_t linger_ns; /* for the client's end of the connection after ours */
+    int64_t drain_ns;  /* for requests on their way to a server that is going down */
     int64_t min_rate;  /* bytes a second: of a body that comes, and of an answer that waits to be read */
 };
 
@@ -129,7 +130,8 @@ enum http_phase http_conn_phase(const struct http_conn *c);
 /* False while so much unread input is kept that the transport should stop reading. */
 bool http_conn_wants_input(const struct http_conn *c);
 /* The server is going down. First call: answers say that the connection will close (HTTP/1.1), the client is told to open no
- * more streams (HTTP/2); what is on its way is still served. Second call: nothing new is taken; what runs is finished. */
+ * more streams (HTTP/2); what is on its way is still served. Second call, which http_conn_check makes after the limit
+ * drain_ns: nothing new is taken; what runs is finished. */
 void http_conn_drain(struct http_conn *c);
 /* Ends what is over its time limit: a request is answered 408, an answer that nobody reads is broken off, an idle connection
  * is closed in good order. Returns when to ask again (CLOCK_NEVER = not before the next event), or a time that has passed

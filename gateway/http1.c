@@ -459,7 +459,7 @@ static int64_t check(void *state, int64_t now_ns)
     bool head = h->step == STEP_HEAD && h->in.n_bytes > 0, body = h->step == STEP_BODY;
     uint64_t n_bytes = body ? h->x->body.n_bytes : 0;
     pace_follow(&h->pace, head || body, n_bytes, now_ns);
-    int64_t deadline_ns = pace_deadline(&h->pace, n_bytes, head ? l->head_ns : l->body_ns, body ? l->min_rate : 0);
+    int64_t deadline_ns = pace_deadline(&h->pace, head ? l->head_ns : l->body_ns, body ? l->min_rate : 0);
     if (now_ns < deadline_ns)
         return deadline_ns;
     h->pace = (struct pace){0};

@@ -372,8 +372,8 @@ static int64_t check_stream(struct http2 *h, struct http_exchange *x, int64_t no
         return CLOCK_NEVER;
     pace_follow(&x->coming, !x->complete, n_came, now_ns);
     pace_follow(&x->going, x->out.n_bytes > 0, n_went, now_ns);
-    int64_t coming_ns = pace_deadline(&x->coming, n_came, l->body_ns, l->min_rate);
-    int64_t going_ns = pace_deadline(&x->going, n_went, l->stall_ns, l->min_rate);
+    int64_t coming_ns = pace_deadline(&x->coming, l->body_ns, l->min_rate);
+    int64_t going_ns = pace_deadline(&x->going, l->stall_ns, l->min_rate);
     bool answered = x->rejected || x->seen, no_head = !x->request.headers;
     if (now_ns >= going_ns || (now_ns >= coming_ns && (answered || no_head))) {
         reset(h, x);

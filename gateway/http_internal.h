@@ -69,7 +69,8 @@ struct http_conn {
     bool failed;       /* out of memory, or the input is not to be understood */
     char preface[24];
     size_t n_preface;
-    int draining; /* calls of http_conn_drain: 0, 1, 2 */
+    int draining;     /* calls of http_conn_drain: 0, 1, 2 */
+    int64_t drain_ns; /* the first check after the first one */
     enum http_phase phase; /* at the last check, and since when */
     int64_t phase_ns;
     char peer[64];

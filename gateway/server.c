@@ -48,8 +48,7 @@ struct server {
     struct connection *connections;
     atomic_llong n_connections;
     struct buffer out; /* scratch for one flush */
-    bool draining, told;
-    struct event *notice; /* draining: the time for last requests is over */
+    bool draining;
     void (*done)(void *user);
     void *done_user;
     struct event *arrive;
@@ -129,7 +128,7 @@ static bool over_limit(struct connection *c, bool ending)
     size_t n_pending = pending(c);
     uint64_t n_sent = c->n_written - n_pending;
     pace_follow(&c->writing, n_pending > 0, n_sent, now_ns);
-    int64_t deadline_ns = pace_deadline(&c->writing, n_sent, l->stall_ns, l->min_rate);
+    int64_t deadline_ns = pace_deadline(&c->writing, l->stall_ns, l->min_rate);
     int64_t http_ns = ending && n_pending > 0 ? CLOCK_NEVER : http_conn_check(c->http, now_ns);
     if (http_ns < deadline_ns)
         deadline_ns = http_ns;
@@ -274,7 +273,7 @@ static bool connection_open(struct connection *c)
     bufferevent_setwatermark(c->bev, EV_READ, 0, READ_WATERMARK);
     bufferevent_setwatermark(c->bev, EV_WRITE, HTTP_LOW_WATER_BYTES / 2, 0);
     bufferevent_enable(c->bev, EV_READ | EV_WRITE);
-    for (int i = 0; i < s->draining + s->told; i++)
+    if (s->draining)
         http_conn_drain(c->http);
     wake(c); /* its first limit */
     return true;
@@ -325,22 +324,6 @@ void server_give(struct server *s, const struct server_socket *socket)
 
 /* ---- the whole ---- */
 
-static void drain_all(struct server *s)
-{
-    for (struct connection *c = s->connections, *next; c; c = next) {
-        next = c->next;
-        http_conn_drain(c->http);
-    }
-}
-
-static void on_notice_over(evutil_socket_t fd, short what, void *user)
-{
-    (void)fd, (void)what;
-    struct server *s = user;
-    s->told = true;
-    drain_all(s);
-}
-
 enum error_code server_open(struct event_base *base, const struct server_options *options, struct server **out,
                             struct error *err)
 {
@@ -353,8 +336,7 @@ enum error_code server_open(struct event_base *base, const struct server_options
     pthread_mutex_init(&s->lock, NULL);
     buffer_init(&s->out, SIZE_MAX / 2);
     s->arrive = event_new(base, -1, 0, on_arrival, s);
-    s->notice = evtimer_new(base, on_notice_over, s);
-    if (!s->arrive || !s->notice) {
+    if (!s->arrive) {
         server_close(s);
         return error_set(err, ERROR_INTERNAL, "out of memory");
     }
@@ -369,12 +351,11 @@ int64_t server_connections(const struct server *s)
 
 void server_drain(struct server *s, void (*done)(void *user), void *user)
 {
-    const struct timeval notice = {0, SERVER_DRAIN_NOTICE_MS * 1000};
     s->draining = true;
     s->done = done;
     s->done_user = user;
-    drain_all(s);
-    event_add(s->notice, &notice);
+    for (struct connection *c = s->connections; c; c = c->next)
+        http_conn_drain(c->http); /* closes none yet: it wakes */
     check_done(s);
 }
 
@@ -384,8 +365,6 @@ void server_close(struct server *s)
     s->draining = true;
     if (s->arrive)
         event_free(s->arrive);
-    if (s->notice)
-        event_free(s->notice);
     take_arrivals(s);
     while (s->connections)
         connection_close(s->connections);

@@ -36,10 +36,8 @@ enum error_code server_open(struct event_base *base, const struct server_options
 void server_give(struct server *s, const struct server_socket *socket);
 /* Connections, with those that wait to be taken over. Any thread. */
 int64_t server_connections(const struct server *s);
-/* Ends all connections in good order: clients are told, what is on its way for SERVER_DRAIN_NOTICE_MS is still served, then
- * idle connections are closed and the others when their requests are done. `done` is called once there are none left; may
- * be called from within. Sockets that are given meanwhile are drained too. */
-#define SERVER_DRAIN_NOTICE_MS 500
+/* Ends all connections in good order (http_conn_drain). `done` is called once there are none left; may be called from within.
+ * Sockets that are given meanwhile are drained too. */
 void server_drain(struct server *s, void (*done)(void *user), void *user);
 /* Closes everything at once. */
 void server_close(struct server *s);

@@ -10,11 +10,15 @@ import { promisify } from 'node:util';
 import YAML from 'yaml';
 import { build, done, freePort, get, metric, post, root, startGateway, startPair, test } from './lib/harness.mjs';
 import { compareTable, Spec, toJson, values, withField } from './lib/spec.mjs';
+import { bearer, file, token } from './lib/tokens.mjs';
 
 const written = YAML.parse(readFileSync(path.join(root, 'gateway/openapi.yaml'), 'utf8'), { maxAliasCount: -1 });
 const code = JSON.parse(execFileSync(path.join(build, 'tests/unit/gateway/test_contract'), ['--json'], { maxBuffer: 1 << 26 }));
 const spec = new Spec(written), operations = spec.operations();
-const { engine, gateway } = await startPair([], ['--max-body-size', '4M']);
+// Its clients have tokens, as model management asks.
+const key = 'a secret of at least thirty-two bytes', withKey = ['--jwt-key', file('secret', key), '--jwt-alg', 'HS256'];
+const tokenFor = (...scopes) => bearer(token({ alg: 'HS256', key }, { scopes }));
+const { engine, gateway } = await startPair([], ['--max-body-size', '4M', ...withKey]);
 const { url } = gateway;
 
 // Described, and read by nobody: the code ignores them.
@@ -26,11 +30,11 @@ const pending = new Set([
   ...(row('ChatRequest', 'service_tier').type === 'absent' ? ['ChatRequest.service_tier'] : []),
   ...(row('CompletionRequest', 'max_tokens').min === 1 ? ['CompletionRequest.max_tokens'] : []),
   ...(code.routes.some((r) => r.path === '/') ? [] : ['GET /']),
-  ...((await post(`${url}/v1/embeddings`, {})).status === 501 ? ['createEmbedding'] : []),
+  ...((await post(`${url}/v1/embeddings`, {}, { headers: tokenFor() })).status === 501 ? ['createEmbedding'] : []),
 ]);
 const isPending = (...names) => names.some((name) => pending.has(name));
 
-const credentials = {}; // headers of a client that may do everything; with authentication off, none
+const credentials = tokenFor('model:read', 'model:write', 'model:manage'); // of a client that may do everything
 
 const covered = { operations: new Set(), fields: new Set(), codes: new Set() };
 const faults = [];

@@ -462,6 +462,27 @@ START_TEST(an_idle_connection_ends_with_the_drain)
 }
 END_TEST
 
+/* An answer that had promised to go on ends long after the server began to go down: the next request may be on its way. */
+START_TEST(a_late_answer_leaves_time_for_one_more_request)
+{
+    const int64_t s = CLOCK_NS_PER_S;
+    struct memory m;
+    memory_open(&m, 1024);
+    m.settings.limits = (struct http_limits){.drain_ns = s};
+    memory_text(&m, "GET /stream HTTP/1.1\r\nHost: a\r\n\r\n");
+    http_conn_drain(m.conn);
+    http_conn_check(m.conn, 100 * s);
+    http_conn_check(m.conn, 110 * s);
+    http_end(m.stream);
+    http_conn_output(m.conn, &m.out);
+    ck_assert_int_eq(http_conn_check(m.conn, 120 * s), 121 * s);
+    ck_assert_int_eq(http_conn_phase(m.conn), HTTP_PHASE_IDLE);
+    http_conn_check(m.conn, 121 * s);
+    ck_assert_int_eq(http_conn_phase(m.conn), HTTP_PHASE_LINGER);
+    memory_close(&m);
+}
+END_TEST
+
 /* A head and a body have their time; what is late is answered, and the connection closes. */
 START_TEST(slow_requests_are_answered)
 {
@@ -538,5 +559,5 @@ SUITE("http1", understands_in_any_pieces, refuses_in_any_pieces, answers_pipelin
       bounds_the_number_of_headers, bounds_the_trailers, bounds_chunk_extensions, bounds_the_memory_of_all_requests,
       a_body_counts_too, a_head_request_gets_no_body,
       continues_when_asked, streams_with_back_pressure, old_streams_end_with_the_connection, drains,
-      an_idle_connection_ends_with_the_drain, slow_requests_are_answered, slow_bodies_are_answered, idle_connections_end,
+      an_idle_connection_ends_with_the_drain, a_late_answer_leaves_time_for_one_more_request, slow_requests_are_answered, slow_bodies_are_answered, idle_connections_end,
       aborts_without_the_last_chunk)
