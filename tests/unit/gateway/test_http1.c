@@ -33,10 +33,11 @@ static const struct good good[] = {
     {"asterisk form", "OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n", "OPTIONS *? [-] "},
     {"host with port", "GET /echo HTTP/1.1\r\nHost: example.com:8080\r\n\r\n", "GET /echo? [-] "},
     {"host of an IPv6 address", "GET /echo HTTP/1.1\r\nHost: [2001:db8::1]:80\r\n\r\n", "GET /echo? [-] "},
-    {"length with leading zeros", "POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 0000000000000000000000002\r\n\r\nhi",
-     "[-] hi"},
+    {"length with leading zeros",
+     "POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 0000000000000000000000002\r\n\r\nhi", "[-] hi"},
     {"trailers of all kinds",
-     "POST /echo HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nh\r\n0;last\r\nX: y\r\nZ:\r\n\r\n", "[-] h"},
+     "POST /echo HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nh\r\n0;last\r\nX: y\r\nZ:\r\n\r\n",
+     "[-] h"},
     {"empty lines in front", "\r\n\r\nGET /echo HTTP/1.1\r\nHost: a\r\n\r\n", "GET /echo? [-] "},
     {"http/1.0", "GET /echo HTTP/1.0\r\n\r\n", "connection: close\r\n"},
     {"http/1.0 kept", "GET /echo HTTP/1.0\r\nConnection: keep-alive\r\n\r\n", "connection: keep-alive\r\n"},
@@ -461,6 +462,5 @@ END_TEST
 
 SUITE("http1", understands_in_any_pieces, refuses_in_any_pieces, answers_pipelined_requests_in_order, bounds_the_head,
       bounds_the_number_of_headers, bounds_the_trailers, bounds_chunk_extensions, bounds_the_memory_of_all_requests,
-      a_body_counts_too, a_head_request_gets_no_body,
-      continues_when_asked, streams_with_back_pressure, old_streams_end_with_the_connection, drains,
-      aborts_without_the_last_chunk)
+      a_body_counts_too, a_head_request_gets_no_body, continues_when_asked, streams_with_back_pressure,
+      old_streams_end_with_the_connection, drains, aborts_without_the_last_chunk)
