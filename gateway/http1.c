@@ -211,7 +211,8 @@ static void parse_head(struct http1 *h, size_t n_head)
     if (h->too_many_fields)
         fault = (struct http_fault){431, "the request has more than 100 header fields"};
     else if (h->bad_field || !whole)
-        fault = (struct http_fault){400, h->bad_field ? "malformed request target or header" : "malformed HTTP request"};
+        fault =
+            (struct http_fault){400, h->bad_field ? "malformed request target or header" : "malformed HTTP request"};
     if (fault.status == 0)
         fault = http_check_framing(&h->x->request);
     if (fault.status == 0)

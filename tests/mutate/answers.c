@@ -140,7 +140,8 @@ static const char *check_http1(const struct buffer *in, bool cut, struct tally *
         const char *fault = read_body(&t, &h);
         if (fault)
             return fault;
-        if (cut && t.at < t.end && memcmp(t.at, "HTTP/1.1 ", (size_t)(t.end - t.at) < 9 ? (size_t)(t.end - t.at) : 9) != 0)
+        if (cut && t.at < t.end &&
+            memcmp(t.at, "HTTP/1.1 ", (size_t)(t.end - t.at) < 9 ? (size_t)(t.end - t.at) : 9) != 0)
             return NULL; /* what was cut is the body before */
     }
     return NULL;
@@ -176,7 +177,8 @@ static const char *read_block(struct frames *f, const unsigned char *data, size_
         if (flags & NGHTTP2_HD_INFLATE_EMIT) {
             if (nv.valuelen == 3 && nv.namelen == 7 && memcmp(nv.value, "500", 3) == 0)
                 return "an internal error";
-            if (nv.namelen == 7 && memcmp(nv.name, ":status", 7) == 0 && nv.valuelen == 3 && nv.value[0] >= '1' && nv.value[0] <= '5')
+            if (nv.namelen == 7 && memcmp(nv.name, ":status", 7) == 0 && nv.valuelen == 3 && nv.value[0] >= '1' &&
+                nv.value[0] <= '5')
                 tally->n_status[nv.value[0] - '0']++;
             else if (nv.namelen == 0 || nv.name[0] == ':')
                 return "a pseudo-header that is not :status";
@@ -201,8 +203,8 @@ static enum stream_state *state_of(struct frames *f, uint32_t id)
     return &f->streams[f->n_streams++].state;
 }
 
-static const char *on_stream(struct frames *f, int type, int flags, uint32_t stream, const unsigned char *data, size_t n,
-                             struct tally *tally)
+static const char *on_stream(struct frames *f, int type, int flags, uint32_t stream, const unsigned char *data,
+                             size_t n, struct tally *tally)
 {
     enum stream_state *state = state_of(f, stream);
     if (!state || stream % 2 == 0)

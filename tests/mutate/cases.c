@@ -18,12 +18,15 @@ static const char *const requests[] = {
     "{\"prompt\":\"a\",\"max_tokens\":3,\"seed\":7,\"stop_sequences\":[\"x\"]}",
     "POST /v1/inference/stream HTTP/1.1\r\n" JSON "Content-Length: 29\r\n\r\n{\"prompt\":\"a\",\"max_tokens\":3}",
     "POST /v1/inference HTTP/1.1\r\n" JSON "Transfer-Encoding: chunked\r\n\r\n"
-    "d;a=\"b\"\r\n{\"prompt\":\"a\"\r\n10\r\n,\"max_tokens\":2}\r\n0\r\nX: y\r\n\r\nGET /health/live HTTP/1.1\r\nHost: a\r\n\r\n",
+    "d;a=\"b\"\r\n{\"prompt\":\"a\"\r\n10\r\n,\"max_tokens\":2}\r\n0\r\nX: y\r\n\r\nGET /health/live HTTP/1.1\r\nHost: "
+    "a\r\n\r\n",
     "POST /v1/chat/completions HTTP/1.1\r\n" JSON "Accept: text/event-stream\r\nContent-Length: 77\r\n\r\n"
     "{\"messages\":[{\"role\":\"user\",\"content\":\"a\"}],\"max_tokens\":2,\"stream\":true}   ",
-    "POST /v1/completions HTTP/1.1\r\n" JSON "Authorization: Bearer x.y.z\r\nExpect: 100-continue\r\nContent-Length: 57\r\n\r\n"
+    "POST /v1/completions HTTP/1.1\r\n" JSON
+    "Authorization: Bearer x.y.z\r\nExpect: 100-continue\r\nContent-Length: 57\r\n\r\n"
     "{\"prompt\":[\"a\",\"b\"],\"max_tokens\":2,\"logprobs\":1,\"n\":2}    ",
-    "POST /tokenize HTTP/1.1\r\n" JSON "Accept: application/problem+json\r\nContent-Length: 14\r\n\r\n{\"prompt\":\"a\"}",
+    "POST /tokenize HTTP/1.1\r\n" JSON
+    "Accept: application/problem+json\r\nContent-Length: 14\r\n\r\n{\"prompt\":\"a\"}",
     "DELETE /v1/models/%61 HTTP/1.1\r\nHost: a\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\n"
     "HTTP2-Settings: AAMAAABk\r\ntraceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01\r\n\r\n",
 };
@@ -71,8 +74,11 @@ static void field(struct buffer *b, char first, const char *name, const char *va
 static void request(struct buffer *b, uint64_t *random, uint32_t stream, const char *method, const char *path,
                     const char *body)
 {
-    static const char *const extra[][2] = {{"accept-encoding", "gzip"}, {"x-request-id", "abc"}, {"te", "trailers"},
-                                           {"content-type", "application/json"}, {"expect", "100-continue"}};
+    static const char *const extra[][2] = {{"accept-encoding", "gzip"},
+                                           {"x-request-id", "abc"},
+                                           {"te", "trailers"},
+                                           {"content-type", "application/json"},
+                                           {"expect", "100-continue"}};
     struct buffer block;
     size_t n_body = strlen(body), which = below(random, COUNT(extra));
     int end = n_body == 0 ? END_STREAM : 0;
@@ -106,7 +112,8 @@ static void make_http2(struct buffer *b, uint64_t *random)
         if (below(random, 2) == 0)
             request(b, random, stream, "GET", below(random, 2) == 0 ? "/health/live" : "/v1/models?x", "");
         else
-            request(b, random, stream, "POST", paths[below(random, COUNT(paths))], bodies[below(random, COUNT(bodies))]);
+            request(b, random, stream, "POST", paths[below(random, COUNT(paths))],
+                    bodies[below(random, COUNT(bodies))]);
         switch (below(random, 8)) {
         case 0:
             frame(b, RST_STREAM, 0, stream, "\0\0\0\x08", 4);
@@ -172,9 +179,42 @@ static void splice(struct buffer *b, size_t at, size_t n_removed, const void *da
 static void insert_token(struct buffer *b, uint64_t *random)
 {
     static const char *const tokens[] = {
-        "\r\n", "\n", "\r", "\r\n\r\n", " ", "\t", ":", ",", ";", "0", "-1", "+", "/", "%00", "%2e%2e/", "\"", "{", "[", "]", "}", "\\u0000", "\xff",
-        "\xc0\x80", "1e999", "99999999999999999999", "chunked", "Transfer-Encoding: chunked\r\n", "Content-Length: 5\r\n", "Host: b\r\n", "0\r\n\r\n",
-        "Connection: close\r\n", "Expect: x\r\n", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "GET / HTTP/1.1\r\nHost: a\r\n\r\n", "null", "true",
+        "\r\n",
+        "\n",
+        "\r",
+        "\r\n\r\n",
+        " ",
+        "\t",
+        ":",
+        ",",
+        ";",
+        "0",
+        "-1",
+        "+",
+        "/",
+        "%00",
+        "%2e%2e/",
+        "\"",
+        "{",
+        "[",
+        "]",
+        "}",
+        "\\u0000",
+        "\xff",
+        "\xc0\x80",
+        "1e999",
+        "99999999999999999999",
+        "chunked",
+        "Transfer-Encoding: chunked\r\n",
+        "Content-Length: 5\r\n",
+        "Host: b\r\n",
+        "0\r\n\r\n",
+        "Connection: close\r\n",
+        "Expect: x\r\n",
+        "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: a\r\n\r\n",
+        "null",
+        "true",
     };
     const char *token = tokens[below(random, COUNT(tokens))];
     size_t n = strlen(token);

@@ -184,9 +184,9 @@ int main(int argc, char **argv)
         buffer_fini(&r.slots[i].out);
         buffer_fini(&r.slots[i].in);
     }
-    printf("HTTP/%d: %" PRIu64 " cases, answers 1xx %" PRIu64 ", 2xx %" PRIu64 ", 4xx %" PRIu64 ", 5xx %" PRIu64 ", resets %" PRIu64
-           ", GOAWAY %" PRIu64 ", closed without a word %" PRIu64 ", faults %" PRIu64 "\n",
-           r.protocol, r.print ? 1 : r.n_cases, r.tally.n_status[1], r.tally.n_status[2], r.tally.n_status[4], r.tally.n_status[5], r.tally.n_resets,
-           r.tally.n_goaways, r.n_silent, r.n_faults);
+    printf("HTTP/%d: %" PRIu64 " cases, answers 1xx %" PRIu64 ", 2xx %" PRIu64 ", 4xx %" PRIu64 ", 5xx %" PRIu64
+           ", resets %" PRIu64 ", GOAWAY %" PRIu64 ", closed without a word %" PRIu64 ", faults %" PRIu64 "\n",
+           r.protocol, r.print ? 1 : r.n_cases, r.tally.n_status[1], r.tally.n_status[2], r.tally.n_status[4],
+           r.tally.n_status[5], r.tally.n_resets, r.tally.n_goaways, r.n_silent, r.n_faults);
     return r.n_faults > 0;
 }

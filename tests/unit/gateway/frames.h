@@ -11,8 +11,17 @@
 
 #define PREFACE "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 
-enum { DATA = 0, HEADERS = 1, RST_STREAM = 3, SETTINGS = 4, PUSH_PROMISE = 5, PING = 6, GOAWAY = 7, WINDOW_UPDATE = 8,
-       CONTINUATION = 9 };
+enum {
+    DATA = 0,
+    HEADERS = 1,
+    RST_STREAM = 3,
+    SETTINGS = 4,
+    PUSH_PROMISE = 5,
+    PING = 6,
+    GOAWAY = 7,
+    WINDOW_UPDATE = 8,
+    CONTINUATION = 9
+};
 enum { END_STREAM = 1, END_HEADERS = 4 };
 
 static inline void frame(struct buffer *b, int type, int flags, uint32_t stream, const void *data, size_t n)
@@ -35,7 +44,7 @@ static inline void field(struct buffer *b, const char *name, const char *value)
 }
 
 static inline void headers(struct buffer *b, uint32_t stream, int flags, const char *method, const char *path,
-                    const char *name, const char *value)
+                           const char *name, const char *value)
 {
     struct buffer block;
     buffer_init(&block, 65536);
@@ -57,7 +66,8 @@ static inline void begin(struct buffer *b)
 }
 
 /* The n-th frame of this type and stream in what was sent; its payload and length. */
-static inline const unsigned char *find(const struct memory *m, int type, uint32_t stream, int nth, size_t *n, int *flags)
+static inline const unsigned char *find(const struct memory *m, int type, uint32_t stream, int nth, size_t *n,
+                                        int *flags)
 {
     const unsigned char *d = (const unsigned char *)m->out.data;
     for (size_t at = 0; at + 9 <= m->out.n_bytes;) {

@@ -218,4 +218,5 @@ START_TEST(off_is_off)
 END_TEST
 
 SUITE("compress", obeys_the_client, reads_all_lines, suits_text_of_some_size, comes_out_as_it_went_in,
-      noise_is_left_as_it_is, the_answer_says_so, the_plain_answer_varies_too, head_is_told_what_get_would_be, off_is_off)
+      noise_is_left_as_it_is, the_answer_says_so, the_plain_answer_varies_too, head_is_told_what_get_would_be,
+      off_is_off)

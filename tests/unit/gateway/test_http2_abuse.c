@@ -11,7 +11,11 @@ struct head {
     int status; /* 0 = the stream is reset */
 };
 
-#define BASE {":method", "GET"}, {":scheme", "http"}, {":authority", "a"}
+#define BASE                                                                                                           \
+    {":method", "GET"}, {":scheme", "http"},                                                                           \
+    {                                                                                                                  \
+        ":authority", "a"                                                                                              \
+    }
 
 static const struct head heads[] = {
     {"upper-case name", {BASE, {":path", "/echo"}, {"X", "y"}}, 0},
@@ -29,9 +33,12 @@ static const struct head heads[] = {
     {"two paths", {BASE, {":path", "/echo"}, {":path", "/echo"}}, 0},
     {"unknown pseudo-header", {BASE, {":path", "/echo"}, {":x", "y"}}, 0},
     {"pseudo-header of answers", {BASE, {":path", "/echo"}, {":status", "200"}}, 0},
-    {"protocol without its setting", {{":method", "CONNECT"}, {":scheme", "http"}, {":authority", "a"}, {":path", "/"},
-                                      {":protocol", "websocket"}}, 0},
-    {"pseudo-header behind others", {{":method", "GET"}, {":scheme", "http"}, {"x", "y"}, {":authority", "a"}, {":path", "/"}}, 0},
+    {"protocol without its setting",
+     {{":method", "CONNECT"}, {":scheme", "http"}, {":authority", "a"}, {":path", "/"}, {":protocol", "websocket"}},
+     0},
+    {"pseudo-header behind others",
+     {{":method", "GET"}, {":scheme", "http"}, {"x", "y"}, {":authority", "a"}, {":path", "/"}},
+     0},
     {"empty path", {BASE, {":path", ""}}, 0},
     {"path without a slash", {BASE, {":path", "echo"}}, 0},
     {"absolute path", {BASE, {":path", "http://a/echo"}}, 0},
@@ -342,5 +349,6 @@ END_TEST
 
 SUITE("http2_abuse", refuses_heads, a_body_has_the_length_it_says, refuses_frames,
       references_to_large_fields_are_not_decoded_for_ever, endless_continuation_ends_the_connection,
-      rapid_resets_end_the_connection, resets_that_are_provoked_end_the_connection, bounds_the_memory_of_all_requests, many_good_streams_are_no_flood,
-      acknowledgements_that_nobody_reads_are_bounded, answers_that_nobody_reads_stop_the_reading)
+      rapid_resets_end_the_connection, resets_that_are_provoked_end_the_connection, bounds_the_memory_of_all_requests,
+      many_good_streams_are_no_flood, acknowledgements_that_nobody_reads_are_bounded,
+      answers_that_nobody_reads_stop_the_reading)
