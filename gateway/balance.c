@@ -1,22 +1,21 @@
 /* The policies. */
 #include "gateway/balance.h"
 
+uint64_t balance_hash(uint64_t before, const void *data, size_t n_bytes)
+{
+    const unsigned char *bytes = data;
+    uint64_t h = before ^ UINT64_C(14695981039346656037); /* not `before` alone: "ab" "c" and "a" "bc" differ */
+    for (size_t i = 0; i < n_bytes; i++)
+        h = (h ^ bytes[i]) * UINT64_C(1099511628211);
+    return h != 0 ? h : 1;
+}
+
 /* The finaliser of SplitMix64 (Steele, Lea, Flood: Fast splittable pseudorandom number generators, 2014). */
 static uint64_t mix(uint64_t x)
 {
     x = (x ^ (x >> 30)) * UINT64_C(0xbf58476d1ce4e5b9);
     x = (x ^ (x >> 27)) * UINT64_C(0x94d049bb133111eb);
     return x ^ (x >> 31);
-}
-
-uint64_t balance_hash(uint64_t before, const void *data, size_t n_bytes)
-{
-    const unsigned char *bytes = data;
-    uint64_t h = before ^ UINT64_C(14695981039346656037);
-    for (size_t i = 0; i < n_bytes; i++)
-        h = (h ^ bytes[i]) * UINT64_C(1099511628211);
-    h = mix(h ^ n_bytes); /* the length, so that "ab" "c" and "a" "bc" differ */
-    return h != 0 ? h : 1;
 }
 
 static double least_load(const struct balance_member *members, size_t n)

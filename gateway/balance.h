@@ -30,8 +30,7 @@ struct balance_member {
 int balance_choose(const struct balance_member *members, size_t n, enum balance_policy policy, uint64_t key,
                    size_t *turn);
 
-/* A hash for ids and keys: FNV-1a, finished so that each bit of the input moves each bit of the output; never 0. Begin with
- * 0 and go on with what came out. */
+/* A hash for ids and keys, FNV-1a; never 0. Begin with 0 and go on with what came out. */
 uint64_t balance_hash(uint64_t before, const void *data, size_t n_bytes);
 
 #endif

@@ -132,7 +132,7 @@ START_TEST(time_is_not_exceeded_by_trying)
     ck_assert_int_eq(start(&a, 100, 0), ERROR_NONE);
     TURN_UNTIL(a.code >= 0);
     ck_assert_int_eq(a.code, DEADLINE);
-    ck_assert_int_eq(calls(), 1);
+    ck_assert_int_le(calls(), 1);
     teardown();
 }
 END_TEST
@@ -356,6 +356,33 @@ START_TEST(a_key_keeps_its_engine)
 }
 END_TEST
 
+START_TEST(a_key_has_a_second_choice)
+{
+    struct answer a;
+    setup(true);
+    for (int i = 0; i < N_FAKES; i++)
+        fakes[i].speaks_first = true;
+    open_engine();
+    TURN_UNTIL(n_in_state(ENGINE_SERVING) == N_FAKES);
+    ck_assert_int_eq(start(&a, 5000, 4711), ERROR_NONE);
+    TURN_UNTIL(a.code == 0);
+    for (int i = 0; i < N_FAKES; i++)
+        if (atomic_load(&fakes[i].n_calls) == 1) { /* its own fails from now on */
+            fakes[i].speaks_first = false;
+            fakes[i].code = UNAVAILABLE;
+        }
+    for (int i = 0; i < 6; i++) {
+        ck_assert_int_eq(start(&a, 5000, 4711), ERROR_NONE);
+        TURN_UNTIL(a.code == 0);
+    }
+    int n_used = 0;
+    for (int i = 0; i < N_FAKES; i++)
+        n_used += atomic_load(&fakes[i].n_calls) > 0;
+    ck_assert_int_eq(n_used, 2);
+    teardown();
+}
+END_TEST
+
 START_TEST(closing_with_calls_in_all_conditions)
 {
     static struct answer a[8];
@@ -380,4 +407,4 @@ SUITE("engine", failures_that_another_engine_may_not_have, another_engine_answer
       an_engine_that_drains_gets_nothing_new, an_engine_that_is_gone_is_down_until_it_is_back,
       an_engine_without_a_health_service_serves, a_call_waits_for_the_first_verdict,
       calls_that_wait_end_with_the_last_hope, metadata_and_deadline_travel, a_key_keeps_its_engine,
-      closing_with_calls_in_all_conditions)
+      a_key_has_a_second_choice, closing_with_calls_in_all_conditions)
