@@ -33,7 +33,6 @@ const isPending = (...names) => names.some((name) => pending.has(name));
 const credentials = {}; // headers of a client that may do everything; with authentication off, none
 
 const covered = { operations: new Set(), fields: new Set(), codes: new Set() };
-const faults = [];
 
 // ---- requests ----
 
