@@ -37,7 +37,6 @@ const isPending = (...names) => names.some((name) => pending.has(name));
 const credentials = tokenFor('model:read', 'model:write', 'model:manage'); // of a client that may do everything
 
 const covered = { operations: new Set(), fields: new Set(), codes: new Set() };
-const faults = [];
 
 // ---- requests ----
 
