@@ -347,6 +347,11 @@ enum error_code engine_measure(const struct engine_options *options, struct engi
  * false) or one JSON object; show_keys lists all keys. OK when it can be served. */
 enum error_code model_compat_check(const char *path, bool json, bool show_keys, struct buffer *out, struct error *err);
 
+/* Reads and runs a whole file: structure, tokenizer, every weight, the same results from all kernels, and that it predicts a plain text.
+ * A report in `out`, text or one JSON object; OK when all of it holds, else the first thing that does not. Takes the memory of the loaded
+ * model. i2s_order as in engine_options. */
+enum error_code model_verify(const char *path, int i2s_order, bool json, struct buffer *out, struct error *err);
+
 /* How a file's I2_S tensors are packed, by its weights; I2S_ORDER_128 when they do not tell. */
 enum error_code model_file_order(const char *path, enum i2s_order *out, struct error *err);
 

@@ -187,7 +187,12 @@ static void unpack_q2_0(const uint8_t *block, size_t n_weights, uint8_t *out)
 /* Elements first .. first + n - 1 of an I2_S tensor; blocks of 4 * lane weights in `lane` bytes. */
 static void unpack_i2s(const uint8_t *data, size_t lane, size_t first, size_t n, uint8_t *out)
 {
-    for (size_t e = first; e < first + n; e++) {
+    size_t e = first;
+    for (; e % (4 * lane) == 0 && e + 4 * lane <= first + n; e += 4 * lane, out += 4 * lane)
+        for (size_t part = 0; part < 4; part++)
+            for (size_t i = 0; i < lane; i++)
+                out[part * lane + i] = data[e / 4 + i] >> (6 - 2 * part) & 3;
+    for (; e < first + n; e++) {
         size_t in_block = e % (4 * lane);
         *out++ = data[e / (4 * lane) * lane + in_block % lane] >> (6 - 2 * (in_block / lane)) & 3;
     }

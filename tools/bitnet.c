@@ -18,6 +18,8 @@ static const struct command {
     {"logits", command_logits, "teacher-forced logits of token sequences, raw f32"},
     {"perplexity", command_perplexity, "perplexity and bits per byte of a text"},
     {"compat-check", command_compat_check, "say whether, and how, a GGUF file can be served"},
+    {"verify", command_verify, "read and run a whole file: is it what its maker meant?"},
+    {"convert", command_convert, "a Hugging Face checkpoint to GGUF"},
     {"quantize", command_quantize, "convert between ternary types, and the embedding's type"},
     {"synth", command_synth, "write a model with random ternary weights, for benchmarks"},
     {"bench", command_bench, "measure prefill and decode speed"},

@@ -18,6 +18,8 @@ int command_logits(int argc, char **argv);
 int command_perplexity(int argc, char **argv);
 int command_compat_check(int argc, char **argv);
 int command_synth(int argc, char **argv);
+int command_convert(int argc, char **argv);
+int command_verify(int argc, char **argv);
 int command_quantize(int argc, char **argv);
 int command_bench(int argc, char **argv);
 int command_benchmark_compare(int argc, char **argv); /* exit 1 = slower, 2 = all errors */

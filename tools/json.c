@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define MAX_BYTES ((size_t)16 << 20)
+#define MAX_BYTES ((size_t)64 << 20)
 #define MAX_DEPTH 32
 
 struct json {

@@ -1,6 +1,6 @@
 /*
- * A small strict reader of JSON (RFC 8259), for the files that `bitnet` writes itself: the whole text becomes a tree that is looked
- * up by name. Texts of up to 16 MB, 32 levels deep. Not for requests: the gateway has a library for those.
+ * A small strict reader of JSON (RFC 8259), for files that `bitnet` writes or converts: the whole text becomes a tree that is looked
+ * up by name. Texts of up to 64 MB, 32 levels deep. Not for requests: the gateway has a library for those.
  */
 #ifndef TOOLS_JSON_H
 #define TOOLS_JSON_H
