@@ -184,8 +184,10 @@ async function loadModels() {
 
 /* ---- key, theme, code ---- */
 
-function askKey(turn) {
+// Because the server refused (`turn`: the one to send again), or because the user wants to.
+function askKey(turn, refused = true) {
   retry = turn;
+  $('key-label').textContent = refused ? 'This server asks for an API key.' : 'API key';
   $('key-row').hidden = false;
   if (turn) toEnd();
   $('key').focus();
@@ -288,7 +290,7 @@ function listen() {
   $('modes').addEventListener('change', showMode);
   $('clear').addEventListener('click', clear);
   $('use-key').addEventListener('click', useKey);
-  $('show-key').addEventListener('click', () => askKey(null));
+  $('show-key').addEventListener('click', () => askKey(null, false));
   $('reset').addEventListener('click', () => { settings.reset(); $('system').value = ''; say('Settings are the defaults'); });
   $('theme').addEventListener('click', switchTheme);
   DARK.addEventListener('change', showTheme);
