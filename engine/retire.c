@@ -40,7 +40,8 @@ static void end_choice(struct engine *e, struct sequence *q, enum finish_reason 
 
 static double seconds_between(int64_t from_ns, int64_t to_ns)
 {
-    return from_ns ? (double)(to_ns - from_ns) / (double)CLOCK_NS_PER_S : -1;
+    /* A turn's time is read before what comes during the turn. */
+    return !from_ns ? -1 : to_ns > from_ns ? (double)(to_ns - from_ns) / (double)CLOCK_NS_PER_S : 0;
 }
 
 static void count_end(struct engine *e, const struct job *j, enum finish_reason finish, bool refused)

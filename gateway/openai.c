@@ -1,6 +1,8 @@
 /* Ids, usage and chunks of the OpenAI API; and what it has that no model here can. */
 #include "gateway/openai.h"
 
+#include "gateway/body.h"
+
 #include "base/clock.h"
 #include "base/id.h"
 #include "base/utf8.h"
@@ -176,7 +178,10 @@ void handle_embeddings(struct request *r)
 {
     struct failure f;
     failure_init(&f);
-    failure_add(&f, ERROR_VALIDATION_FAILED, "model", "no model that is served here computes embeddings", NULL);
+    json_t *root = body_json(r, &f);
+    if (root)
+        failure_add(&f, ERROR_VALIDATION_FAILED, "model", "no model that is served here computes embeddings", NULL);
     error_respond(r, &f);
+    json_decref(root);
     failure_fini(&f);
 }

@@ -37,7 +37,7 @@ const struct field chat_fields[] = {
     {"response_format", FIELD_JSON, AT(response_format)},
     {"tools", FIELD_JSON, AT(tools)},
     {"tool_choice", FIELD_JSON, AT(tool_choice)},
-    {"parallel_tool_calls", FIELD_BOOL, AT(parallel_tool_calls)},
+    {"parallel_tool_calls", FIELD_BOOL, AT(parallel_tool_calls), .preset = 1},
     {"modalities", FIELD_JSON, AT(modalities)},
     {"functions", REFUSED},
     {"function_call", REFUSED, .choices = "none|auto"},

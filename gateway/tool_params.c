@@ -145,7 +145,7 @@ bool tool_params_fill(const struct params *p, struct tool_room *room)
     out->tools = room->list;
     out->mode = tool_params_required(p) ? BITNET__V1__TOOL_MODE__TOOL_MODE_REQUIRED : BITNET__V1__TOOL_MODE__TOOL_MODE_AUTO;
     out->name = text_of(function_of(p->tool_choice.json), "name");
-    out->single = p->parallel_tool_calls.set && !p->parallel_tool_calls.truth;
+    out->single = !p->parallel_tool_calls.truth;
     return room->tool && room->list;
 }
 

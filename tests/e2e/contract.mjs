@@ -98,7 +98,8 @@ const beside = {
 const message = { role: 'user', content: 'a' };
 const own = {
   'ChatRequest.messages': {
-    good: [[message], Array(1024).fill({ role: 'user', content: '' }), ['system', 'developer', 'user', 'assistant', 'tool'].map((role) => ({ ...message, role })),
+    good: [[message], Array(1024).fill({ role: 'user', content: '' }), ['system', 'developer', 'user', 'assistant'].map((role) => ({ ...message, role })),
+           [message, { role: 'assistant', content: null, tool_calls: [{ id: 'c', type: 'function', function: { name: 'look', arguments: '{}' } }] }, { role: 'tool', tool_call_id: 'c', content: 'a' }],
            [{ role: 'user', content: [{ type: 'text', text: 'a' }, { type: 'text', text: 'b' }] }]],
     bad: [[], Array(1025).fill(message), [{ ...message, role: 'king' }], [{ role: 'user', content: [{ type: 'image_url' }] }]],
     wrong: ['a', {}, [1], [{ role: 'user', content: 1 }]],
@@ -117,10 +118,11 @@ const own = {
   'ChatRequest.tools': { good: [[], [{ type: 'function', function: { name: 'look', parameters: { type: 'object', properties: {} } } }]], bad: [], wrong: [1] },
   'ChatRequest.tool_choice': { good: ['none', 'auto'], bad: ['other'], wrong: [1] },
   'ChatRequest.parallel_tool_calls': { good: [true, false], bad: [], wrong: [] },
+  'ChatRequest.modalities': { good: [['text']], bad: [[], ['audio']], wrong: [] },
   'ChatRequest.user': { good: ['a', ''], bad: [], wrong: [] },
   'CompletionRequest.prompt': {
-    good: ['a', ['a'], Array(16).fill('a'), [5], [[5, 6], [7]], [0, 1]],
-    bad: ['', [], [''], Array(17).fill('a'), [-1], [4294967296], [1.5], [[]], 1, true, {}],
+    good: ['a', ['a'], Array(64).fill('a'), [5], [[5, 6], [7]], [0, 1]],
+    bad: ['', [], [''], Array(65).fill('a'), [-1], [4294967296], [1.5], [[]], 1, true, {}],
     wrong: [],
   },
   'DetokenizeRequest.tokens': { good: [[], [5], [0, 1, 2]], bad: [[-1], [4294967296], ['5'], [1.5]], wrong: [1, 'a', {}] },
@@ -270,7 +272,7 @@ for (const operation of operations.filter((o) => o.method === 'GET' && !isPendin
     const plain = await call(operation);
     assert.equal(plain.status, served ? 200 : 404, plain.text.slice(0, 300));
     spec.checkAnswer(operation, plain);
-    const head = await get(url + operation.path.replace('{id}', 'tales'), { method: 'HEAD' });
+    const head = await get(url + operation.path.replace('{id}', 'tales'), { method: 'HEAD', headers: credentials });
     assert.equal(head.status, plain.status);
     assert.equal(head.text, '');
     assert.equal(head.headers.get('content-type'), plain.headers.get('content-type'));
@@ -425,7 +427,7 @@ await test('contract: health counts the same, and devices agree with the answers
 // ---- no engine ----
 
 await test('contract: without an engine, 503 with Retry-After, and health says so', async () => {
-  const { url: base, child } = await startGateway(`127.0.0.1:${await freePort()}`);
+  const { url: base, child } = await startGateway(`127.0.0.1:${await freePort()}`, withKey);
   for (const operation of operations) {
     if (!operation.responses['503']) continue;
     const body = operation.requestBody && exampleOf(operation, 'short');
