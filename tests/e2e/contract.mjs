@@ -424,6 +424,30 @@ await test('contract: health counts the same, and devices agree with the answers
   assert.equal(active[0].quantization_format, answer.json.quantization_used);
 });
 
+// ---- who may not ----
+
+await test('contract: without a token 401, without the scope 403, beyond the limit 429, wherever the description says so', async () => {
+  const limits = ['inference', 'models', 'health', 'stats'].flatMap((name) => [`--rate-limit-${name}`, '2']);
+  for (const operation of operations) {
+    const { url: base, child } = await startGateway(engine.target, [...withKey, '--rate-limits', 'on', ...limits]);
+    const body = operation.requestBody && exampleOf(operation, 'short'), described = operation.responses;
+    const ask = async (headers) => {
+      const answer = await call(operation, { body, base, headers: { authorization: undefined, ...headers } });
+      if (answer.status >= 400 && described[answer.status]) spec.checkAnswer(operation, answer);
+      return answer.status;
+    };
+    if (described[401]) assert.equal(await ask({}), 401, operation.id);
+    if (operation.path.startsWith('/v1/models/')) assert.equal(await ask(tokenFor()), 403, operation.id);
+    if (described[429]) {
+      const all = tokenFor('model:read', 'model:write', 'model:manage');
+      for (const _ of [1, 2]) await ask(all);
+      assert.equal(await ask(all), 429, operation.id);
+    }
+    child.kill('SIGTERM');
+    await child.ended;
+  }
+});
+
 // ---- no engine ----
 
 await test('contract: without an engine, 503 with Retry-After, and health says so', async () => {
@@ -447,7 +471,7 @@ await test('contract: without an engine, 503 with Retry-After, and health says s
 
 // Codes that this pair cannot be brought to, and where they are tested instead.
 const unreachable = {
-  AUTHENTICATION_REQUIRED: 'unit', AUTHORIZATION_FAILED: 'unit', RATE_LIMIT_EXCEEDED: 'unit', QUOTA_EXCEEDED: 'unit', // by configuration
+  QUOTA_EXCEEDED: 'limits.mjs', // by configuration
   READER_STALLED: 'unit', CANCELLED: 'the client is gone', INFERENCE_FAILED: 'unit', INTERNAL_ERROR: 'unit', QUANTIZATION_ERROR: 'unit',
   DEVICE_UNAVAILABLE: 'unit', MEMORY_EXHAUSTED: 'unit', MODEL_LOAD_FAILED: 'unit', CROSS_VALIDATION_FAILED: 'unit',
 };
