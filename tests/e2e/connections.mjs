@@ -187,7 +187,7 @@ await test('connections: beyond the limit of all they wait and are served', asyn
 });
 
 await test('connections: SIGTERM under load loses no request', async () => {
-  const own = await startGateway(engine.target, ['--threads', '2']);
+  const own = await startGateway(engine.target, ['--threads', '2', '--lame-duck-ms', '10000']); // however slow the machine
   const agent = new http.Agent({ keepAlive: true, maxSockets: 16 });
   const body = JSON.stringify({ prompt, max_tokens: 200 });
   const lost = [];
