@@ -32,6 +32,7 @@ struct gateway_config {
     bool metrics_on_main;
     int64_t threads, max_connections_per_address;
     int64_t max_head_bytes, max_streams, head_timeout_ms, body_timeout_ms, write_timeout_ms, idle_timeout_ms, min_rate;
+    int64_t lame_duck_ms;
     const char *tls_cert, *tls_key, *tls_client_ca;
     const char *engine_tls_ca, *engine_tls_cert, *engine_tls_key, *engine_tls_name;
     const char *compression;

@@ -106,6 +106,8 @@ static const struct option_def defs[] = {
     {"engine-tls-key", OPTION_STRING, AT(engine_tls_key), .help = "PEM file of its key."},
     {"engine-tls-name", OPTION_STRING, AT(engine_tls_name),
      .help = "Name that the engine's certificate must have, where it is not the one in --engine."},
+    {"lame-duck-ms", OPTION_INT, AT(lame_duck_ms), .default_value = "500", .min = 0, .max = 600000, .unit = "ms",
+     .help = "After SIGTERM, how long open connections may still bring requests before they are closed."},
     {"drain-timeout-ms", OPTION_INT, AT(drain_timeout_ms), .default_value = "45000", .min = 0, .max = 3600000,
      .unit = "ms", .help = "After SIGTERM, how long running answers may take to end."},
     {"max-request-memory", OPTION_SIZE, AT(max_request_memory_bytes), .default_value = "256M", .min = 0,

@@ -41,8 +41,7 @@ static const struct route routes[] = {
     {HTTP_METHOD_GET, "/robots.txt", handle_asset, ROUTE_MAIN, LIMIT_HEALTH, ACCESS_OPEN},
 };
 
-#define LINGER_NS (2 * CLOCK_NS_PER_S)   /* for a client to end a connection after us */
-#define DRAIN_NS (500 * CLOCK_NS_PER_MS) /* for requests on their way while we go down */
+#define LINGER_NS (2 * CLOCK_NS_PER_S) /* for a client to end a connection after us */
 #define N_ROUTES (sizeof routes / sizeof *routes)
 
 const struct route *router_routes(size_t *n)
@@ -292,7 +291,7 @@ void gateway_init_http(struct gateway *g)
                    .stall_ns = c->write_timeout_ms * CLOCK_NS_PER_MS,
                    .idle_ns = c->idle_timeout_ms * CLOCK_NS_PER_MS,
                    .linger_ns = LINGER_NS,
-                   .drain_ns = DRAIN_NS,
+                   .drain_ns = c->lame_duck_ms * CLOCK_NS_PER_MS,
                    .min_rate = c->min_rate},
         .on_request = gateway_request,
         .on_reject = gateway_reject,
