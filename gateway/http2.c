@@ -180,7 +180,7 @@ static nghttp2_nv name_value(const char *name, const char *value)
 static void start(struct http_exchange *x, const struct http_header *headers, int64_t n_body)
 {
     struct http2 *h = x->conn->state;
-    nghttp2_nv fields[HTTP_MAX_ANSWER_HEADERS + 2];
+    nghttp2_nv fields[24];
     size_t n = 0;
     struct buffer numbers;
     buffer_init(&numbers, 64);
@@ -188,7 +188,7 @@ static void start(struct http_exchange *x, const struct http_header *headers, in
     buffer_append_char(&numbers, '\0');
     buffer_printf(&numbers, "%lld", (long long)n_body);
     fields[n++] = name_value(":status", numbers.data);
-    for (; headers && headers->name; headers++)
+    for (; headers && headers->name && n < 23; headers++)
         fields[n++] = name_value(headers->name, headers->value);
     if (n_body >= 0 && x->status != 204 && x->status != 304)
         fields[n++] = name_value("content-length", numbers.data + 4);

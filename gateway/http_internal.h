@@ -9,7 +9,7 @@
 
 #include "gateway/http.h"
 
-#define HTTP_MAX_ANSWER_HEADERS 40
+#define HTTP_MAX_ANSWER_HEADERS 32 /* those behind are left out */
 
 struct http_exchange {
     struct http_conn *conn;
