@@ -151,13 +151,13 @@ const char *http_reason(int status);
 
 void http_set_user(struct http_exchange *x, void *user);
 void *http_user(const struct http_exchange *x);
+/* Headers that go into the answer beside those it is given, whoever gives it (ends with a NULL name; borrowed until the
+ * exchange is over; may still grow until the answer begins). */
+void http_set_extra(struct http_exchange *x, const struct http_header *headers);
 /* `on_gone`: the client went away; the exchange must not be used any more. `on_writable`: after http_queued was above
  * HTTP_LOW_WATER_BYTES it is below again. Both get http_user; both may be NULL. */
 void http_set_callbacks(struct http_exchange *x, void (*on_gone)(void *user), void (*on_writable)(void *user));
 
-/* Headers that go into the answer beside those it is given, whoever gives it (ends with a NULL name; borrowed until the
- * exchange is over; may still grow until the answer begins). */
-void http_set_extra(struct http_exchange *x, const struct http_header *headers);
 /* Status and headers (ends with a NULL name; NULL = none), then the whole body, which may be sent compressed. Ends the
  * exchange. HEAD: the body is left out. */
 void http_respond(struct http_exchange *x, int status, const struct http_header *headers, const void *body,

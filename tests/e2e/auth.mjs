@@ -28,7 +28,9 @@ const whole = await until('ready', 20000, async () => (await get(`${url}/health/
 
 for (const pair of [rsa, ec, ed])
   await test(`auth: a token of ${pair.alg} gets in`, async () => {
-    for (const _ of [1, 2]) assert.equal((await infer(bearer(good(pair)))).status, 200);
+    const reader = bearer(good(pair, { scopes: ['model:read'] }));
+    for (const _ of [1, 2]) assert.equal((await infer(reader)).status, 200);
+    assert.equal((await get(`${url}/v1/models/tales/status`, { headers: reader })).status, 200);
   });
 
 await test('auth: an API key gets in, in both headers, and with the OpenAI client', async () => {

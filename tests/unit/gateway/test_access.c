@@ -422,7 +422,7 @@ START_TEST(cors)
 {
     static const struct {
         const char *origins, *method, *headers;
-        int status;
+        int status; /* 0: no answer of ours */
         const char *origin; /* NULL: none is allowed */
         bool credentials, vary;
     } cases[] = {
@@ -444,7 +444,9 @@ START_TEST(cors)
         setup();
         app.config.cors_origins = cases[i].origins;
         begin();
-        ck_assert_msg(ask(cases[i].method, "/health/live", cases[i].headers) == cases[i].status, "case %zu", i);
+        int status = ask(cases[i].method, "/health/live", cases[i].headers);
+        ck_assert_msg(status == cases[i].status || cases[i].status == 0, "case %zu: %d", i, status);
+        ck_assert_int_eq(says("access-control-allow-methods"), cases[i].status == 204);
         snprintf(allow, sizeof allow, "access-control-allow-origin: %s\r\n", cases[i].origin ? cases[i].origin : "");
         ck_assert_msg(says(cases[i].origin ? allow : "access-control-allow-origin") == (cases[i].origin != NULL),
                       "case %zu: %s", i, app_sent(&app));
