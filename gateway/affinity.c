@@ -36,7 +36,6 @@ static uint64_t add_messages(uint64_t h, const json_t *messages)
     json_array_foreach(messages, i, message)
     {
         const char *role = json_string_value(json_object_get(message, "role"));
-        h = add_text(h, role ? role : "", role ? strlen(role) : 0);
         h = add_content(h, json_object_get(message, "content"));
         if (role && strcmp(role, "user") == 0)
             break;

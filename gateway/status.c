@@ -74,7 +74,7 @@ static void read_details(const struct rpc_status *status, struct found *found)
 static const char *plain_message(const struct rpc_status *status, enum error_code code)
 {
     if (code == ERROR_SERVICE_UNAVAILABLE)
-        return "no inference engine is available";
+        return "no inference engine can go on with this request";
     if (code == ERROR_DEADLINE_EXCEEDED)
         return "the request's time ran out";
     return status->message[0] != '\0' ? status->message : error_info(code)->name;

@@ -90,7 +90,7 @@ await test('pool: an engine that is killed ends its streams, refuses at once, an
 await test('pool: a request that has no token yet goes to another engine when its own dies', async () => {
   const engines = [await engine(...STEP, '--max-sequences', '1'), await engine(...STEP, '--max-sequences', '1')];
   const gateway = await gatewayOf(engines);
-  const hogs = [stream(gateway, { max_tokens: 1000 }), stream(gateway, { max_tokens: 1000 })];
+  const hogs = [stream(gateway, { max_tokens: 700 }), stream(gateway, { max_tokens: 700 })];
   await Promise.all(hogs.map((s) => s.begun));
   const waiting = Array.from({ length: 20 }, (_, i) => (i % 2 ? infer(gateway) : stream(gateway)));
   await until('they wait', 10000, async () => await metric(engines[0].admin, 'bitnet_requests_waiting') === 10);

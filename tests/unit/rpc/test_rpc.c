@@ -131,6 +131,7 @@ struct answer {
     char first[64], last[64], message[256], details[sizeof details];
     size_t details_n_bytes;
     int code; /* -1: not over */
+    pthread_t thread; /* on which the status came */
 };
 
 static void on_message(void *user, const void *data, size_t n_bytes)
@@ -153,6 +154,7 @@ static void on_status(void *user, const struct rpc_status *status)
     pthread_mutex_lock(&a->lock);
     ck_assert_int_eq(a->code, -1);
     a->code = status->code;
+    a->thread = pthread_self();
     snprintf(a->message, sizeof a->message, "%s", status->message);
     a->details_n_bytes = status->details_n_bytes;
     ck_assert_uint_le(status->details_n_bytes, sizeof a->details);
@@ -487,6 +489,7 @@ START_TEST(clients_share_a_queue)
     rpc_client_close(shared[0]); /* the other one goes on */
     ck_assert_int_eq(finish(&a[1]), 0);
     ck_assert_str_eq(a[1].last, "abc");
+    ck_assert(pthread_equal(a[0].thread, a[1].thread));
     start(&a[0], "/t.T/Echo", "def", 3, clock_now_ns() + 5 * SECOND, 0);
     ck_assert_int_eq(finish(&a[0]), 0);
     rpc_client_close(shared[1]);
