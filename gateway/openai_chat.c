@@ -110,7 +110,8 @@ static bool check_modalities(const struct params *p, struct failure *f)
 
 static bool check(const struct params *p, struct failure *f, bool *include_usage)
 {
-    bool ok = params_check_messages(p->messages.json, f) && format_check(p->response_format.json, f) && params_check_bias(p, f) && tool_params_check(p, f) && check_modalities(p, f) &&
+    bool ok = params_check_messages(p->messages.json, f) && format_check(p->response_format.json, f) &&
+              params_check_bias(p, f) && tool_params_check(p, f) && check_modalities(p, f) &&
               openai_stream_options(p, include_usage, f);
     if (ok && p->top_logprobs.set && p->top_logprobs.i > 0 && !p->logprobs.truth) {
         failure_add(f, ERROR_VALIDATION_FAILED, "top_logprobs", "only together with logprobs", NULL);
