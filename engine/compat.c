@@ -1,6 +1,6 @@
 /*
- * What a file holds and whether it can be served, from its headers alone: no weight is read, no backend opened. The
- * tensors' contents (codes, scales) are checked when a model is loaded. Caller's thread.
+ * What a file holds and whether it can be served, from its headers: no backend is opened, and of the weights only those are read that tell
+ * how I2_S is packed. The tensors' contents (codes, scales) are checked when a model is loaded, and by engine/verify.c. Caller's thread.
  */
 #include "engine/engine.h"
 
@@ -15,8 +15,10 @@
 #define SHOWN_ELEMENTS 8 /* of an array */
 #define MAX_TYPES 16
 
+#define MAX_WARNINGS 4
+
 static const char order_note[] =
-    "128 weights in 32 bytes, as x86 builds write it: assumed, as the file does not say; files of some ARM builds need "
+    "128 weights in 32 bytes, as x86 builds write it: assumed, as neither file nor weights say; files of some ARM builds need "
     "i2s-order 64, and the wrong one yields fluent nonsense";
 
 struct report {
@@ -32,6 +34,10 @@ struct report {
     size_t n_types;
     uint64_t n_parameters, tensor_bytes;
     bool has_i2s;
+    enum i2s_order order;
+    enum order_evidence evidence;
+    const char *warnings[MAX_WARNINGS]; /* what is guessed, or will not work */
+    size_t n_warnings;
     enum error_code code;
     struct error error;
 };
@@ -54,7 +60,22 @@ static void count_types(struct report *r)
     }
 }
 
-static void examine(struct report *r)
+static void warn(struct report *r, bool condition, const char *what)
+{
+    if (condition && r->n_warnings < MAX_WARNINGS)
+        r->warnings[r->n_warnings++] = what;
+}
+
+static void find_warnings(struct report *r)
+{
+    const char *model = tokenizer_n_tokens(r->tokenizer) && gguf_find(r->gguf, "tokenizer.ggml.model") ? "there" : NULL;
+    warn(r, r->has_i2s && r->evidence == ORDER_UNKNOWN, "the packing of I2_S tensors is assumed: the weights do not tell it");
+    warn(r, !model, "the file has no tokenizer: token ids only");
+    warn(r, model && !gguf_find(r->gguf, "tokenizer.ggml.pre"), "tokenizer.ggml.pre is missing: how words are cut is guessed");
+    warn(r, !tokenizer_chat_template(r->tokenizer), "no chat template that is known: no chat completions");
+}
+
+static void examine(struct report *r, bool strict)
 {
     r->code = gguf_open(r->path, &r->gguf, &r->error);
     if (r->code)
@@ -64,6 +85,19 @@ static void examine(struct report *r)
     r->has_shape = r->code == ERROR_NONE;
     if (r->has_shape)
         r->code = tokenizer_from_gguf(r->gguf, r->shape.vocab_size, &r->tokenizer, &r->error);
+    if (r->code)
+        return;
+    r->order = model_i2s_order(r->gguf, &r->shape, &r->evidence);
+    find_warnings(r);
+    if (strict && r->n_warnings)
+        r->code = error_set(&r->error, ERROR_MODEL_LOAD_FAILED, "strictly: %s", r->warnings[0]);
+}
+
+static const char *order_text(const struct report *r)
+{
+    if (r->evidence == ORDER_UNKNOWN)
+        return order_note;
+    return r->order == I2S_ORDER_64 ? "64 weights in 16 bytes, as the weights tell" : "128 weights in 32 bytes, as the weights tell";
 }
 
 static size_t kv_position_bytes(const struct model_shape *s)
@@ -184,11 +218,13 @@ static void write_text(const struct report *r, bool show_keys, struct buffer *ou
                       r->types[i].type);
     buffer_append_str(out, r->n_types ? "\n" : "none\n");
     if (r->has_i2s)
-        buffer_printf(out, "  I2_S order    %s\n", order_note);
+        buffer_printf(out, "  I2_S order    %s\n", order_text(r));
     if (r->has_shape)
         text_model(r, out);
     if (r->tokenizer)
         text_tokenizer(r, out);
+    for (size_t i = 0; i < r->n_warnings; i++)
+        buffer_printf(out, "  warning       %s\n", r->warnings[i]);
     if (show_keys)
         text_keys(r->gguf, out);
 }
@@ -220,8 +256,9 @@ static void json_file(const struct report *r, struct buffer *out)
                       type_name(r->types[i].type), r->types[i].n);
     buffer_append_char(out, ']');
     if (r->has_i2s)
-        buffer_append_str(out, ",\"i2s_order\":128,\"i2s_order_assumed\":true");
-    buffer_append_char(out, '}');
+        buffer_printf(out, ",\"i2s_order\":%d,\"i2s_order_assumed\":%s", r->order == I2S_ORDER_64 ? 64 : 128,
+                      r->evidence == ORDER_UNKNOWN ? "true" : "false");
+    buffer_printf(out, ",\"n_parts\":%zu}", gguf_n_parts(r->gguf));
 }
 
 static void json_model(const struct report *r, struct buffer *out)
@@ -286,15 +323,20 @@ static void write_json(const struct report *r, bool show_keys, struct buffer *ou
         json_model(r, out);
     if (r->tokenizer)
         json_tokenizer(r, out);
+    buffer_append_str(out, ",\"warnings\":[");
+    for (size_t i = 0; i < r->n_warnings; i++)
+        buffer_printf(out, "%s\"%s\"", i ? "," : "", r->warnings[i]);
+    buffer_append_char(out, ']');
     if (r->gguf && show_keys)
         json_keys(r->gguf, out);
     buffer_append_str(out, "}\n");
 }
 
-enum error_code model_compat_check(const char *path, bool json, bool show_keys, struct buffer *out, struct error *err)
+enum error_code model_compat_check(const char *path, bool json, bool show_keys, bool strict, struct buffer *out,
+                                   struct error *err)
 {
     struct report r = {.path = path};
-    examine(&r);
+    examine(&r, strict);
     if (json)
         write_json(&r, show_keys, out);
     else

@@ -344,8 +344,9 @@ enum error_code engine_measure(const struct engine_options *options, struct engi
 /* ---- files ------------------------------------------------------------------------------------------------------ */
 
 /* Reads a GGUF file's structure without loading it and says what would be served, or why it would not: text for people (json
- * false) or one JSON object; show_keys lists all keys. OK when it can be served. */
-enum error_code model_compat_check(const char *path, bool json, bool show_keys, struct buffer *out, struct error *err);
+ * false) or one JSON object; show_keys lists all keys. OK when it can be served; strict: and nothing about it is guessed or missing. */
+enum error_code model_compat_check(const char *path, bool json, bool show_keys, bool strict, struct buffer *out,
+                                   struct error *err);
 
 /* Reads and runs a whole file: structure, tokenizer, every weight, the same results from all kernels, and that it predicts a plain text.
  * A report in `out`, text or one JSON object; OK when all of it holds, else the first thing that does not. Takes the memory of the loaded

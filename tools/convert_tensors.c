@@ -79,12 +79,14 @@ static const struct safetensor *lookup(const struct convert *c, const char *pref
 /* Finds and checks one tensor. layer < 0: one of the ends. */
 static enum error_code find(const struct convert *c, const struct row *r, long layer, struct item *out, struct error *err)
 {
-    char prefix[64] = "";
+    char prefix[64] = "", block[32] = "";
     const char *from = r->from;
-    if (layer >= 0)
+    if (layer >= 0) {
         snprintf(prefix, sizeof prefix, "model.layers.%ld.", layer);
+        snprintf(block, sizeof block, "blk.%ld.", layer);
+    }
     *out = (struct item){.cols = size_of(c, r->cols), .rows = size_of(c, r->rows), .role = r->role, .permute = r->rotated && c->permute};
-    snprintf(out->name, sizeof out->name, layer >= 0 ? "blk.%2$ld.%1$s.weight" : "%1$s.weight", r->name, layer);
+    snprintf(out->name, sizeof out->name, "%s%s.weight", block, r->name);
     out->t = lookup(c, prefix, from, "weight");
     if (!out->t && r->or_from)
         out->t = lookup(c, prefix, from = r->or_from, "weight");

@@ -8,7 +8,7 @@ static enum error_code report(const char *path, bool json, bool keys, struct buf
 {
     buffer_init(out, 1 << 20);
     *err = (struct error){0};
-    enum error_code code = model_compat_check(path, json, keys, out, err);
+    enum error_code code = model_compat_check(path, json, keys, false, out, err);
     ck_assert(!out->failed && out->n_bytes);
     return code;
 }
@@ -108,7 +108,28 @@ START_TEST(too_large)
     struct buffer out;
     struct error err = {0};
     buffer_init(&out, 100);
-    ck_assert_int_eq(model_compat_check(harness_model(), true, true, &out, &err), ERROR_MEMORY_EXHAUSTED);
+    ck_assert_int_eq(model_compat_check(harness_model(), true, true, false, &out, &err), ERROR_MEMORY_EXHAUSTED);
+    buffer_fini(&out);
+}
+END_TEST
+
+/* What is guessed fails the strict check only, and is listed by both. */
+START_TEST(strict)
+{
+    struct buffer out;
+    struct error err = {0};
+    buffer_init(&out, 1 << 20);
+    ck_assert_int_eq(model_compat_check("models/tales.gguf", false, false, true, &out, &err), ERROR_NONE);
+    expect(&out, (const char *const[]){"128 weights in 32 bytes, as the weights tell", NULL});
+    ck_assert_ptr_null(strstr(out.data, "warning"));
+    buffer_clear(&out);
+    ck_assert_int_eq(model_compat_check(harness_model(), true, false, false, &out, &err), ERROR_NONE);
+    expect(&out, (const char *const[]){"\"warnings\":[\"the packing of I2_S tensors is assumed", NULL});
+    check_balanced(out.data);
+    buffer_clear(&out);
+    ck_assert_int_eq(model_compat_check(harness_model(), false, false, true, &out, &err), ERROR_MODEL_LOAD_FAILED);
+    expect(&out, (const char *const[]){": cannot be served\n", "strictly: the packing of I2_S tensors is assumed",
+                                       "  warning       the packing", NULL});
     buffer_fini(&out);
 }
 END_TEST
@@ -122,6 +143,7 @@ int main(void)
     tcase_add_test(tests, not_servable);
     tcase_add_test(tests, no_file);
     tcase_add_test(tests, too_large);
+    tcase_add_test(tests, strict);
     suite_add_tcase(suite, tests);
     SRunner *runner = srunner_create(suite);
     srunner_run_all(runner, CK_ENV);

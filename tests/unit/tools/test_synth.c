@@ -118,7 +118,7 @@ START_TEST(preset_shapes)
     ck_assert_msg(!synth_write(&options, &err), "%s", err.message);
     ck_assert_msg(last == UINT64_MAX, "the last progress was not the whole");
     buffer_init(&out, 1 << 20);
-    ck_assert_msg(!model_compat_check(path_of("m"), false, false, &out, &err), "%s", err.message);
+    ck_assert_msg(!model_compat_check(path_of("m"), false, false, false, &out, &err), "%s", err.message);
     for (const char *const *part = presets[_i].parts; *part; part++)
         ck_assert_msg(strstr(out.data, *part) != NULL, "expected \"%s\" in:\n%s", *part, out.data);
     buffer_fini(&out);
