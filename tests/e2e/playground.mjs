@@ -304,9 +304,13 @@ await test('playground: a small screen is not scrolled sideways', async () => {
   await page.click('#show-panel');
   await fits('settings');
   await shot(page, 'small-settings');
-  await setting(page, 'max_tokens', 30);
+  await setting(page, 'max_tokens', 0);
   await page.click('#show-panel');
   await send(page, 'w'.repeat(300));
+  assert.equal(await page.evaluate(() => document.activeElement.id), 'set-max_tokens', 'what is wrong is shown');
+  await setting(page, 'max_tokens', 30);
+  await page.click('#show-panel');
+  await page.click('#send');
   await ended(page);
   await fits('a long word');
   assert.equal(await page.evaluate(() => document.querySelector('#scroll').scrollWidth <= 360), true);
