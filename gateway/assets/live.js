@@ -111,7 +111,8 @@ export class Live {
     this.requests.push([system.active_requests, system.queue_depth]);
     this.kv.push([system.kv_cache_utilization]);
     this.cpu.push([system.cpu_utilization]);
-    this.tell([
+    // With authentication on, a stranger learns whether the server is well and no more.
+    this.tell(health?.status === 'healthy' && !health.system_metrics ? [['Figures', 'with an API key']] : [
       ['Memory', system.memory_usage_bytes && `${whole(system.memory_usage_bytes / 1048576)} MB`],
       ['Mean response, 5 min', load.avg_response_time_ms !== undefined && milliseconds(load.avg_response_time_ms)],
       ['Requests a second, 5 min', load.requests_per_second !== undefined && load.requests_per_second.toFixed(2)],

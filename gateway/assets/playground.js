@@ -44,8 +44,15 @@ function bodyOf(turn) {
   return buildBody(turn.mode, model(), settings.values(turn.mode), chat ? { messages } : { prompt: turn.prompt });
 }
 
+// A setting out of its range is shown, which takes the panel.
+function valid(what) {
+  if (settings.valid(what)) return true;
+  showPanel(true);
+  return settings.valid(what);
+}
+
 async function run(turn) {
-  if (running || !settings.valid(turn.mode)) return;
+  if (running || !valid(turn.mode)) return;
   // In a chat the turns after this one answered what is about to change.
   if (turn.mode === 'chat') drop(turns.slice(turns.indexOf(turn) + 1).filter((t) => t.mode === 'chat'));
   running = turn;
@@ -87,7 +94,7 @@ const act = {
 };
 
 function send(text) {
-  if (running || !text.trim() || !settings.valid(mode())) return;
+  if (running || !text.trim() || !valid(mode())) return;
   const turn = new Turn(mode(), text, act);
   turns.push(turn);
   $('turns').append(turn.node);

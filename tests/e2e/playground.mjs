@@ -25,7 +25,7 @@ const tales = await startPair(); // for snippets: an answer with a seed is the s
 const browser = await chromium.launch({ executablePath: CHROMIUM, args: ['--no-sandbox'] });
 
 // A page of its own; everything that the browser complains about goes to `complaints`.
-async function open(url = gateway.url, options = {}) {
+async function open(url = gateway.url, options = {}, before = () => {}) {
   const context = await browser.newContext({ viewport: { width: 1280, height: 820 }, permissions: ['clipboard-read', 'clipboard-write'], ...options });
   const page = await context.newPage();
   page.complaints = [];
@@ -34,6 +34,7 @@ async function open(url = gateway.url, options = {}) {
   page.on('pageerror', (error) => page.complaints.push(String(error)));
   page.on('request', (r) => !r.url().startsWith(url) && !r.url().startsWith('data:') && page.foreign.push(r.url()));
   page.setDefaultTimeout(10000);
+  await before(page);
   await page.goto(url);
   await page.waitForFunction(() => document.querySelector('#health').dataset.state === 'healthy' && document.querySelector('#model').value);
   return page;
@@ -204,6 +205,13 @@ await test('playground: the live figures follow the engine', async () => {
   await close(page);
 });
 
+await test('playground: figures that the server does not tell are not made up', async () => {
+  const page = await open(gateway.url, {}, (fresh) => fresh.route('**/health', (r) => r.fulfill({ json: { status: 'healthy', components: {} } })));
+  assert.match(await page.textContent('#facts-live'), /with an API key/);
+  assert.equal(await page.locator('figure:visible').count(), 0);
+  await close(page);
+});
+
 /* ---- theme, keyboard, access ---- */
 
 await test('playground: the theme is the system\'s until it is chosen, and is remembered', async () => {
@@ -296,9 +304,13 @@ await test('playground: a small screen is not scrolled sideways', async () => {
   await page.click('#show-panel');
   await fits('settings');
   await shot(page, 'small-settings');
-  await setting(page, 'max_tokens', 30);
+  await setting(page, 'max_tokens', 0);
   await page.click('#show-panel');
   await send(page, 'w'.repeat(300));
+  assert.equal(await page.evaluate(() => document.activeElement.id), 'set-max_tokens', 'what is wrong is shown');
+  await setting(page, 'max_tokens', 30);
+  await page.click('#show-panel');
+  await page.click('#send');
   await ended(page);
   await fits('a long word');
   assert.equal(await page.evaluate(() => document.querySelector('#scroll').scrollWidth <= 360), true);
