@@ -55,6 +55,28 @@ static enum error_code prepare_grammars(struct engine *e, struct error *err)
     return code;
 }
 
+static struct queue_claim claim_of(const struct engine *e, const struct job_options *options, const struct request *r)
+{
+    return (struct queue_claim){.priority = r->priority,
+                                .client = job_client(r),
+                                .n_tokens = job_estimate_tokens(&e->limits, r),
+                                .now_ns = options->now_ns,
+                                .deadline_ns = job_deadline_ns(options, r)};
+}
+
+enum error_code engine_admits(struct engine *e, const struct request *r, struct error *err)
+{
+    const struct job_options options = {.now_ns = clock_now_ns(), .default_timeout_ns = e->default_timeout_ns};
+    enum error_code code = request_validate(&e->limits, r, err);
+    if (code)
+        return code;
+    const struct queue_claim claim = claim_of(e, &options, r);
+    code = reserve_place(e, &claim, err);
+    if (!code)
+        queue_give_back(&e->queue, claim.n_tokens);
+    return code;
+}
+
 enum error_code engine_submit(struct engine *e, const struct request *r, struct stream **out, struct error *err)
 {
     struct error unused;
@@ -70,11 +92,7 @@ enum error_code engine_submit(struct engine *e, const struct request *r, struct 
     enum error_code code = request_validate(&e->limits, r, err);
     if (code)
         return code;
-    const struct queue_claim claim = {.priority = r->priority,
-                                      .client = job_client(r),
-                                      .n_tokens = job_estimate_tokens(&e->limits, r),
-                                      .now_ns = options.now_ns,
-                                      .deadline_ns = job_deadline_ns(&options, r)};
+    const struct queue_claim claim = claim_of(e, &options, r);
     code = reserve_place(e, &claim, err);
     if (code)
         return code;

@@ -221,6 +221,9 @@ struct stream;
  * over context, invalid UTF-8; err->param names the field), SERVICE_UNAVAILABLE (not admitted), DEVICE_UNAVAILABLE (it fails); both set
  * reason and retry_after_ms. What can be refused is refused before the prompt is tokenised. */
 enum error_code engine_submit(struct engine *e, const struct request *r, struct stream **out, struct error *err);
+/* Whether there is a place for such a request now, else engine_submit's refusal, which counts as one; or what is wrong with it. To be asked
+ * before what is costly to prepare, as a grammar is. Takes no place. Any thread. */
+enum error_code engine_admits(struct engine *e, const struct request *r, struct error *err);
 
 struct token_logprob { uint32_t id; float logprob; };
 

@@ -99,18 +99,27 @@ static enum error_code convert_choices(const Bitnet__V1__GenerateRequest *r, str
                            CONVERT_MAX_CHOICES, r->best_of);
 }
 
-/* What the answer must be. */
-static enum error_code convert_form(const struct service *s, const Bitnet__V1__GenerateRequest *r, struct converted *out,
-                                    struct error *err)
+static enum error_code check_form(const Bitnet__V1__GenerateRequest *r, struct error *err)
 {
     if (tools_in_use(r->tools) && r->input_case != BITNET__V1__GENERATE_REQUEST__INPUT_CHAT)
         return error_set_param(err, ERROR_VALIDATION_FAILED, "tools", "tools: expected a chat with them, found none");
     if (r->score_only && !r->prompt_logprobs)
         return error_set_param(err, ERROR_VALIDATION_FAILED, "score_only",
                                "score_only: expected prompt_logprobs with it, found none");
-    if (!r->response_format && !r->tools)
-        return ERROR_NONE;
-    return formats_get(s->formats, r->response_format, r->tools, &out->grammar, err);
+    return ERROR_NONE;
+}
+
+bool convert_has_form(const Bitnet__V1__GenerateRequest *r)
+{
+    return r->response_format || r->tools;
+}
+
+enum error_code convert_form(const struct service *s, const Bitnet__V1__GenerateRequest *r, struct converted *out,
+                             struct error *err)
+{
+    enum error_code code = formats_get(s->formats, r->response_format, r->tools, &out->grammar, err);
+    out->request.grammar = out->grammar;
+    return code;
 }
 
 enum error_code convert_request(const struct service *s, const Bitnet__V1__GenerateRequest *r, int64_t rpc_deadline_ns,
@@ -126,10 +135,9 @@ enum error_code convert_request(const struct service *s, const Bitnet__V1__Gener
     if (!code)
         code = convert_sampling(s, r->sampling, out, err);
     if (!code)
-        code = convert_form(s, r, out, err);
+        code = check_form(r, err);
     if (!code)
         code = convert_choices(r, q, err);
-    q->grammar = out->grammar;
     q->max_tokens = r->score_only ? 0 : r->max_tokens ? r->max_tokens : DEFAULT_MAX_TOKENS;
     q->prompt_logprobs = r->prompt_logprobs;
     q->stop = (const char *const *)r->stop;

@@ -20,9 +20,14 @@ struct converted {
 };
 
 /* Fills `out`; bounds that the engine checks are left to it. request.n is the number of choices to generate: best_of where that is set,
- * with log-probabilities where it is more than n. Freed with convert_fini. */
+ * with log-probabilities where it is more than n. What the answer must be is left to convert_form. Freed with convert_fini. */
 enum error_code convert_request(const struct service *s, const Bitnet__V1__GenerateRequest *r, int64_t rpc_deadline_ns,
                                 struct converted *out, struct error *err);
+/* Whether the request says what its answer must be; then convert_form compiles it, or finds it compiled, into request.grammar. That may be
+ * costly: once it is known that there is a place (engine_admits). */
+bool convert_has_form(const Bitnet__V1__GenerateRequest *r);
+enum error_code convert_form(const struct service *s, const Bitnet__V1__GenerateRequest *r, struct converted *out,
+                             struct error *err);
 void convert_fini(struct converted *c);
 
 /* What an answer's tokens depend on beside its request, as a short name: model, program, device. */

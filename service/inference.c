@@ -390,7 +390,13 @@ static enum error_code submit(struct generation *g, struct rpc_call *call, const
         g->seed = c.request.sampling.seed;
         convert_fingerprint(engine_model(g->service->engine), g->fingerprint);
         g->call_deadline = c.call_deadline;
-        code = engine_submit(g->service->engine, &c.request, &g->stream, err);
+        if (convert_has_form(r)) {
+            code = engine_admits(g->service->engine, &c.request, err);
+            if (!code)
+                code = convert_form(g->service, r, &c, err);
+        }
+        if (!code)
+            code = engine_submit(g->service->engine, &c.request, &g->stream, err);
     }
     convert_fini(&c);
     return code;

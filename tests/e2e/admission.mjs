@@ -40,7 +40,9 @@ await test('admission: the bound by tokens is RESOURCE_EXHAUSTED, and 503 with a
   assert.equal(rest.status, 503);
   assert.equal(rest.json.error.code, 'SERVICE_UNAVAILABLE');
   assert.ok(Number(rest.headers.get('retry-after')) >= 1);
-  assert.equal(await reason('queue_tokens'), 2);
+  const unread = await generate({ max_tokens: 500, response_format: { regex: '(' } }).then(() => assert.fail('it was let in'), (e) => e);
+  assert.equal(unread.code, grpc.status.RESOURCE_EXHAUSTED); // before its format is looked at
+  assert.equal(await reason('queue_tokens'), 3);
   const normal = await generate({ max_tokens: 250 }).then(() => assert.fail('it was let in'), (e) => e);
   assert.match(normal.details, /higher priority or fewer tokens/);
   assert.equal(await reason('priority'), 1);
