@@ -1,3 +1,4 @@
+// timeout: 300
 // A client that goes away frees its sequence within one step, over every protocol, streaming or not. Counted in tokens: the null model's
 // steps are long, so at most the step that was under way when the client left may still add its token.
 import assert from 'node:assert/strict';

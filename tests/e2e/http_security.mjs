@@ -1,3 +1,4 @@
+// timeout: 300
 // What clients with bad intent send, over raw sockets against the running gateway: every request is answered or its connection closed,
 // nothing is taken for a second request, and at the end the process serves as before and has not grown.
 import assert from 'node:assert/strict';

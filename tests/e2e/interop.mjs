@@ -1,3 +1,4 @@
+// timeout: 300
 // The clients and proxies that stand in front of the gateway elsewhere: curl and nghttp in every version of HTTP, nginx, haproxy, wrk and
 // h2load. Tokens have to arrive one by one: in as many pieces, or nearly; what waits for the end would come in one.
 import assert from 'node:assert/strict';
