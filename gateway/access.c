@@ -309,10 +309,11 @@ static bool authorize(struct request *r)
     if (!auth_enabled(a->auth)) {
         if (!rules[rule].management)
             return true;
-        error_set(&err, ERROR_AUTHORIZATION_FAILED,
-                  "model management is closed because this server has no keys: set jwt-key or jwt-jwks and send a token "
-                  "with the scope %s",
-                  scope_name(scope));
+        error_set(
+            &err, ERROR_AUTHORIZATION_FAILED,
+            "model management is closed because this server has no keys: set jwt-key or jwt-jwks and send a token "
+            "with the scope %s",
+            scope_name(scope));
         return refuse(r, a->m_auth, &err);
     }
     if (rule == ACCESS_OPEN || (scope == 0 && client->kind != CLIENT_ANYONE) || (client->scopes & scope))

@@ -64,8 +64,8 @@ static enum error_code load_jwt(struct auth *a, struct error *err)
 {
     struct jwt_set *set = calloc(1, sizeof *set);
     file_watch_mark(&a->jwt_file);
-    enum error_code code = set ? jwt_keys_load(&a->options, &set->keys, err)
-                               : error_set(err, ERROR_INTERNAL, "out of memory");
+    enum error_code code =
+        set ? jwt_keys_load(&a->options, &set->keys, err) : error_set(err, ERROR_INTERNAL, "out of memory");
     if (code != ERROR_NONE) {
         free(set);
         return code;
@@ -74,7 +74,8 @@ static enum error_code load_jwt(struct auth *a, struct error *err)
     jwt_set_put(a->jwt);
     a->jwt = set;
     forget(a);
-    log_info("gateway", "token keys read", LOG_STR("file", a->jwt_file.path), LOG_INT("keys", jwt_keys_count(set->keys)));
+    log_info("gateway", "token keys read", LOG_STR("file", a->jwt_file.path),
+             LOG_INT("keys", jwt_keys_count(set->keys)));
     return ERROR_NONE;
 }
 
@@ -196,8 +197,8 @@ bool auth_lookup(struct auth *a, const char *credential, int64_t now_s, struct c
         return false;
     SHA256((const unsigned char *)credential, n, hash);
     pthread_mutex_lock(&a->lock);
-    bool found = (a->keys && n <= KEYS_MAX_BYTES && keys_find(a->keys, hash, out)) ||
-                 (a->jwt && cached(a, hash, now_s, out));
+    bool found =
+        (a->keys && n <= KEYS_MAX_BYTES && keys_find(a->keys, hash, out)) || (a->jwt && cached(a, hash, now_s, out));
     pthread_mutex_unlock(&a->lock);
     return found;
 }

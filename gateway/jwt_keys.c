@@ -87,8 +87,8 @@ static enum error_code load_pem(const struct jwt_options *o, const struct buffer
     const char *why;
     if (r_jwk_import_from_pem_der(key->jwk, R_X509_TYPE_PUBKEY, R_FORMAT_PEM,
                                   (const unsigned char *)(text->data ? text->data : ""), text->n_bytes) != RHN_OK)
-        return error_set(err, ERROR_VALIDATION_FAILED, "%s: expected a public key in PEM (a secret needs jwt-alg HS256)",
-                         o->key_file);
+        return error_set(err, ERROR_VALIDATION_FAILED,
+                         "%s: expected a public key in PEM (a secret needs jwt-alg HS256)", o->key_file);
     key->alg = alg_of(key->jwk, &why);
     if (!key->alg)
         return error_set(err, ERROR_VALIDATION_FAILED, "%s: %s", o->key_file, why);
@@ -168,8 +168,9 @@ static enum error_code load_set(const struct jwt_options *o, struct jwt_keys *ke
     buffer_init(&text, MAX_FILE_BYTES);
     keys->set = true;
     enum error_code code = file_read(o->jwks_file, &text, err);
-    json_t *set = code == ERROR_NONE ? json_loadb(text.data ? text.data : "", text.n_bytes, JSON_REJECT_DUPLICATES, &where)
-                                     : NULL;
+    json_t *set = code == ERROR_NONE
+                      ? json_loadb(text.data ? text.data : "", text.n_bytes, JSON_REJECT_DUPLICATES, &where)
+                      : NULL;
     const json_t *list = json_object_get(set, "keys");
     if (code == ERROR_NONE && !set)
         code = error_set(err, ERROR_VALIDATION_FAILED, "%s:%d: %s", o->jwks_file, where.line, where.text);

@@ -62,7 +62,8 @@ static enum error_code parse_line(char *line, struct key *out, struct error *err
         return error_set(err, ERROR_VALIDATION_FAILED, "expected a name of 1 to %d letters, digits or -_.@:/",
                          CLIENT_ID_BYTES - 1);
     if (!hash || !parse_hash(hash, strlen(hash), out->hash))
-        return error_set(err, ERROR_VALIDATION_FAILED, "expected sha256: and 64 digits of lower-case hex after the name");
+        return error_set(err, ERROR_VALIDATION_FAILED,
+                         "expected sha256: and 64 digits of lower-case hex after the name");
     if (scopes)
         out->scopes = scopes_from_list(scopes, ",", &n_unknown);
     if (n_unknown > 0 || strtok_r(NULL, SPACE, &rest))
@@ -127,8 +128,9 @@ enum error_code keys_load(const char *path, struct keys **out, struct error *err
     struct keys *k = calloc(1, sizeof *k);
     enum error_code code = k ? file_read(path, &text, err) : error_set(err, ERROR_INTERNAL, "out of memory");
     if (code == ERROR_NONE && text.n_bytes > 0) {
-        code = memchr(text.data, '\0', text.n_bytes) ? error_set(err, ERROR_VALIDATION_FAILED, "expected text, found a NUL")
-                                                     : parse(text.data, k, err);
+        code = memchr(text.data, '\0', text.n_bytes)
+                   ? error_set(err, ERROR_VALIDATION_FAILED, "expected text, found a NUL")
+                   : parse(text.data, k, err);
         if (k->n > 0)
             qsort(k->keys, k->n, sizeof *k->keys, by_hash);
         if (code == ERROR_NONE)
@@ -198,8 +200,8 @@ enum error_code keys_make(const char *name, const char *scopes, struct buffer *k
                          CLIENT_ID_BYTES - 1, name);
     scopes_from_list(scopes, ",", &n_unknown);
     if (n_unknown > 0)
-        return error_set(err, ERROR_VALIDATION_FAILED, "expected scopes of model:read,model:write,model:manage, found %s",
-                         scopes);
+        return error_set(err, ERROR_VALIDATION_FAILED,
+                         "expected scopes of model:read,model:write,model:manage, found %s", scopes);
     if (RAND_bytes(random, sizeof random) != 1)
         return error_set(err, ERROR_INTERNAL, "no random bytes are to be had");
     buffer_append_str(key, "bitnet-");

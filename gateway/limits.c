@@ -29,7 +29,7 @@ struct limits {
     struct limits_options options;
     unsigned char seed[16]; /* where a client's bucket lies is not to be foreseen */
     size_t n_sets;
-    pthread_mutex_t lock; /* of all below */
+    pthread_mutex_t lock;   /* of all below */
     struct bucket *buckets; /* [n_sets][LIMITS_WAYS] */
     struct flight *flights[N_LISTS];
     int64_t n_in_flight;

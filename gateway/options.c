@@ -56,8 +56,10 @@ static const struct option_def defs[] = {
     {"jwt-jwks", OPTION_STRING, AT(jwt_jwks), .default_value = "",
      .help = "File with a JSON Web Key Set to verify tokens with, in place of jwt-key."},
     {"jwt-alg", OPTION_CHOICE, AT(jwt_alg), .default_value = "auto", .choices = "auto|HS256|RS256|ES256|EdDSA",
-     .help = "The only algorithm of tokens; auto takes the one that belongs to the key's type, for public keys and sets."},
-    {"jwt-issuer", OPTION_STRING, AT(jwt_issuer), .default_value = "", .help = "What iss of a token must be; empty for any."},
+     .help =
+         "The only algorithm of tokens; auto takes the one that belongs to the key's type, for public keys and sets."},
+    {"jwt-issuer", OPTION_STRING, AT(jwt_issuer), .default_value = "",
+     .help = "What iss of a token must be; empty for any."},
     {"jwt-audience", OPTION_STRING, AT(jwt_audience), .default_value = "",
      .help = "What aud of a token must be or contain; empty for any."},
     {"jwt-leeway-s", OPTION_INT, AT(jwt_leeway_s), .default_value = "30", .min = 0, .max = 3600, .unit = "s",

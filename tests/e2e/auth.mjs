@@ -18,13 +18,18 @@ const issuer = 'https://issuer.example', audience = 'bitnet';
 const parties = { iss: issuer, aud: audience };
 
 const engine = await startEngine();
-const gateway = await startGateway(engine.target, ['--jwt-jwks', jwks(rsa, ec, ed), '--api-keys', apiKeys(inferenceKey, adminKey),
-                                                   '--jwt-issuer', issuer, '--jwt-audience', audience]);
+async function start(...args) {
+  const started = await startGateway(engine.target, args);
+  await until('ready', 20000, async () => (await get(`${started.url}/health/ready`)).status === 200);
+  return started;
+}
+const gateway = await start('--jwt-jwks', jwks(rsa, ec, ed), '--api-keys', apiKeys(inferenceKey, adminKey),
+                            '--jwt-issuer', issuer, '--jwt-audience', audience);
 const { url } = gateway;
 const request = { prompt: 'Once upon a time', max_tokens: 2, seed: 7 };
 const infer = (headers) => post(`${url}/v1/inference`, request, { headers });
 const good = (pair, claims, ...rest) => token(pair, { ...parties, ...claims }, ...rest);
-const whole = await until('ready', 20000, async () => (await get(`${url}/health/ready`)).status === 200).then(() => good(ec));
+const whole = good(ec);
 
 for (const pair of [rsa, ec, ed])
   await test(`auth: a token of ${pair.alg} gets in`, async () => {
@@ -205,18 +210,18 @@ await stop(gateway.child);
 
 await test('auth: HS256 with a secret, and PEM keys, by file', async () => {
   const secret = { alg: 'HS256', key: 'a secret of at least thirty-two bytes' };
-  const one = await startGateway(engine.target, ['--jwt-key', file('secret', `${secret.key}\n`), '--jwt-alg', 'HS256']);
+  const one = await start('--jwt-key', file('secret', `${secret.key}\n`), '--jwt-alg', 'HS256');
   assert.equal((await post(`${one.url}/v1/inference`, request, { headers: bearer(token(secret)) })).status, 200);
   assert.equal((await post(`${one.url}/v1/inference`, request, { headers: bearer(token({ ...secret, key: `${secret.key}\n` })) })).status, 401);
   await stop(one.child);
-  const two = await startGateway(engine.target, ['--jwt-key', file('rsa.pem', rsa.pem)]);
+  const two = await start('--jwt-key', file('rsa.pem', rsa.pem));
   assert.equal((await post(`${two.url}/v1/inference`, request, { headers: bearer(token(rsa)) })).status, 200);
   assert.equal((await post(`${two.url}/v1/inference`, request, { headers: bearer(token({ alg: 'HS256', key: rsa.pem })) })).status, 401);
   await stop(two.child);
 });
 
 await test('auth: without keys inference is open and management is not', async () => {
-  const open = await startGateway(engine.target);
+  const open = await start();
   assert.equal((await post(`${open.url}/v1/inference`, request)).status, 200);
   assert.ok((await get(`${open.url}/v1/models`)).json.models);
   for (const [method, to] of [['POST', '/v1/models/load'], ['POST', '/v1/models/swap'], ['DELETE', '/v1/models/tales']]) {

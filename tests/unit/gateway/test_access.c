@@ -1,6 +1,6 @@
 /* Admission, from whole requests to their answers. */
-#include "gateway/access.h"
 #include "base/clock.h"
+#include "gateway/access.h"
 #include "gateway/keys.h"
 #include "tests/unit/gateway/app.h"
 #include "tests/unit/gateway/tokens.h"
@@ -88,9 +88,9 @@ static int let_in(const char *method, const char *path, const char *headers)
 
 static double rejections(const char *reason)
 {
-    return metrics_value(metrics_get(metrics_add(app.g.metrics, METRICS_COUNTER, "bitnet_admission_rejections_total", "",
-                                                 "reason", NULL, 0),
-                                     reason));
+    return metrics_value(metrics_get(
+        metrics_add(app.g.metrics, METRICS_COUNTER, "bitnet_admission_rejections_total", "", "reason", NULL, 0),
+        reason));
 }
 
 START_TEST(without_keys_all_but_management_is_open)
@@ -193,7 +193,8 @@ START_TEST(scopes)
         ck_assert_msg(let_in(m, p, token("")) == cases[i].token, "%s %s by token", m, p);
         ck_assert_msg(let_in(m, p, token(",\"scopes\":[\"model:read\"]")) == cases[i].reader, "%s %s by reader", m, p);
         ck_assert_msg(let_in(m, p, token(",\"scope\":\"model:write\"")) == cases[i].writer, "%s %s by writer", m, p);
-        ck_assert_msg(let_in(m, p, token(",\"scopes\":\"model:manage\"")) == cases[i].manager, "%s %s by manager", m, p);
+        ck_assert_msg(let_in(m, p, token(",\"scopes\":\"model:manage\"")) == cases[i].manager, "%s %s by manager", m,
+                      p);
         for (int k = 0; k < app_n_calls; k++)
             buffer_fini(&app_calls[k].request);
     }
@@ -416,13 +417,14 @@ END_TEST
 
 #define ORIGIN "Origin: https://a.example\r\n"
 #define EVIL "Origin: https://evil.example\r\n"
-#define PREFLIGHT "Access-Control-Request-Method: POST\r\nAccess-Control-Request-Headers: authorization,x-stainless-os\r\n"
+#define PREFLIGHT                                                                                                      \
+    "Access-Control-Request-Method: POST\r\nAccess-Control-Request-Headers: authorization,x-stainless-os\r\n"
 
 START_TEST(cors)
 {
     static const struct {
         const char *origins, *method, *headers;
-        int status; /* 0: no answer of ours */
+        int status;         /* 0: no answer of ours */
         const char *origin; /* NULL: none is allowed */
         bool credentials, vary;
     } cases[] = {

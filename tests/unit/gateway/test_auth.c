@@ -1,7 +1,7 @@
 /* Whose a credential is, and files that change while the server runs. */
-#include "gateway/auth.h"
 #include "base/clock.h"
 #include "base/log.h"
+#include "gateway/auth.h"
 #include "gateway/keys.h"
 #include "tests/unit/gateway/tokens.h"
 
@@ -176,5 +176,4 @@ START_TEST(verifying_while_reading)
 END_TEST
 
 SUITE("auth", keys_and_tokens, what_failed_is_not_remembered, memory_is_bounded, without_keys_nobody_is_known,
-      changed_files_are_read, broken_files_keep_what_was_there, broken_files_do_not_start,
-      verifying_while_reading)
+      changed_files_are_read, broken_files_keep_what_was_there, broken_files_do_not_start, verifying_while_reading)

@@ -4,11 +4,23 @@
 
 START_TEST(checks)
 {
-    static const char *const good[] = {"", "*", "https://a.example", "https://a.example, http://localhost:3000",
-                                       "http://[::1]:80", "chrome-extension://abcdef"};
-    static const char *const bad[] = {"a.example", "https://", "://a", "https://a.example/", "https://A.example", "null",
-                                      "https://a.example/app", "*,https://a.example", "https://*.example",
-                                      "https://a.example?x", "HTTPS://a.example"};
+    static const char *const good[] = {"",
+                                       "*",
+                                       "https://a.example",
+                                       "https://a.example, http://localhost:3000",
+                                       "http://[::1]:80",
+                                       "chrome-extension://abcdef"};
+    static const char *const bad[] = {"a.example",
+                                      "https://",
+                                      "://a",
+                                      "https://a.example/",
+                                      "https://A.example",
+                                      "null",
+                                      "https://a.example/app",
+                                      "*,https://a.example",
+                                      "https://*.example",
+                                      "https://a.example?x",
+                                      "HTTPS://a.example"};
     struct error err;
     for (size_t i = 0; i < sizeof good / sizeof *good; i++)
         ck_assert_msg(cors_check(good[i], &err) == ERROR_NONE, "%s", good[i]);
@@ -24,9 +36,15 @@ START_TEST(allows)
     static const char list[] = "https://a.example,http://localhost:3000";
     ck_assert(cors_allows(list, "https://a.example"));
     ck_assert(cors_allows(list, "http://localhost:3000"));
-    static const char *const others[] = {"https://a.example.evil", "https://a.exampl", "http://a.example", "null", "",
-                                         "https://a.example:443", "https://a.example,http://localhost:3000",
-                                         "https://A.example", "http://localhost"};
+    static const char *const others[] = {"https://a.example.evil",
+                                         "https://a.exampl",
+                                         "http://a.example",
+                                         "null",
+                                         "",
+                                         "https://a.example:443",
+                                         "https://a.example,http://localhost:3000",
+                                         "https://A.example",
+                                         "http://localhost"};
     for (size_t i = 0; i < sizeof others / sizeof *others; i++)
         ck_assert_msg(!cors_allows(list, others[i]), "%s", others[i]);
     ck_assert(cors_allows("*", "null"));

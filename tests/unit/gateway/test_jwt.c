@@ -204,7 +204,8 @@ START_TEST(issuer_and_audience)
     struct tokens_pair p = open_secret();
     options.issuer = "https://issuer";
     options.audience = "bitnet";
-#define PARTIES(iss, aud) tokens_forge("{\"alg\":\"HS256\"}", "{\"sub\":\"me\",\"exp\":1700000100" iss aud "}", SECRET, NULL)
+#define PARTIES(iss, aud)                                                                                              \
+    tokens_forge("{\"alg\":\"HS256\"}", "{\"sub\":\"me\",\"exp\":1700000100" iss aud "}", SECRET, NULL)
     ck_assert(takes(PARTIES(",\"iss\":\"https://issuer\"", ",\"aud\":\"bitnet\"")));
     ck_assert(takes(PARTIES(",\"iss\":\"https://issuer\"", ",\"aud\":[1,\"x\",\"bitnet\"]")));
     refused(PARTIES("", ",\"aud\":\"bitnet\""), "issuer");
@@ -277,8 +278,9 @@ START_TEST(form)
     char *token = strdup(tokens_forge("{\"alg\":\"HS256\"}", GOOD, SECRET, NULL));
     char text[16384];
     ck_assert(jwt_has_form(token));
-    static const char *const forms[] = {"", ".", "..", "a.b", "a.b.c.d", "aa.bb.cc.dd.ee", "aa..cc", "aa.bb.", ".bb.cc",
-                                        "aa.b b.cc", "aa.bb.cc\n", "aa.b+.cc", "aa.b=.cc", "\xC3\xA9.bb.cc", "{}"};
+    static const char *const forms[] = {
+        "",       ".",         "..",         "a.b",      "a.b.c.d",  "aa.bb.cc.dd.ee", "aa..cc", "aa.bb.",
+        ".bb.cc", "aa.b b.cc", "aa.bb.cc\n", "aa.b+.cc", "aa.b=.cc", "\xC3\xA9.bb.cc", "{}"};
     for (size_t i = 0; i < sizeof forms / sizeof *forms; i++)
         refused(forms[i], "neither");
     for (size_t i = 0; token[i]; i++) { /* every character counts */

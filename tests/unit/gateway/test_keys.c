@@ -21,8 +21,9 @@ static bool finds(const char *key)
 
 START_TEST(reads)
 {
-    const char *path = tokens_text("keys", "# who may\n\n  alice\tsha256:" HASH_OF_A "  model:read,model:manage # admin\r\n"
-                                           "bob@example.org sha256:" HASH_OF_B);
+    const char *path =
+        tokens_text("keys", "# who may\n\n  alice\tsha256:" HASH_OF_A "  model:read,model:manage # admin\r\n"
+                            "bob@example.org sha256:" HASH_OF_B);
     ck_assert_msg(keys_load(path, &keys, &err) == ERROR_NONE, "%s", err.message);
     ck_assert_uint_eq(keys_count(keys), 2);
     ck_assert(finds("a"));

@@ -1,6 +1,6 @@
 /* Buckets and requests in flight: the time is an argument. */
-#include "gateway/limits.h"
 #include "base/clock.h"
+#include "gateway/limits.h"
 #include "tests/suite.h"
 
 #include <pthread.h>

@@ -114,7 +114,8 @@ END_TEST
 
 START_TEST(refuses_networks)
 {
-    static const char *const cases[] = {"10.0.0.0/33", "::/129", "10.0.0.0/", "10.0.0/8", "10.0.0.0/8x", "10.0.0.0/-1",
+    static const char *const cases[] = {"10.0.0.0/33",   "::/129",      "10.0.0.0/",
+                                        "10.0.0/8",      "10.0.0.0/8x", "10.0.0.0/-1",
                                         "proxy.example", "unix:/run/x", "10.0.0.1,nonsense"};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         struct proxies *p;
