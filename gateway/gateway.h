@@ -25,7 +25,6 @@ struct field;
 
 /* The program's options; the table is in options.c. */
 struct gateway_config {
-<<<<<<< HEAD
     const char *engine, *listen, *admin_listen, *log_level, *log_format, *rate_limits;
     const char *balance, *affinity;
     int64_t engine_tries, hedge_ms, engine_resolve_ms;
@@ -44,15 +43,6 @@ struct gateway_config {
     const char *trusted_proxies, *forwarded_header, *cors_origins;
     const char *playground; /* "on" or "off" */
     int64_t max_request_memory_bytes; /* 0 = no bound */
-=======
-    int64_t rate_limit_inference, rate_limit_models, rate_limit_health, rate_limit_stats;
-    int64_t client_concurrency, max_requests, jwt_leeway_s;
-    const char *jwt_key, *jwt_jwks, *jwt_alg, *jwt_issuer, *jwt_audience, *api_keys;
-    const char *trusted_proxies, *forwarded_header, *cors_origins; /* so far for access.c */
-    const char *engine, *listen, *admin_listen, *log_level, *log_format, *rate_limits;
-    int64_t max_body_bytes, max_prompt_chars, request_timeout_ms, max_connections, drain_timeout_ms;
-    bool metrics_on_main;
->>>>>>> auth
 };
 
 struct gateway {
