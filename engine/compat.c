@@ -68,10 +68,10 @@ static void warn(struct report *r, bool condition, const char *what)
 
 static void find_warnings(struct report *r)
 {
-    const char *model = tokenizer_n_tokens(r->tokenizer) && gguf_find(r->gguf, "tokenizer.ggml.model") ? "there" : NULL;
+    bool has_vocab = gguf_find(r->gguf, "tokenizer.ggml.model") && gguf_find(r->gguf, "tokenizer.ggml.tokens");
     warn(r, r->has_i2s && r->evidence == ORDER_UNKNOWN, "the packing of I2_S tensors is assumed: the weights do not tell it");
-    warn(r, !model, "the file has no tokenizer: token ids only");
-    warn(r, model && !gguf_find(r->gguf, "tokenizer.ggml.pre"), "tokenizer.ggml.pre is missing: how words are cut is guessed");
+    warn(r, !has_vocab, "the file has no tokenizer: token ids only");
+    warn(r, has_vocab && !gguf_find(r->gguf, "tokenizer.ggml.pre"), "tokenizer.ggml.pre is missing: how words are cut is guessed");
     warn(r, !tokenizer_chat_template(r->tokenizer), "no chat template that is known: no chat completions");
 }
 

@@ -102,7 +102,7 @@ static enum error_code score(struct vocab *v, const struct json_value *merges, c
         memmove(space, space + 1, strlen(space));
         const char *wanted = text, **w = &wanted, ***found = bsearch(&w, order, n, sizeof *order, by_text);
         if (found && v->scores[*found - v->texts] < -(float)rank)
-            v->scores[*found - v->texts] = 0.0f - (float)rank;
+            v->scores[*found - v->texts] = rank ? -(float)rank : 0.0f;
     }
     free(order);
     return ERROR_NONE;
