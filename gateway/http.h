@@ -14,7 +14,7 @@
  * until it has ended the answer (http_respond, http_end) or on_gone was called, whichever comes first.
  *
  * All of it belongs to one thread, the event loop's. No function here calls back into the application except
- * http_conn_input, http_conn_output and http_conn_close.
+ * http_conn_input, http_conn_output, http_conn_check and http_conn_close.
  */
 #ifndef GATEWAY_HTTP_H
 #define GATEWAY_HTTP_H
