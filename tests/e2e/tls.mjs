@@ -27,7 +27,7 @@ const pair = (name) => ({ cert: execFileSync('cat', [file(`${name}.pem`)]), key:
 
 const gateway = async (target, args) => {
   const port = await freePort(), plain = await freePort(), admin = await freePort();
-  const child = start('bitnet-gateway', ['--engine', target, '--listen', `127.0.0.1:${port},http://127.0.0.1:${plain}`,
+  const child = start('bitnet-gateway', ['--engine', target, '--rate-limits', 'off', '--listen', `127.0.0.1:${port},http://127.0.0.1:${plain}`,
                                          '--admin-listen', `127.0.0.1:${admin}`, ...args]);
   await until('gateway live', 30000, async () => (await get(`http://127.0.0.1:${admin}/health/live`)).status === 200, child);
   return { child, port, plain, admin: `http://127.0.0.1:${admin}`, url: `https://localhost:${port}` };
