@@ -12,7 +12,7 @@ import { build, done, haveModel, metric, startEngine, startGateway, stop, test, 
 const SECONDS = Number(process.env.OVERLOAD_SECONDS ?? 2), REPORT = 'OVERLOAD_SECONDS' in process.env;
 const TOKENS = process.env.OVERLOAD_TOKENS ?? '64', MODEL = process.env.OVERLOAD_MODEL;
 const QUEUE = 64, SEQUENCES = 32, FACTOR = 10;
-const WAIT_MS = Number(process.env.OVERLOAD_WAIT_MS ?? (REPORT ? 500 : 60000)); // the queue's limit in time
+const WAIT_MS = Number(process.env.OVERLOAD_WAIT_MS ?? (REPORT ? 2000 : 60000)); // the queue's limit in time
 const KV_CACHE = '24M'; // all of it is in use, and so resident, before the overload
 const LEAST_RATE = 300; // of a short run on a machine so busy that it finds no peak
 
