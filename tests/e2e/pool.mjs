@@ -2,7 +2,7 @@
 // under load, names and sockets. Engines have the null model: what is tested is where requests go. timeout: 180
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import os from 'node:os';
 import { done, freePort, get, metric, model, post, sleep, start, startGateway, stop, test, until } from './lib/harness.mjs';
@@ -215,6 +215,7 @@ await test('pool: statistics, devices and models are of both engines', async () 
   assert.deepEqual([none.json.error.message, none.json.error.param], [`there is no model "none"; "${id}" is served`, 'model']);
 
   two[1].child.kill('SIGSTOP'); // asked, and silent: the other's answer is the answer
+  await until('it stands still', 5000, async () => / T /.test(readFileSync(`/proc/${two[1].child.pid}/stat`, 'utf8')));
   const half = await stats(gateway);
   two[1].child.kill('SIGCONT');
   assert.equal(half.server_stats.total_requests, alone[0].s.server_stats.total_requests);
