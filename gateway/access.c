@@ -118,6 +118,11 @@ void access_close(struct access *a)
     free(a);
 }
 
+const struct proxies *access_proxies(const struct access *a)
+{
+    return a->proxies;
+}
+
 void access_reload(struct access *a)
 {
     auth_reload(a->auth);

@@ -61,6 +61,8 @@ struct access_request {
 enum error_code access_open(const struct gateway_config *config, struct metrics *metrics, struct access **out,
                             struct error *err);
 void access_close(struct access *a);
+/* Borrowed until access_close; the same all the while. */
+const struct proxies *access_proxies(const struct access *a);
 /* Reads the files of keys again. Any thread. */
 void access_reload(struct access *a);
 

@@ -1,9 +1,16 @@
-/* GET /v1/devices: what the engine computes on, in the order in which it would fall back. */
+/*
+ * GET /v1/devices: what the engines compute on, each engine's devices in the order in which it would fall back. Where the
+ * gateway has several engines, a device's id says whose it is: "0/cpu", "1/cuda:0", by the engine's place among them.
+ */
 #include "bitnet/v1/admin.pb-c.h"
 #include "gateway/ask.h"
 #include "gateway/emit.h"
 #include "gateway/error.h"
 #include "gateway/query.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
 
 #define TIMEOUT_MS 5000
 
@@ -29,10 +36,20 @@ static void put_uint(struct buffer *b, const char *key, uint64_t v)
     }
 }
 
-static void put_device(struct buffer *b, const Bitnet__V1__DeviceInfo *d)
+/* `member` < 0: there is but one engine. */
+static void put_id(struct buffer *b, int64_t member, const char *id)
+{
+    char text[64];
+    if (member >= 0)
+        snprintf(text, sizeof text, "%" PRId64 "/%.40s", member, id);
+    emit_text(b, member >= 0 ? text : id);
+}
+
+static void put_device(struct buffer *b, int64_t member, const Bitnet__V1__DeviceInfo *d)
 {
     emit_open(b, '{');
-    put_text(b, "id", d->id);
+    emit_key(b, "id");
+    put_id(b, member, d->id);
     put_text(b, "kind", d->kind);
     put_text(b, "name", d->name);
     put_text(b, "status", status_name(d->status));
@@ -50,35 +67,43 @@ static void put_device(struct buffer *b, const Bitnet__V1__DeviceInfo *d)
     emit_close(b, '}');
 }
 
-static void answer(struct request *r, const void *data, size_t n_bytes)
+/* The option with which all were started; NULL when they differ. */
+static const char *requested(Bitnet__V1__DevicesResponse *const *engines, size_t n)
 {
-    Bitnet__V1__DevicesResponse *a = bitnet__v1__devices_response__unpack(NULL, n_bytes, data);
+    for (size_t i = 1; i < n; i++)
+        if (strcmp(engines[i]->requested, engines[0]->requested) != 0)
+            return NULL;
+    return engines[0]->requested;
+}
+
+static void answer(struct request *r, const struct ask_all_answers *answers)
+{
+    Bitnet__V1__DevicesResponse **engines = (Bitnet__V1__DevicesResponse **)answers->messages;
+    bool several = engine_n_members(r->g->engine) > 1;
     struct buffer b;
-    if (!a) {
-        error_answer(r, ERROR_INTERNAL, "the engine's answer cannot be read");
-        return;
-    }
     buffer_init(&b, 1 << 20);
     emit_open(&b, '{');
     emit_key(&b, "devices");
     emit_open(&b, '[');
-    for (size_t i = 0; i < a->n_devices; i++)
-        put_device(&b, a->devices[i]);
+    for (size_t i = 0; i < answers->n; i++)
+        for (size_t k = 0; k < engines[i]->n_devices; k++)
+            put_device(&b, several ? (int64_t)answers->members[i] : -1, engines[i]->devices[k]);
     emit_close(&b, ']');
     emit_key(&b, "fallback_order");
     emit_open(&b, '[');
-    for (size_t i = 0; i < a->n_devices; i++)
-        emit_text(&b, a->devices[i]->id);
+    for (size_t i = 0; i < answers->n; i++)
+        for (size_t k = 0; k < engines[i]->n_devices; k++)
+            put_id(&b, several ? (int64_t)answers->members[i] : -1, engines[i]->devices[k]->id);
     emit_close(&b, ']');
-    put_text(&b, "requested", a->requested);
+    put_text(&b, "requested", requested(engines, answers->n));
     emit_close(&b, '}');
     request_json(r, 200, &b);
     buffer_fini(&b);
-    bitnet__v1__devices_response__free_unpacked(a, NULL);
 }
 
 void handle_devices(struct request *r)
 {
     if (query_empty(r))
-        ask_engine(r, "/bitnet.v1.AdminService/Devices", "", 0, TIMEOUT_MS, answer);
+        ask_engines(r, "/bitnet.v1.AdminService/Devices", "", 0, TIMEOUT_MS,
+                    &bitnet__v1__devices_response__descriptor, answer);
 }

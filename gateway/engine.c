@@ -189,7 +189,7 @@ static bool set_timer(struct engine_call *call, int64_t ms)
 /* An attempt on `m`; a hedge is due when it says nothing for long. */
 static enum error_code go(struct engine_call *call, struct member *m, struct error *err)
 {
-    int64_t hedge_ms = call->engine->config->hedge_ms;
+    int64_t hedge_ms = call->options.hedge ? call->engine->config->hedge_ms : 0;
     call->parked = false;
     enum error_code code = attempt_start(call, m, err);
     if (code == ERROR_NONE && hedge_ms > 0 && call->options.channel == ENGINE_WORK && call->n_tried == 1)

@@ -45,6 +45,7 @@ struct engine_call_options {
     const char *traceparent;
     const char *tracestate;
     uint64_t affinity; /* WORK: requests with the same key go to the same engine; 0 = none */
+    bool hedge;        /* WORK: may be with two engines at a time, config->hedge_ms after its start */
     void *user;
     /* On the loop. `cost` is to be given to engine_release once the message's bytes are with the client. */
     void (*on_message)(void *user, const void *data, size_t n_bytes, size_t cost);

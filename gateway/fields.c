@@ -113,11 +113,12 @@ static const char *full_name(const char *inside, const char *name, char out[NAME
     return out;
 }
 
+/* `v` NULL: the field is absent and must not be. */
 static bool fault(const struct context *c, enum error_code code, const json_t *v, const char *expected)
 {
     char actual[224], name[NAME_BYTES];
-    failure_add(c->f, code, full_name(c->inside, c->field->name, name), expected,
-                fields_describe(v, actual, sizeof actual));
+    failure_add(c->f, v ? code : ERROR_VALIDATION_FAILED, full_name(c->inside, c->field->name, name), expected,
+                v ? fields_describe(v, actual, sizeof actual) : "nothing");
     return false;
 }
 
@@ -293,7 +294,7 @@ static bool check(const struct context *c, const json_t *v, struct value *out)
     case FIELD_REFUSED:
         return check_refused(c, v);
     case FIELD_JSON:
-        return true;
+        return v || fault(c, ERROR_VALIDATION_FAILED, v, c->field->form);
     }
     return false;
 }
@@ -326,7 +327,6 @@ static bool parse(const struct field *table, const json_t *root, const struct fi
                   void *out, struct failure *f)
 {
     int n_before = f->n_violations;
-    char name[NAME_BYTES];
     for (const struct field *field = table; field->name; field++) {
         struct value *value = (struct value *)((char *)out + field->offset);
         const struct context c = {field, rules, inside, out, f};
@@ -338,7 +338,7 @@ static bool parse(const struct field *table, const json_t *root, const struct fi
         if (v)
             value->set = check(&c, v, value);
         else if (field->required && root)
-            failure_add(f, ERROR_VALIDATION_FAILED, full_name(inside, field->name, name), "a value", "nothing");
+            check(&c, NULL, value); /* says what it should be */
         else if (field->type == FIELD_OBJECT)
             parse(field->fields, NULL, rules, field->name, out, f);
     }

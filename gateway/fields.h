@@ -27,7 +27,7 @@ enum field_type {
     FIELD_TEXT_OR_TEXTS, /* the same, or one such string */
     FIELD_WORDS,         /* string: words of `choices`, separated by commas; bit n of .i stands for word n */
     FIELD_OBJECT,        /* object, checked by the table `fields`, whose values go to the same struct */
-    FIELD_JSON,          /* anything; the handler looks at it */
+    FIELD_JSON,          /* anything, `form` in words; the handler looks at it */
     FIELD_REFUSED,       /* defined by the API, not offered here: refused unless it says "off" as `choices` do */
 };
 
@@ -52,7 +52,7 @@ struct field {
     int each;
     bool required;
     const char *pattern; /* of FIELD_TEXT: a regular expression that POSIX (extended) and ECMA 262 read alike */
-    const char *form;    /* what the pattern asks for, in words */
+    const char *form;    /* what the pattern asks for, in words; of FIELD_JSON that is required: what it should be */
     const struct field *fields; /* of FIELD_OBJECT */
 };
 

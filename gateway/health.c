@@ -6,8 +6,8 @@
 
 #include "base/clock.h"
 #include "bitnet/v1/admin.pb-c.h"
+#include "gateway/ask_all.h"
 #include "gateway/emit.h"
-#include "gateway/engine.h"
 #include "gateway/health_merge.h"
 #include "gateway/query.h"
 
@@ -33,17 +33,9 @@ struct waiter {
     struct waiter *next, *previous;
 };
 
-/* What one engine is asked. */
-struct question {
-    struct health *health;
-    struct engine_call *call; /* NULL: it is over */
-    Bitnet__V1__HealthResponse *answer; /* owned; NULL: none came */
-};
-
 struct health {
     struct gateway *g;
-    struct question *questions; /* of the round that is under way */
-    size_t n_questions, n_open, n_missed; /* missed: not asked, being down */
+    struct ask_all *round; /* under way; NULL: none is */
     Bitnet__V1__HealthResponse *last; /* of all engines; owned; NULL: none answered */
     int64_t last_ns;
     size_t n_serving; /* engines, at that time */
@@ -64,24 +56,12 @@ static void free_response(Bitnet__V1__HealthResponse *response)
         bitnet__v1__health_response__free_unpacked(response, NULL);
 }
 
-/* Ends the round. */
-static void forget_questions(struct health *h)
-{
-    for (size_t i = 0; i < h->n_questions; i++) {
-        if (h->questions[i].call)
-            engine_cancel(h->questions[i].call);
-        free_response(h->questions[i].answer);
-    }
-    free(h->questions);
-    h->questions = NULL;
-    h->n_questions = h->n_open = 0;
-}
-
 void health_close(struct health *h)
 {
     if (!h)
         return;
-    forget_questions(h);
+    if (h->round)
+        ask_all_cancel(h->round);
     free_response(h->last);
     free(h);
 }
@@ -122,82 +102,30 @@ static size_t count_serving(const struct engine *e)
     return n;
 }
 
-/* All have answered or failed to. */
-static void conclude(struct health *h)
+static void on_answers(void *user, const struct ask_all_answers *answers)
 {
-    size_t n = 0;
-    Bitnet__V1__HealthResponse **answers = calloc(h->n_questions + 1, sizeof *answers);
-    for (size_t i = 0; answers && i < h->n_questions; i++)
-        if (h->questions[i].answer) {
-            answers[n++] = h->questions[i].answer;
-            h->questions[i].answer = NULL;
-        }
-    if (n > 0)
-        health_merge(answers, n, h->n_missed + h->n_questions - n);
+    struct health *h = user;
+    h->round = NULL;
     free_response(h->last);
-    h->last = n > 0 ? answers[0] : NULL;
+    h->last = NULL;
+    if (answers->n > 0) {
+        health_merge((Bitnet__V1__HealthResponse **)answers->messages, answers->n, answers->n_missing);
+        h->last = (Bitnet__V1__HealthResponse *)answers->messages[0];
+        answers->messages[0] = NULL;
+    }
     h->last_ns = clock_now_ns();
-    for (size_t i = 1; i < n; i++)
-        free_response(answers[i]);
-    free(answers);
-    forget_questions(h);
     h->n_serving = count_serving(h->g->engine);
     answer_all(h);
-}
-
-static void on_message(void *user, const void *data, size_t n_bytes, size_t cost)
-{
-    struct question *q = user;
-    free_response(q->answer);
-    q->answer = bitnet__v1__health_response__unpack(NULL, n_bytes, data);
-    engine_release(q->call, cost);
-}
-
-static void on_status(void *user, const struct rpc_status *status)
-{
-    struct question *q = user;
-    q->call = NULL;
-    if (status->code != 0) {
-        free_response(q->answer);
-        q->answer = NULL;
-    }
-    if (--q->health->n_open == 0)
-        conclude(q->health);
 }
 
 /* Asks every engine that is not down. False when there is none. */
 static bool ask_engines(struct health *h)
 {
-    struct engine *e = h->g->engine;
     struct error err;
-    size_t n = engine_n_members(e);
-    h->n_missed = 0;
-    h->questions = calloc(n + 1, sizeof *h->questions);
-    for (size_t i = 0; h->questions && i < n; i++) {
-        bool missed;
-        struct question *q = &h->questions[h->n_questions];
-        if (engine_member(e, i, &missed) == ENGINE_DOWN) {
-            h->n_missed += missed;
-            continue;
-        }
-        const struct engine_call_options options = {
-            .channel = ENGINE_ADMIN,
-            .member = i,
-            .path = "/bitnet.v1.AdminService/Health",
-            .data = "",
-            .deadline_ns = clock_now_ns() + TIMEOUT_NS,
-            .user = q,
-            .on_message = on_message,
-            .on_status = on_status,
-        };
-        q->health = h;
-        h->n_questions++;
-        if (engine_start(e, &options, &q->call, &err) == ERROR_NONE)
-            h->n_open++;
-    }
-    if (h->n_open == 0)
-        forget_questions(h);
-    return h->n_open > 0;
+    const struct engine_call_options options = {
+        .path = "/bitnet.v1.AdminService/Health", .data = "", .deadline_ns = clock_now_ns() + TIMEOUT_NS};
+    return ask_all_start(h->g->engine, &options, &bitnet__v1__health_response__descriptor, false, h, on_answers,
+                         &h->round, &err) == ERROR_NONE;
 }
 
 static void ask(struct request *r, void (*answer)(struct request *, const Bitnet__V1__HealthResponse *))
@@ -211,7 +139,7 @@ static void ask(struct request *r, void (*answer)(struct request *, const Bitnet
         return;
     }
     struct waiter *w = calloc(1, sizeof *w);
-    if (!w || (h->n_open == 0 && !ask_engines(h))) {
+    if (!w || (!h->round && !ask_engines(h))) {
         free(w);
         answer(r, NULL);
         return;

@@ -225,6 +225,7 @@ static enum error_code start_call(struct job *j, int index, const struct buffer 
         .traceparent = j->r->traceparent,
         .tracestate = trace_state(j->r, state),
         .affinity = j->r->affinity,
+        .hedge = true,
         .user = c,
         .on_message = j->stream ? on_event : on_answer,
         .on_status = on_status,

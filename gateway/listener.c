@@ -4,6 +4,7 @@
 #include "base/log.h"
 #include "gateway/address.h"
 #include "gateway/peers.h"
+#include "gateway/proxies.h"
 #include "gateway/server.h"
 
 #include <errno.h>
@@ -67,10 +68,16 @@ static void on_resume(evutil_socket_t fd, short what, void *user)
         atomic_store(&l->full, true);
 }
 
+/* A trusted proxy stands for many clients, and is not counted. */
+static uint64_t counted_key(const struct listener *l, const struct sockaddr *from)
+{
+    return l->options.proxies && proxies_trust(l->options.proxies, from) ? 0 : peers_key(from);
+}
+
 void listener_closed(void *listener, const struct sockaddr *from)
 {
     struct listener *l = listener;
-    peers_leave(l->peers, peers_key(from));
+    peers_leave(l->peers, counted_key(l, from));
     metrics_inc(l->m_active, -1);
     atomic_fetch_sub(&l->n_connections, 1);
     if (atomic_load(&l->full))
@@ -114,7 +121,7 @@ static struct server *choose(struct listener *l)
 static void take(struct place *place, int fd, const struct sockaddr *from, socklen_t n_from)
 {
     struct listener *l = place->listener;
-    if (!peers_enter(l->peers, peers_key(from))) {
+    if (!peers_enter(l->peers, counted_key(l, from))) {
         turn_away(l, fd);
         return;
     }

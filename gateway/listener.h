@@ -15,6 +15,7 @@
 
 struct event_base;
 struct listener;
+struct proxies;
 struct server;
 struct tls;
 
@@ -26,6 +27,7 @@ struct listener_options {
     bool tls_by_default;
     int64_t max_connections;             /* beyond it, clients wait in the kernel's queue */
     int64_t max_connections_per_address; /* beyond it they are turned away; 0 = no limit */
+    const struct proxies *proxies;       /* whose connections do not count by address; borrowed; NULL = none */
     struct metrics *metrics;             /* borrowed */
 };
 

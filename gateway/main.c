@@ -244,6 +244,7 @@ static enum error_code open_main(struct program *p, struct error *err)
                                              .tls_by_default = true,
                                              .max_connections = c->max_connections,
                                              .max_connections_per_address = c->max_connections_per_address,
+                                             .proxies = access_proxies(p->access),
                                              .metrics = g->metrics};
     enum error_code code = listener_open(g->base, &options, &p->listener, err);
     for (int i = 0; i < p->n_loops && code == ERROR_NONE; i++) {

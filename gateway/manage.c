@@ -4,12 +4,13 @@
  */
 #include "gateway/manage.h"
 
-#include "bitnet/v1/models.pb-c.h"
 #include "gateway/ask.h"
 #include "gateway/body.h"
+#include "gateway/models_merge.h"
 #include "gateway/query.h"
 
 #include <stddef.h>
+#include <stdlib.h>
 #include <string.h>
 
 #define AT(member) .offset = offsetof(struct manage_params, member)
@@ -93,26 +94,24 @@ void handle_model_swap(struct request *r)
 
 /* ---- unload ---- */
 
-static void unload(struct request *r, const void *data, size_t n_bytes)
+static void unload(struct request *r, const struct ask_all_answers *answers)
 {
-    Bitnet__V1__ListModelsResponse *list = bitnet__v1__list_models_response__unpack(NULL, n_bytes, data);
-    const Bitnet__V1__Model *found = NULL;
-    size_t n_active = 0;
-    for (size_t i = 0; list && i < list->n_models; i++) {
-        n_active += list->models[i]->status == BITNET__V1__MODEL_STATUS__MODEL_STATUS_ACTIVE;
-        if (strcmp(list->models[i]->id, r->param) == 0)
-            found = list->models[i];
-    }
-    if (!list)
-        error_answer(r, ERROR_INTERNAL, "the engine's answer cannot be read");
+    size_t n, n_active = 0;
+    struct models_entry *entries =
+        models_merge((Bitnet__V1__ListModelsResponse **)answers->messages, answers->n, &n);
+    const struct models_entry *found = entries ? models_find(entries, n, r->param) : NULL;
+    for (size_t i = 0; entries && i < n; i++)
+        n_active += entries[i].model->status == BITNET__V1__MODEL_STATUS__MODEL_STATUS_ACTIVE;
+    if (!entries)
+        error_answer(r, ERROR_INTERNAL, "out of memory");
     else if (!found)
-        error_answer(r, ERROR_MODEL_NOT_FOUND, "no model has the id %s", r->param);
-    else if (found->is_default && n_active <= 1)
-        error_answer(r, ERROR_CONFLICT, "%s is the last active model; load or swap in another one first", r->param);
+        models_not_found(r, entries, n, r->param);
+    else if (found->model->is_default && n_active <= 1)
+        error_answer(r, ERROR_CONFLICT, "%s is the last active model; load or swap in another one first",
+                     found->model->id);
     else
         handle_not_implemented(r);
-    if (list)
-        bitnet__v1__list_models_response__free_unpacked(list, NULL);
+    free(entries);
 }
 
 void handle_model_unload(struct request *r)
@@ -122,7 +121,8 @@ void handle_model_unload(struct request *r)
     if (!query_empty(r))
         return;
     if (n <= 64 && strspn(r->param, allowed) == n) {
-        ask_engine(r, "/bitnet.v1.ModelService/List", "", 0, TIMEOUT_MS, unload);
+        ask_engines(r, "/bitnet.v1.ModelService/List", "", 0, TIMEOUT_MS, &bitnet__v1__list_models_response__descriptor,
+                    unload);
         return;
     }
     struct failure f;

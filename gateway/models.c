@@ -1,17 +1,17 @@
 /* GET /v1/models, /v1/models/{id}, /v1/models/{id}/status: one answer that OpenAI's clients and ours read. */
 #include "gateway/models.h"
 
-#include "bitnet/v1/models.pb-c.h"
 #include "gateway/ask.h"
 #include "gateway/emit.h"
 #include "gateway/error.h"
+#include "gateway/models_merge.h"
 #include "gateway/query.h"
 
 #include <stddef.h>
+#include <stdlib.h>
 #include <string.h>
 
 #define TIMEOUT_MS 5000
-#define LIST "/bitnet.v1.ModelService/List"
 #define AT(member) .offset = offsetof(struct models_params, member)
 
 struct models_params {
@@ -58,8 +58,17 @@ static void put_if(struct buffer *b, const char *key, const char *text)
     emit_text(b, text);
 }
 
-static void put_measured(struct buffer *b, const Bitnet__V1__Model *m)
+static void put_mb(struct buffer *b, const char *key, uint64_t n_bytes)
 {
+    if (n_bytes == 0)
+        return;
+    emit_key(b, key);
+    emit_fixed(b, (double)n_bytes / 1048576.0, 2);
+}
+
+static void put_measured(struct buffer *b, const struct models_entry *e)
+{
+    const Bitnet__V1__Model *m = e->model;
     emit_key(b, "performance_metrics");
     emit_open(b, '{');
     if (m->avg_tokens_per_second > 0) {
@@ -73,13 +82,13 @@ static void put_measured(struct buffer *b, const Bitnet__V1__Model *m)
     emit_key(b, "total_requests");
     emit_uint(b, m->total_requests);
     emit_close(b, '}');
-    if (m->memory_bytes > 0) {
-        emit_key(b, "resource_usage");
-        emit_open(b, '{');
-        emit_key(b, is_gpu(m->device) ? "gpu_memory_usage_mb" : "memory_usage_mb");
-        emit_fixed(b, (double)m->memory_bytes / 1048576.0, 2);
-        emit_close(b, '}');
-    }
+    if (e->memory_bytes == 0 && e->gpu_memory_bytes == 0)
+        return;
+    emit_key(b, "resource_usage");
+    emit_open(b, '{');
+    put_mb(b, "memory_usage_mb", e->memory_bytes);
+    put_mb(b, "gpu_memory_usage_mb", e->gpu_memory_bytes);
+    emit_close(b, '}');
 }
 
 static void put_metadata(struct buffer *b, const Bitnet__V1__Model *m)
@@ -99,8 +108,9 @@ static void put_metadata(struct buffer *b, const Bitnet__V1__Model *m)
 }
 
 /* The fields of the contract's model; the braces are the caller's. */
-static void put_ours(struct buffer *b, const Bitnet__V1__Model *m)
+static void put_ours(struct buffer *b, const struct models_entry *e)
 {
+    const Bitnet__V1__Model *m = e->model;
     put_if(b, "status", status_name(m));
     put_if(b, "path", m->path);
     put_if(b, "quantization_format", m->quantization_format);
@@ -110,7 +120,7 @@ static void put_ours(struct buffer *b, const Bitnet__V1__Model *m)
     emit_key(b, "is_default");
     emit_bool(b, m->is_default);
     put_metadata(b, m);
-    put_measured(b, m);
+    put_measured(b, e);
 }
 
 /* ---- list ---- */
@@ -126,35 +136,50 @@ static bool format_fits(const struct value *wanted, const char *format)
     return !wanted->set || strcmp(formats[wanted->i], format) == 0;
 }
 
-static bool fits(const struct models_params *p, const Bitnet__V1__Model *m)
+static bool status_fits(const struct value *wanted, Bitnet__V1__ModelStatus status)
 {
-    bool status = !p->status.set || (m->status > 0 && p->status.i >> (m->status - 1) & 1);
-    return status && format_fits(&p->quantization_format, m->quantization_format) && device_fits(&p->device, m->device);
+    return !wanted->set || (status > 0 && wanted->i >> (status - 1) & 1);
 }
 
-/* Takes the models that are not asked for out of the list. */
-static void filter(const struct request *r, Bitnet__V1__ListModelsResponse *list)
+/* Takes the models that are not asked for out of an engine's list. */
+static void filter(const struct models_params *p, Bitnet__V1__ListModelsResponse *list)
 {
-    struct models_params p = {0};
-    struct failure f;
-    json_t *holder = NULL;
     size_t n = 0;
-    failure_init(&f);
-    query_parse(r, models_fields, &p, &holder, &f); /* as it was when the question was asked */
     for (size_t i = 0; i < list->n_models; i++) {
         Bitnet__V1__Model *m = list->models[i];
-        if (fits(&p, m))
+        if (format_fits(&p->quantization_format, m->quantization_format) && device_fits(&p->device, m->device))
             list->models[n++] = m;
         else
             bitnet__v1__model__free_unpacked(m, NULL);
     }
     list->n_models = n;
+}
+
+/* The models that are asked for, as models_merge gives them. Device and format are each engine's own; the status is that of
+ * all engines together. */
+static struct models_entry *wanted(const struct request *r, Bitnet__V1__ListModelsResponse **lists, size_t n_lists,
+                                   size_t *n)
+{
+    struct models_params p = {0};
+    struct failure f;
+    json_t *holder = NULL;
+    size_t n_all;
+    failure_init(&f);
+    query_parse(r, models_fields, &p, &holder, &f); /* as it was when the question was asked */
+    for (size_t i = 0; i < n_lists; i++)
+        filter(&p, lists[i]);
+    struct models_entry *entries = models_merge(lists, n_lists, &n_all);
+    *n = 0;
+    for (size_t i = 0; entries && i < n_all; i++)
+        if (status_fits(&p.status, entries[i].model->status))
+            entries[(*n)++] = entries[i];
     json_decref(holder);
     failure_fini(&f);
+    return entries;
 }
 
 /* `whole`: with what only those who may read models see. */
-static void put_list(struct buffer *b, const Bitnet__V1__ListModelsResponse *list, bool whole)
+static void put_list(struct buffer *b, const struct models_entry *entries, size_t n, bool whole)
 {
     uint64_t n_active = 0;
     emit_open(b, '{');
@@ -162,11 +187,10 @@ static void put_list(struct buffer *b, const Bitnet__V1__ListModelsResponse *lis
     emit_text(b, "list");
     emit_key(b, "data");
     emit_open(b, '[');
-    for (size_t i = 0; i < list->n_models; i++) {
-        const Bitnet__V1__Model *m = list->models[i];
-        n_active += m->status == BITNET__V1__MODEL_STATUS__MODEL_STATUS_ACTIVE;
+    for (size_t i = 0; i < n; i++) {
+        n_active += entries[i].model->status == BITNET__V1__MODEL_STATUS__MODEL_STATUS_ACTIVE;
         emit_open(b, '{');
-        put_openai(b, m);
+        put_openai(b, entries[i].model);
         emit_close(b, '}');
     }
     emit_close(b, ']');
@@ -176,48 +200,59 @@ static void put_list(struct buffer *b, const Bitnet__V1__ListModelsResponse *lis
     }
     emit_key(b, "models");
     emit_open(b, '[');
-    for (size_t i = 0; i < list->n_models; i++) {
+    for (size_t i = 0; i < n; i++) {
         emit_open(b, '{');
         emit_key(b, "id");
-        emit_text(b, list->models[i]->id);
-        put_ours(b, list->models[i]);
+        emit_text(b, entries[i].model->id);
+        put_ours(b, &entries[i]);
         emit_close(b, '}');
     }
     emit_close(b, ']');
     emit_key(b, "total_count");
-    emit_uint(b, list->n_models);
+    emit_uint(b, n);
     emit_key(b, "active_count");
     emit_uint(b, n_active);
     emit_close(b, '}');
 }
 
-static void answer(struct request *r, const void *data, size_t n_bytes)
+static void put_one(struct buffer *b, const struct models_entry *e, bool whole)
 {
-    Bitnet__V1__ListModelsResponse *list = bitnet__v1__list_models_response__unpack(NULL, n_bytes, data);
-    if (!list) {
-        error_answer(r, ERROR_INTERNAL, "the engine's answer cannot be read");
+    emit_open(b, '{');
+    put_openai(b, e->model);
+    if (whole)
+        put_ours(b, e);
+    emit_close(b, '}');
+}
+
+static void answer(struct request *r, const struct ask_all_answers *answers)
+{
+    size_t n;
+    bool list = r->param[0] == '\0', whole = !r->access.restricted;
+    Bitnet__V1__ListModelsResponse **lists = (Bitnet__V1__ListModelsResponse **)answers->messages;
+    struct models_entry *entries = list ? wanted(r, lists, answers->n, &n) : models_merge(lists, answers->n, &n);
+    if (!entries) {
+        error_answer(r, ERROR_INTERNAL, "out of memory");
         return;
     }
+    const struct models_entry *one = list ? NULL : models_find(entries, n, r->param);
     struct buffer body;
     buffer_init(&body, 16 << 20);
-    if (r->param[0] == '\0') {
-        filter(r, list);
-        put_list(&body, list, !r->access.restricted);
-    }
-    for (size_t i = 0; r->param[0] != '\0' && body.n_bytes == 0 && i < list->n_models; i++)
-        if (strcmp(list->models[i]->id, r->param) == 0) {
-            emit_open(&body, '{');
-            put_openai(&body, list->models[i]);
-            if (!r->access.restricted)
-                put_ours(&body, list->models[i]);
-            emit_close(&body, '}');
-        }
-    if (body.n_bytes > 0)
+    if (list)
+        put_list(&body, entries, n, whole);
+    else if (one)
+        put_one(&body, one, whole);
+    if (list || one)
         request_json(r, 200, &body);
     else
-        error_answer(r, ERROR_MODEL_NOT_FOUND, "no model has the id %s", r->param);
+        models_not_found(r, entries, n, r->param);
     buffer_fini(&body);
-    bitnet__v1__list_models_response__free_unpacked(list, NULL);
+    free(entries);
+}
+
+static void ask(struct request *r)
+{
+    ask_engines(r, "/bitnet.v1.ModelService/List", "", 0, TIMEOUT_MS, &bitnet__v1__list_models_response__descriptor,
+                answer);
 }
 
 void handle_models(struct request *r)
@@ -228,7 +263,7 @@ void handle_models(struct request *r)
     r->param[0] = '\0';
     failure_init(&f);
     if (query_parse(r, models_fields, &p, &holder, &f))
-        ask_engine(r, LIST, "", 0, TIMEOUT_MS, answer);
+        ask(r);
     else
         error_respond(r, &f);
     json_decref(holder);
@@ -238,7 +273,7 @@ void handle_models(struct request *r)
 void handle_model(struct request *r)
 {
     if (query_empty(r))
-        ask_engine(r, LIST, "", 0, TIMEOUT_MS, answer);
+        ask(r);
 }
 
 void handle_model_status(struct request *r)

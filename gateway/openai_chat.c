@@ -15,7 +15,7 @@
 #define CHAT_MAX_TOKENS 2048
 
 const struct field chat_fields[] = {
-    {"messages", FIELD_JSON, AT(messages), .required = true},
+    {"messages", FIELD_JSON, AT(messages), .required = true, .form = "an array of messages"},
     {"model", FIELD_TEXT, AT(model), 1, 255},
     {"max_tokens", FIELD_INT, AT(max_tokens), 1, 1048576},
     {"max_completion_tokens", FIELD_INT, AT(max_completion_tokens), 1, 1048576},

@@ -12,7 +12,7 @@
 #define COMPLETION_MAX_TOKENS 16 /* what OpenAI's API does when max_tokens is absent */
 
 const struct field completion_fields[] = {
-    {"prompt", FIELD_JSON, AT(prompt), .required = true},
+    {"prompt", FIELD_JSON, AT(prompt), .required = true, .form = "a string, an array of strings, or token ids"},
     {"model", FIELD_TEXT, AT(model), 1, 255},
     {"max_tokens", FIELD_INT, AT(max_tokens), 0, 1048576, COMPLETION_MAX_TOKENS},
     {"temperature", FIELD_FLOAT, AT(temperature), 0, 2},

@@ -78,7 +78,8 @@ static const struct option_def defs[] = {
      .help = "Connections at a time; more wait to be accepted."},
     {"max-connections-per-address", OPTION_INT, AT(max_connections_per_address), .default_value = "1024", .min = 0,
      .max = 1 << 20,
-     .help = "Connections of one client address, or IPv6 /64, at a time; more are turned away; 0 for no limit."},
+     .help = "Connections of one client address, or IPv6 /64, at a time; more are turned away; 0 for no limit. Those of "
+             "trusted proxies do not count."},
     {"threads", OPTION_INT, AT(threads), .default_value = "1", .min = 1, .max = 64,
      .help = "Event loops, each on its own thread with its own connection to the engine."},
     {"max-head-size", OPTION_SIZE, AT(max_head_bytes), .default_value = "16K", .min = 1024, .max = 61440,

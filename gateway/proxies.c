@@ -122,6 +122,19 @@ void proxies_close(struct proxies *p)
     free(p);
 }
 
+bool proxies_trust(const struct proxies *p, const struct sockaddr *from)
+{
+    struct ip ip;
+    memcpy(ip.bytes, mapped, sizeof mapped);
+    if (from->sa_family == AF_INET)
+        memcpy(ip.bytes + sizeof mapped, &((const struct sockaddr_in *)from)->sin_addr, 4);
+    else if (from->sa_family == AF_INET6)
+        memcpy(ip.bytes, &((const struct sockaddr_in6 *)from)->sin6_addr, sizeof ip.bytes);
+    else
+        return false;
+    return trusted(p, &ip);
+}
+
 /* ---- the walk ---- */
 
 /* A word of the list: an address, perhaps with a port; IPv6 with a port stands in brackets. */

@@ -14,6 +14,7 @@
 #define PROXIES_ADDRESS_BYTES 64
 
 struct proxies;
+struct sockaddr;
 
 /* `list`: networks by commas, "10.0.0.0/8, 192.0.2.7, 2001:db8::/32, unix"; NULL or "" = none is trusted. `forwarded`:
  * read Forwarded instead of X-Forwarded-For - one of them only, because a proxy passes on unchanged the one it does not
@@ -24,6 +25,8 @@ void proxies_close(struct proxies *p);
 /* Writes the address of the client: IPv4 also where it came mapped into IPv6, without port and zone; "unix" for a local
  * socket. Any thread. */
 void proxies_address(const struct proxies *p, const struct http_request *r, char out[PROXIES_ADDRESS_BYTES]);
+/* Whether the other end of a connection is a trusted proxy, by its IP address. Any thread. */
+bool proxies_trust(const struct proxies *p, const struct sockaddr *from);
 /* Writes what stands for the client of this address: itself, of IPv6 its /64, which is what one customer gets. */
 void proxies_client(const char *address, char *out, size_t n_out);
 

@@ -55,7 +55,7 @@ static int hex(char c)
     return isdigit((unsigned char)c) ? c - '0' : isxdigit((unsigned char)c) ? tolower((unsigned char)c) - 'a' + 10 : -1;
 }
 
-/* Decodes what stands for {id}: one segment, no NUL, no slash. */
+/* Decodes what stands for {id}: one segment, no NUL. It may have an encoded slash, as names of models have. */
 static bool decode_segment(const char *text, size_t n, char *out, size_t n_out)
 {
     size_t to = 0;
@@ -67,7 +67,7 @@ static bool decode_segment(const char *text, size_t n, char *out, size_t n_out)
             c = (char)(hex(text[i + 1]) * 16 + hex(text[i + 2]));
             i += 2;
         }
-        if (c == '\0' || c == '/' || to + 1 >= n_out)
+        if (c == '\0' || to + 1 >= n_out)
             return false;
         out[to++] = c;
     }
@@ -202,6 +202,9 @@ static void dispatch(struct gateway *g, struct http_exchange *x, bool admin)
     failure_init(&f);
     if (allow[0] != '\0')
         error_set(&f.error, ERROR_METHOD_NOT_ALLOWED, "this path takes %s", allow);
+    else if (!admin && strcmp(r->http->path, "/metrics") == 0)
+        error_set(&f.error, ERROR_NOT_FOUND,
+                  "there is nothing at this path: metrics are on the admin port; --metrics-on-main has them here too");
     else
         error_set(&f.error, ERROR_NOT_FOUND, "there is nothing at this path");
     error_respond_with(r, &f, error_info(f.error.code)->http_status, allow[0] != '\0' ? allow : NULL);

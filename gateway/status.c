@@ -1,6 +1,7 @@
 /* google.rpc.Status and its details. */
 #include "gateway/status.h"
 
+#include "base/utf8.h"
 #include "gateway/fields.h"
 #include "google/rpc/error_details.pb-c.h"
 #include "google/rpc/status.pb-c.h"
@@ -36,14 +37,27 @@ static void read_error_info(const Google__Protobuf__Any *any, struct found *foun
     google__rpc__error_info__free_unpacked(info, NULL);
 }
 
+/* "expected X, found Y", perhaps behind the field's name, is taken apart; other words stay together. */
+static void add_violation(struct found *found, const char *field, const char *description)
+{
+    char name[96], expected[256];
+    const char *from = strstr(description, "expected "), *actual = from ? strstr(from, ", found ") : NULL;
+    if (actual) {
+        from += strlen("expected ");
+        snprintf(expected, sizeof expected, "%.*s", (int)(actual - from), from);
+        expected[utf8_complete(expected, strlen(expected))] = '\0';
+        actual += strlen(", found ");
+    }
+    failure_add(&found->violations, ERROR_VALIDATION_FAILED, fields_rest_name(found->table, field, name, sizeof name),
+                actual ? expected : description, actual);
+}
+
 static void read_bad_request(const Google__Protobuf__Any *any, struct found *found)
 {
-    char name[96];
     Google__Rpc__BadRequest *bad = google__rpc__bad_request__unpack(NULL, any->value.len, any->value.data);
     for (size_t i = 0; bad && i < bad->n_field_violations; i++) {
         const Google__Rpc__BadRequest__FieldViolation *v = bad->field_violations[i];
-        failure_add(&found->violations, ERROR_VALIDATION_FAILED,
-                    fields_rest_name(found->table, v->field, name, sizeof name), v->description, NULL);
+        add_violation(found, v->field, v->description);
     }
     google__rpc__bad_request__free_unpacked(bad, NULL);
 }
@@ -108,9 +122,12 @@ void status_failure(const struct rpc_status *status, const struct field *table, 
     const char *message = told ? status->message : plain_message(status, code);
     error_set_param(&f->error, code, found.violations.error.param, "%s", message);
     f->error.retry_after_ms = found.retry_after_ms;
-    buffer_append(&f->violations, found.violations.violations.data ? found.violations.violations.data : "",
-                  found.violations.violations.n_bytes);
-    f->n_violations = found.violations.n_violations;
+    /* Other errors name a field, as MODEL_NOT_FOUND does, and say the rest in their message. */
+    if (error_info(code)->http_status == 400) {
+        buffer_append(&f->violations, found.violations.violations.data ? found.violations.violations.data : "",
+                      found.violations.violations.n_bytes);
+        f->n_violations = found.violations.n_violations;
+    }
     memcpy(f->device, found.device, sizeof f->device);
     failure_fini(&found.violations);
 }

@@ -25,7 +25,7 @@ const struct field tokenize_fields[] = {
 
 const struct field detokenize_fields[] = {
     {"model", FIELD_TEXT, AT(model), 1, 255},
-    {"tokens", FIELD_JSON, AT(tokens), .required = true, .proto = "ids"},
+    {"tokens", FIELD_JSON, AT(tokens), .required = true, .proto = "ids", .form = "an array of token ids"},
     {"skip_special", FIELD_BOOL, AT(skip_special)},
     {0},
 };

@@ -3,6 +3,7 @@
 #include "service/service.h"
 #include "service/tools.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -59,6 +60,8 @@ static bool decode(const struct tokenizer *t, const Bitnet__V1__DetokenizeReques
     struct buffer raw;
     buffer_init(&raw, MAX_TEXT_BYTES);
     bool ok = tokenizer_decode(t, r->ids, r->n_ids, r->skip_special, &raw, err) == ERROR_NONE;
+    if (!ok && err->code == ERROR_VALIDATION_FAILED)
+        snprintf(err->param, sizeof err->param, "ids");
     if (ok && !message_text(out, raw.data, raw.n_bytes)) {
         error_set(err, ERROR_MEMORY_EXHAUSTED, "no memory for the text of %zu tokens", r->n_ids);
         ok = false;

@@ -33,8 +33,8 @@ enum error_code tokenizer_decode(const struct tokenizer *t, const uint32_t *ids,
         size_t n_bytes;
         const char *piece = tokenizer_piece(t, ids[i], &n_bytes);
         if (piece == NULL)
-            return error_set(err, ERROR_VALIDATION_FAILED, "token id %u at position %zu: the vocabulary has %u tokens",
-                             ids[i], i, t->n);
+            return error_set(err, ERROR_VALIDATION_FAILED, "expected token ids below %u, found %u at %zu", t->n, ids[i],
+                             i);
         bool silent = is_silent(t, ids[i]);
         if (silent && skip_special)
             continue;

@@ -2,7 +2,7 @@
 // under load, names and sockets. Engines have the null model: what is tested is where requests go. timeout: 180
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import os from 'node:os';
 import { done, freePort, get, metric, model, post, sleep, start, startGateway, stop, test, until } from './lib/harness.mjs';
@@ -178,6 +178,48 @@ await test('pool: with hedging an engine that stands still costs no request', as
   still.child.kill('SIGCONT');
   await stop(gateway.child);
   await stop(still.child);
+});
+
+await test('pool: statistics, devices and models are of both engines', async () => {
+  const gateway = await gatewayOf(two);
+  const stats = async (from) => (await get(`${from.url}/v1/stats?include_details=true`)).json;
+  const before = await stats(gateway), alone = [];
+  for (let i = 0; i < 6; i++) assert.equal((await infer(gateway)).status, 200);
+  for (const e of two) {
+    const one = await gatewayOf([e]);
+    const [s, d, m] = [await stats(one), (await get(`${one.url}/v1/devices`)).json, (await get(`${one.url}/v1/models`)).json];
+    alone.push({ s, d, m });
+    await stop(one.child);
+  }
+  const both = await stats(gateway), sum = (f) => alone.reduce((n, a) => n + f(a), 0);
+  assert.equal(both.server_stats.total_requests - before.server_stats.total_requests, 6);
+  for (const f of [(s) => s.server_stats.total_requests, (s) => s.server_stats.successful_requests, (s) => s.inference_stats.total_tokens_generated,
+                   (s) => s.device_stats.cpu_inference_count, (s) => Object.values(s.inference_stats.quantization_distribution).reduce((a, b) => a + b)])
+    assert.equal(f(both), sum((a) => f(a.s)), `${f}`);
+  const mean = sum((a) => a.s.server_stats.avg_response_time_ms * a.s.server_stats.total_requests) / both.server_stats.total_requests;
+  assert.ok(Math.abs(both.server_stats.avg_response_time_ms - mean) < 0.01 * mean, `${both.server_stats.avg_response_time_ms} ${mean}`);
+  assert.ok(both.server_stats.uptime_seconds >= Math.max(...alone.map((a) => a.s.server_stats.uptime_seconds)));
+
+  const devices = (await get(`${gateway.url}/v1/devices`)).json;
+  assert.deepEqual(devices.fallback_order, alone.flatMap((a, i) => a.d.fallback_order.map((id) => `${i}/${id}`)));
+  assert.deepEqual(devices.devices.map((d) => d.id), devices.fallback_order);
+
+  const models = (await get(`${gateway.url}/v1/models`)).json, [listed] = models.models, id = alone[0].m.data[0].id;
+  assert.deepEqual([models.total_count, models.active_count, models.data.length, listed.id], [1, 1, 1, id]);
+  assert.equal(listed.performance_metrics.total_requests, sum((a) => a.m.models[0].performance_metrics.total_requests));
+  assert.ok(Math.abs(listed.resource_usage.memory_usage_mb - sum((a) => a.m.models[0].resource_usage.memory_usage_mb)) < 0.1);
+  const spelt = await get(`${gateway.url}/v1/models/${encodeURIComponent(id.replace('-', '/'))}`);
+  assert.equal(spelt.json.id, id, spelt.text);
+  const none = await get(`${gateway.url}/v1/models/none`);
+  assert.equal(none.status, 404);
+  assert.deepEqual([none.json.error.message, none.json.error.param], [`there is no model "none"; "${id}" is served`, 'model']);
+
+  two[1].child.kill('SIGSTOP'); // asked, and silent: the other's answer is the answer
+  await until('it stands still', 5000, async () => / T /.test(readFileSync(`/proc/${two[1].child.pid}/stat`, 'utf8')));
+  const half = await stats(gateway);
+  two[1].child.kill('SIGCONT');
+  assert.equal(half.server_stats.total_requests, alone[0].s.server_stats.total_requests);
+  await stop(gateway.child);
 });
 
 await test('pool: health is degraded while one of two is down, and ready', async () => {

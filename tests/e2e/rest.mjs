@@ -98,6 +98,21 @@ await test('rest: a prompt over the context is 400 and names both lengths', asyn
   assert.match(json.error.message, /2048/);
 });
 
+await test('rest: errors of the engine name the field, what was expected and what was found', async () => {
+  const decode = await post(`${url}/detokenize`, { tokens: [1, 99999999] });
+  assert.equal(decode.status, 400, decode.text);
+  assert.equal(decode.json.error.param, 'tokens');
+  const [violation] = decode.json.error.details.violations;
+  assert.equal(violation.field, 'tokens');
+  assert.match(violation.expected, /^token ids below \d+$/);
+  assert.equal(violation.actual, '99999999 at 1');
+  for (const [path, body] of [['/v1/inference', request], ['/v1/chat/completions', { messages: [{ role: 'user', content: 'a' }] }]]) {
+    const { status, json } = await post(url + path, { ...body, model: 'nobody' });
+    assert.equal(status, 404);
+    assert.deepEqual([json.error.param, json.error.message, json.error.details], ['model', 'there is no model "nobody"; "tales" is served', {}]);
+  }
+});
+
 await test('rest: 404, 405 with Allow, 413, 415', async () => {
   assert.equal((await get(`${url}/nothing`)).status, 404);
   const wrong = await get(`${url}/v1/inference`);

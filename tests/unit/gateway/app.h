@@ -26,6 +26,8 @@ struct engine_call {
 static struct engine_call app_calls[APP_MAX_CALLS];
 static int app_n_calls;
 static enum error_code app_refuse; /* engine_start fails with it */
+static size_t app_n_engines = 1;
+static unsigned app_down; /* bit n: engine n is, and should not be */
 
 enum error_code engine_start(struct engine *e, const struct engine_call_options *options, struct engine_call **out,
                              struct error *err)
@@ -44,14 +46,14 @@ enum error_code engine_start(struct engine *e, const struct engine_call_options 
 size_t engine_n_members(const struct engine *e)
 {
     (void)e;
-    return 1;
+    return app_n_engines;
 }
 
 enum engine_state engine_member(const struct engine *e, size_t index, bool *missed)
 {
-    (void)e, (void)index;
-    *missed = false;
-    return ENGINE_SERVING;
+    (void)e;
+    *missed = app_down >> index & 1;
+    return *missed ? ENGINE_DOWN : ENGINE_SERVING;
 }
 
 void engine_release(struct engine_call *call, size_t cost)

@@ -150,6 +150,7 @@ struct answer {
     struct answer *also;  /* to be cancelled when this one ends */
 };
 
+static bool hedged = true; /* what calls say of hedging */
 static char targets[128];
 static struct gateway_config config;
 static struct event_base *base;
@@ -240,6 +241,7 @@ static enum error_code start(struct answer *a, int64_t timeout_ms, uint64_t affi
                                                 .traceparent = "00-1-2-01",
                                                 .tracestate = "a=b,c=d",
                                                 .affinity = affinity,
+                                                .hedge = hedged,
                                                 .user = a,
                                                 .on_message = on_message,
                                                 .on_status = on_status};

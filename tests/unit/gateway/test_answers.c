@@ -465,6 +465,16 @@ START_TEST(the_page_of_metrics)
 }
 END_TEST
 
+START_TEST(says_where_metrics_are)
+{
+    setup();
+    app_request(&app, "GET", "/metrics", "", "");
+    ck_assert_int_eq(app_status(&app), 404);
+    ck_assert_ptr_nonnull(strstr(app_body(&app), "admin port; --metrics-on-main"));
+    app_close(&app);
+}
+END_TEST
+
 START_TEST(tells_the_methods)
 {
     static const char *const asked[][2] = {{"/v1/inference", "\r\nallow: POST, OPTIONS\r\n"},
@@ -482,7 +492,7 @@ START_TEST(tells_the_methods)
 }
 END_TEST
 
-SUITE("answers", tells_the_methods, inference, inference_stream, progress_every_sixteen_tokens, chat, chat_stream,
+SUITE("answers", says_where_metrics_are, tells_the_methods, inference, inference_stream, progress_every_sixteen_tokens, chat, chat_stream,
       completions_of_two_prompts, completions_stream, an_error_before_the_first_token_has_its_status,
       an_error_in_mid_stream_is_an_event, one_failing_prompt_cancels_the_others, response_formats_are_passed_on,
       a_slow_reader_holds_the_engine,

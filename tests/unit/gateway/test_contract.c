@@ -90,7 +90,8 @@ static void check_table(const char *name, const struct field *table)
         ck_assert_msg(!number || f->preset == 0 || (f->preset >= f->min && f->preset <= f->max), "%s.%s: preset", name,
                       f->name);
         ck_assert_msg((f->type != FIELD_CHOICE && f->type != FIELD_WORDS) || f->choices, "%s.%s: choices", name, f->name);
-        ck_assert_msg(!f->pattern == !f->form, "%s.%s: a pattern and its words", name, f->name);
+        bool in_words = f->pattern || (f->type == FIELD_JSON && f->required);
+        ck_assert_msg(in_words == (f->form != NULL), "%s.%s: a pattern and its words", name, f->name);
         ck_assert_msg((f->type == FIELD_OBJECT) == (f->fields != NULL), "%s.%s: fields", name, f->name);
         if (f->pattern) {
             ck_assert_msg(regcomp(&re, f->pattern, REG_EXTENDED | REG_NOSUB) == 0, "%s.%s: pattern", name, f->name);

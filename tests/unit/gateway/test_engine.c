@@ -160,6 +160,27 @@ START_TEST(a_silent_engine_is_hedged)
 }
 END_TEST
 
+START_TEST(only_calls_that_say_so_are_hedged)
+{
+    struct answer a;
+    setup(true);
+    for (int i = 0; i < N_FAKES; i++)
+        fakes[i].silent = true;
+    config.hedge_ms = 1;
+    open_engine();
+    TURN_UNTIL(n_in_state(ENGINE_SERVING) == N_FAKES);
+    hedged = false;
+    ck_assert_int_eq(start(&a, 5000, 0), ERROR_NONE);
+    hedged = true;
+    TURN_UNTIL(calls() == 1);
+    for (int i = 0; i < 50; i++)
+        turn();
+    ck_assert_int_eq(calls(), 1);
+    engine_cancel(a.call);
+    teardown();
+}
+END_TEST
+
 START_TEST(the_loser_is_cancelled_at_the_first_word)
 {
     struct answer a;
@@ -402,7 +423,7 @@ START_TEST(closing_with_calls_in_all_conditions)
 END_TEST
 
 SUITE("engine", failures_that_another_engine_may_not_have, another_engine_answers, all_are_tried_before_one_is_again,
-      what_has_begun_is_not_begun_anew, tries_are_bounded, time_is_not_exceeded_by_trying, a_silent_engine_is_hedged,
+      what_has_begun_is_not_begun_anew, tries_are_bounded, time_is_not_exceeded_by_trying, a_silent_engine_is_hedged, only_calls_that_say_so_are_hedged,
       the_loser_is_cancelled_at_the_first_word, a_hedge_that_fails_leaves_the_first,
       an_engine_that_drains_gets_nothing_new, an_engine_that_is_gone_is_down_until_it_is_back,
       an_engine_without_a_health_service_serves, a_call_waits_for_the_first_verdict,

@@ -165,6 +165,31 @@ START_TEST(all_faults_are_told)
 }
 END_TEST
 
+START_TEST(what_is_absent_is_told_as_it_should_be)
+{
+    static const struct {
+        const struct field *table;
+        const char *message;
+    } cases[] = {
+        {inference_fields, "prompt: expected a string of 1..10 characters, found nothing"},
+        {chat_fields, "messages: expected an array of messages, found nothing"},
+        {completion_fields, "prompt: expected a string, an array of strings, or token ids, found nothing"},
+        {detokenize_fields, "tokens: expected an array of token ids, found nothing"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct params p;
+        struct failure f;
+        json_t *root = json_object();
+        failure_init(&f);
+        ck_assert(!fields_parse(cases[i].table, root, &lenient, &p, &f));
+        ck_assert_int_eq(f.error.code, ERROR_VALIDATION_FAILED);
+        ck_assert_str_eq(f.error.message, cases[i].message);
+        json_decref(root);
+        failure_fini(&f);
+    }
+}
+END_TEST
+
 START_TEST(depth_and_size_are_bounded)
 {
     struct buffer b;
@@ -209,5 +234,5 @@ START_TEST(names_of_the_engines_fields)
 END_TEST
 
 SUITE("fields", numbers_at_their_bounds, one_request_at_a_time, defaults_are_the_contracts,
-      openai_ignores_what_it_does_not_know, all_faults_are_told, depth_and_size_are_bounded,
+      openai_ignores_what_it_does_not_know, all_faults_are_told, what_is_absent_is_told_as_it_should_be, depth_and_size_are_bounded,
       names_of_the_engines_fields)

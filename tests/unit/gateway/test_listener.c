@@ -4,10 +4,12 @@
 #include "base/log.h"
 #include "gateway/address.h"
 #include "gateway/listener.h"
+#include "gateway/proxies.h"
 #include "gateway/server.h"
 
 #include <event2/event.h>
 #include <event2/thread.h>
+#include <netinet/in.h>
 #include <unistd.h>
 
 #define MAX_CLIENTS 32
@@ -21,24 +23,45 @@ static struct address address;
 static char path[64];
 static int clients[MAX_CLIENTS], n_clients;
 
-static void setup(int64_t max_connections)
+static void setup_at(const char *listen, int64_t max_connections, int64_t per_address, const struct proxies *proxies)
 {
     struct error err = {0};
-    char listen[80];
     log_init(LOG_OFF, LOG_FORMAT_JSON);
     evthread_use_pthreads();
-    snprintf(path, sizeof path, "/tmp/bitnet-listener-%d", (int)getpid());
-    snprintf(listen, sizeof listen, "unix:%s", path);
     base = event_base_new();
     metrics = metrics_open();
-    const struct listener_options options = {
-        .listen = listen, .name = "test", .max_connections = max_connections, .metrics = metrics};
+    const struct listener_options options = {.listen = listen,
+                                             .name = "test",
+                                             .max_connections = max_connections,
+                                             .max_connections_per_address = per_address,
+                                             .proxies = proxies,
+                                             .metrics = metrics};
     ck_assert_int_eq(listener_open(base, &options, &listener, &err), ERROR_NONE);
     const struct server_options server = {&http, listener_closed, listener};
     for (int i = 0; i < 2; i++)
         ck_assert_int_eq(server_open(base, &server, &servers[i], &err), ERROR_NONE);
     ck_assert_int_eq(listener_start(listener, servers, 2, &err), ERROR_NONE);
     ck_assert_int_eq(address_parse(listen, &address, &err), ERROR_NONE);
+}
+
+static void setup(int64_t max_connections)
+{
+    char listen[80];
+    snprintf(path, sizeof path, "/tmp/bitnet-listener-%d", (int)getpid());
+    snprintf(listen, sizeof listen, "unix:%s", path);
+    setup_at(listen, max_connections, 0, NULL);
+}
+
+/* A TCP port that nobody has just now. */
+static int free_port(void)
+{
+    struct sockaddr_in any = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    socklen_t n = sizeof any;
+    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    ck_assert_int_eq(bind(fd, (struct sockaddr *)&any, sizeof any), 0);
+    ck_assert_int_eq(getsockname(fd, (struct sockaddr *)&any, &n), 0);
+    close(fd);
+    return ntohs(any.sin_port);
 }
 
 static void teardown(void)
@@ -60,7 +83,7 @@ static void turn(void)
 
 static void connect_one(void)
 {
-    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    int fd = socket(address.storage.ss_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
     ck_assert_int_eq(connect(fd, (struct sockaddr *)&address.storage, address.n_bytes), 0);
     clients[n_clients++] = fd;
 }
@@ -116,6 +139,42 @@ START_TEST(beyond_the_limit_they_wait)
 }
 END_TEST
 
+static double refused(void)
+{
+    return metrics_value(metrics_get(
+        metrics_add(metrics, METRICS_COUNTER, "bitnet_connections_refused_total", "", "server", NULL, 0), "test"));
+}
+
+START_TEST(an_address_has_its_limit_and_a_trusted_proxy_none)
+{
+    static const struct {
+        const char *trusted;
+        int n_kept;
+    } cases[] = {{NULL, 2}, {"10.0.0.0/8,unix", 2}, {"10.0.0.0/8,127.0.0.0/8", 5}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct error err;
+        struct proxies *proxies;
+        char listen[32];
+        ck_assert_int_eq(proxies_open(cases[i].trusted, false, &proxies, &err), ERROR_NONE);
+        snprintf(listen, sizeof listen, "127.0.0.1:%d", free_port());
+        setup_at(listen, 100, 2, proxies);
+        for (int round = 0; round < 2; round++) { /* what goes away makes room for as many */
+            for (int k = 0; k < 5; k++)
+                connect_one();
+            turn();
+            ck_assert_int_eq((int)active(), cases[i].n_kept);
+            ck_assert_int_eq((int)refused(), (round + 1) * (5 - cases[i].n_kept));
+            while (n_clients > 0)
+                close(clients[--n_clients]);
+            turn();
+            ck_assert_int_eq((int)active(), 0);
+        }
+        teardown();
+        proxies_close(proxies);
+    }
+}
+END_TEST
+
 START_TEST(what_the_kernel_accepted_is_taken_over_at_the_end)
 {
     setup(100);
@@ -156,4 +215,5 @@ START_TEST(an_address_says_whether_it_is_tls)
 END_TEST
 
 SUITE("listener", connections_are_shared_out_evenly, beyond_the_limit_they_wait,
+      an_address_has_its_limit_and_a_trusted_proxy_none,
       what_the_kernel_accepted_is_taken_over_at_the_end, an_address_says_whether_it_is_tls)

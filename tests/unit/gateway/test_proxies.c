@@ -2,6 +2,8 @@
 #include "gateway/proxies.h"
 #include "tests/suite.h"
 
+#include <arpa/inet.h>
+
 #define NEAR "10.0.0.0/8, 2001:db8:1::/48,192.0.2.1"
 
 struct one {
@@ -126,4 +128,35 @@ START_TEST(refuses_networks)
 }
 END_TEST
 
-SUITE("proxies", finds_the_client, endless_lists_end, one_customer_is_one_client, refuses_networks)
+START_TEST(connections_of_proxies_are_known)
+{
+    static const struct {
+        const char *trusted, *from;
+        bool is;
+    } cases[] = {
+        {NEAR, "10.1.2.3", true},        {NEAR, "11.1.2.3", false},      {NEAR, "192.0.2.1", true},
+        {NEAR, "192.0.2.2", false},      {NEAR, "2001:db8:1::7", true},  {NEAR, "2001:db8:2::7", false},
+        {NEAR, "::ffff:10.0.0.1", true}, {NULL, "10.1.2.3", false},      {"unix", "127.0.0.1", false},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct proxies *p;
+        struct error err;
+        struct sockaddr_in v4 = {.sin_family = AF_INET};
+        struct sockaddr_in6 v6 = {.sin6_family = AF_INET6};
+        bool is_v4 = inet_pton(AF_INET, cases[i].from, &v4.sin_addr) == 1;
+        ck_assert(is_v4 || inet_pton(AF_INET6, cases[i].from, &v6.sin6_addr) == 1);
+        ck_assert_int_eq(proxies_open(cases[i].trusted, false, &p, &err), ERROR_NONE);
+        const struct sockaddr *from = is_v4 ? (struct sockaddr *)&v4 : (struct sockaddr *)&v6;
+        ck_assert_msg(proxies_trust(p, from) == cases[i].is, "%s", cases[i].from);
+        proxies_close(p);
+    }
+    struct proxies *p;
+    struct error err;
+    const struct sockaddr local = {.sa_family = AF_UNIX};
+    ck_assert_int_eq(proxies_open("unix,0.0.0.0/0", false, &p, &err), ERROR_NONE);
+    ck_assert(!proxies_trust(p, &local)); /* it is not counted anyway */
+    proxies_close(p);
+}
+END_TEST
+
+SUITE("proxies", connections_of_proxies_are_known, finds_the_client, endless_lists_end, one_customer_is_one_client, refuses_networks)

@@ -17,7 +17,8 @@ static void pack_any(Google__Protobuf__Any *any, const char *type, const Protobu
 }
 
 /* The failure of a status with this reason (NULL = none) and a violation of `field` (NULL = none). */
-static void told(struct failure *f, int code, const char *message, const char *reason, const char *field, int retry_s)
+static void told_of(struct failure *f, int code, const char *message, const char *reason, const char *field,
+                    const char *description, int retry_s)
 {
     Google__Protobuf__Any any[3], *details[3] = {&any[0], &any[1], &any[2]};
     Google__Rpc__ErrorInfo info = GOOGLE__RPC__ERROR_INFO__INIT;
@@ -35,7 +36,7 @@ static void told(struct failure *f, int code, const char *message, const char *r
     }
     if (field) {
         violation.field = (char *)(uintptr_t)field;
-        violation.description = (char *)(uintptr_t) "expected less";
+        violation.description = (char *)(uintptr_t)description;
         bad.n_field_violations = 1;
         bad.field_violations = list;
         pack_any(&any[s.n_details++], "type.googleapis.com/google.rpc.BadRequest", &bad.base);
@@ -51,6 +52,11 @@ static void told(struct failure *f, int code, const char *message, const char *r
     status_failure(&status, inference_fields, f);
     for (size_t i = 0; i < s.n_details; i++)
         free(any[i].value.data);
+}
+
+static void told(struct failure *f, int code, const char *message, const char *reason, const char *field, int retry_s)
+{
+    told_of(f, code, message, reason, field, "expected less", retry_s);
 }
 
 struct bare {
@@ -119,6 +125,28 @@ START_TEST(fields_have_their_rest_names)
 }
 END_TEST
 
+START_TEST(what_was_expected_and_what_was_found_are_apart)
+{
+    struct failure f;
+    told_of(&f, 3, "bad", "VALIDATION_FAILED", "stop", "stop: expected at most 2 strings, found 3", 0);
+    ck_assert_str_eq(f.violations.data, "{\"field\":\"stop_sequences\",\"expected\":\"at most 2 strings\",\"actual\":\"3\"}");
+    failure_fini(&f);
+}
+END_TEST
+
+START_TEST(a_model_that_is_not_there_violates_nothing)
+{
+    struct failure f;
+    told_of(&f, 5, "there is no model \"x\"", "MODEL_NOT_FOUND", "model", "there is no model \"x\"", 0);
+    ck_assert_int_eq(f.error.code, ERROR_MODEL_NOT_FOUND);
+    ck_assert_str_eq(f.error.message, "there is no model \"x\"");
+    ck_assert_str_eq(f.error.param, "model");
+    ck_assert_uint_eq(f.violations.n_bytes, 0);
+    ck_assert_int_eq(f.n_violations, 0);
+    failure_fini(&f);
+}
+END_TEST
+
 START_TEST(nonsense_in_the_details)
 {
     struct failure f;
@@ -131,4 +159,5 @@ START_TEST(nonsense_in_the_details)
 }
 END_TEST
 
-SUITE("status", a_bare_status, the_reason_counts, fields_have_their_rest_names, nonsense_in_the_details)
+SUITE("status", a_bare_status, the_reason_counts, fields_have_their_rest_names,
+      what_was_expected_and_what_was_found_are_apart, a_model_that_is_not_there_violates_nothing, nonsense_in_the_details)
