@@ -106,6 +106,7 @@ void request_stream(struct request *r);
 void gateway_request(void *gateway, struct http_exchange *x);
 void gateway_admin_request(void *gateway, struct http_exchange *x);
 void gateway_reject(void *gateway, struct http_exchange *x, int status, const char *reason);
+void gateway_admin_reject(void *gateway, struct http_exchange *x, int status, const char *reason);
 void gateway_finish(void *gateway, struct http_exchange *x, bool aborted);
 /* Fills the settings of both ports. */
 void gateway_init_http(struct gateway *g);

@@ -64,6 +64,29 @@ START_TEST(streams_and_refused_forms_are_told)
 }
 END_TEST
 
+/* Probes come there, and nobody is to find them refused because of what else came. */
+START_TEST(the_admin_port_counts_for_nobody)
+{
+    static const char two_hosts[] = "GET /metrics HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n";
+    setup();
+    app.config.rate_limits = "on";
+    app.config.rate_limit_health = 1;
+    begin();
+    memory_close(&app.m);
+    app_connect(&app, &app.g.admin_http);
+    memory_text(&app.m, two_hosts);
+    ck_assert_int_eq(app_status(&app), 400);
+    ck_assert(!says("x-ratelimit"));
+    ck_assert_uint_eq(app.g.n_active, 0);
+    memory_close(&app.m);
+    app_connect(&app, &app.g.main_http);
+    memory_text(&app.m, two_hosts);
+    ck_assert_int_eq(app_status(&app), 400);
+    ck_assert_int_eq(field("x-ratelimit-remaining"), 0);
+    finish();
+}
+END_TEST
+
 START_TEST(clients_do_not_share)
 {
     setup();
@@ -159,5 +182,5 @@ START_TEST(the_server_can_be_full)
 }
 END_TEST
 
-SUITE("access_limits", limits_are_told_and_hold, streams_and_refused_forms_are_told, clients_do_not_share,
-      failures_use_up_the_address, requests_in_flight, the_server_can_be_full)
+SUITE("access_limits", limits_are_told_and_hold, streams_and_refused_forms_are_told,
+      the_admin_port_counts_for_nobody, clients_do_not_share, failures_use_up_the_address, requests_in_flight, the_server_can_be_full)
