@@ -36,7 +36,7 @@ struct gateway_config {
     const char *tls_cert, *tls_key, *tls_client_ca;
     /* What a connection may be, and a request. */
     int64_t max_connections, max_connections_per_address, max_streams;
-    int64_t max_head_bytes, max_body_bytes, max_request_memory_bytes, max_prompt_chars; /* max_request_memory: 0 = no bound */
+    int64_t max_head_bytes, max_body_bytes, max_prompt_chars, max_request_memory_bytes; /* the last: 0 = no bound */
     int64_t request_timeout_ms, head_timeout_ms, body_timeout_ms, write_timeout_ms, idle_timeout_ms, min_rate;
     const char *compression;
     /* Who may come in; access.c. */

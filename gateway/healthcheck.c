@@ -9,7 +9,8 @@
 #include <sys/time.h>
 #include <unistd.h>
 
-#define DEFAULT_URL "http://127.0.0.1:9091/health/live" /* the admin port: plain, whatever the clients' addresses speak */
+/* The admin port: plain, whatever the clients' addresses speak. */
+#define DEFAULT_URL "http://127.0.0.1:9091/health/live"
 
 /* The status, or -1. */
 static int get(const char *host, const char *path)

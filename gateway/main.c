@@ -3,8 +3,8 @@
  * runs on the main thread.
  *
  * SIGTERM or SIGINT: not ready at once, accept nothing, let running answers end within the drain limit, exit 0. The admin
- * port stays, so that readiness can be asked. A second signal ends at once. SIGHUP: read the certificate and the keys of clients
- * again.
+ * port stays, so that readiness can be asked. A second signal ends at once. SIGHUP: read the certificate and the keys of
+ * clients again.
  */
 #include "base/clock.h"
 #include "base/log.h"

@@ -183,4 +183,5 @@ START_TEST(the_server_can_be_full)
 END_TEST
 
 SUITE("access_limits", limits_are_told_and_hold, streams_and_refused_forms_are_told,
-      the_admin_port_counts_for_nobody, clients_do_not_share, failures_use_up_the_address, requests_in_flight, the_server_can_be_full)
+      the_admin_port_counts_for_nobody, clients_do_not_share, failures_use_up_the_address,
+      requests_in_flight, the_server_can_be_full)
