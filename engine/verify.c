@@ -78,7 +78,9 @@ static enum error_code check_tokenizer(struct verify *v)
     if (code)
         return code;
     int64_t bos = tokenizer_bos(v->tokenizer);
-    if (bos >= 0 && (v->ids.ids = malloc(sizeof *v->ids.ids)) != NULL) {
+    if (bos >= 0 && !(v->ids.ids = malloc(sizeof *v->ids.ids)))
+        return error_set(&v->error, ERROR_MEMORY_EXHAUSTED, "no memory for the tokens of a text");
+    if (bos >= 0) {
         v->ids.capacity = v->ids.n = 1;
         v->ids.ids[0] = (uint32_t)bos;
     }

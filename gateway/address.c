@@ -62,25 +62,6 @@ enum error_code address_parse(const char *text, struct address *out, struct erro
     return ERROR_NONE;
 }
 
-enum error_code address_parse_list(const char *text, struct address *out, int max, int *n, struct error *err)
-{
-    char one[300];
-    *n = 0;
-    for (const char *p = text; *p;) {
-        size_t n_one = strcspn(p, ",");
-        if (n_one >= sizeof one || *n == max)
-            return error_set(err, ERROR_VALIDATION_FAILED, "expected at most %d addresses, found %s", max, text);
-        memcpy(one, p, n_one);
-        one[n_one] = '\0';
-        enum error_code code = address_parse(one, &out[*n], err);
-        if (code != ERROR_NONE)
-            return code;
-        ++*n;
-        p += n_one + (p[n_one] == ',');
-    }
-    return *n > 0 ? ERROR_NONE : error_set(err, ERROR_VALIDATION_FAILED, "expected an address to listen on");
-}
-
 /* True when the path is a socket that refuses connections: its server is gone. */
 static int stale(const struct address *a)
 {

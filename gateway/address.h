@@ -17,8 +17,6 @@ struct address {
 
 /* One address; names are resolved. An empty host means all interfaces. */
 enum error_code address_parse(const char *text, struct address *out, struct error *err);
-/* Several, separated by commas. */
-enum error_code address_parse_list(const char *text, struct address *out, int max, int *n, struct error *err);
 /* A listening, non-blocking socket. A unix socket that nobody serves any more is replaced. */
 enum error_code address_listen(const struct address *a, int *fd, struct error *err);
 /* Where a socket is bound, as text; returns the port, 0 for unix sockets. */

@@ -10,3 +10,10 @@ const struct asset *asset_find(const char *name)
             return a;
     return NULL;
 }
+
+/* Tags are compared weakly (RFC 9110 section 13.1.2): without the W/. */
+bool asset_known(const struct asset *a, const char *if_none_match)
+{
+    const char *opaque = strchr(a->etag, '"');
+    return if_none_match && (strcmp(if_none_match, "*") == 0 || strstr(if_none_match, opaque));
+}

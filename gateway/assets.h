@@ -2,6 +2,7 @@
 #ifndef GATEWAY_ASSETS_H
 #define GATEWAY_ASSETS_H
 
+#include <stdbool.h>
 #include <stddef.h>
 
 struct asset {
@@ -15,5 +16,8 @@ struct asset {
 extern const struct asset assets[];
 /* NULL when there is none of that name. Any thread. */
 const struct asset *asset_find(const char *name);
+/* Has the client this content? `if_none_match` is that header's value, a list of tags or "*"; NULL = it has none. Any
+ * thread. */
+bool asset_known(const struct asset *a, const char *if_none_match);
 
 #endif

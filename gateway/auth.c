@@ -30,6 +30,7 @@ struct jwt_set {
 
 struct auth {
     struct jwt_options options;
+    bool enabled;
     pthread_mutex_t lock; /* of all below */
     struct file_watch jwt_file, keys_file;
     struct jwt_set *jwt; /* NULL: tokens are not taken */
@@ -115,6 +116,7 @@ enum error_code auth_open(const struct jwt_options *jwt, const char *api_keys, s
     a->options = *jwt;
     a->jwt_file.path = given(jwt->jwks_file) ? jwt->jwks_file : given(jwt->key_file) ? jwt->key_file : NULL;
     a->keys_file.path = given(api_keys) ? api_keys : NULL;
+    a->enabled = a->jwt_file.path || a->keys_file.path;
     if (a->jwt_file.path)
         code = load_jwt(a, err);
     if (code == ERROR_NONE && a->keys_file.path)
@@ -139,7 +141,7 @@ void auth_close(struct auth *a)
 
 bool auth_enabled(const struct auth *a)
 {
-    return a->jwt_file.path || a->keys_file.path;
+    return a->enabled;
 }
 
 void auth_reload(struct auth *a)

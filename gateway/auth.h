@@ -21,7 +21,7 @@ struct auth;
 enum error_code auth_open(const struct jwt_options *jwt, const char *api_keys, struct auth **out, struct error *err);
 void auth_close(struct auth *a);
 
-/* Whether any credential is configured: where none is, there is nobody to be told from anyone else. */
+/* Whether any credential is configured: where none is, there is nobody to be told from anyone else. Any thread. */
 bool auth_enabled(const struct auth *a);
 /* Reads the files again, changed or not. One that is broken leaves what was there, and is logged. Any thread. */
 void auth_reload(struct auth *a);

@@ -363,3 +363,10 @@ const char *fields_rest_name(const struct field *table, const char *proto_name, 
             return field->name;
     return out;
 }
+
+bool fields_fault(struct failure *f, enum error_code code, const char *field, const char *expected, const json_t *v)
+{
+    char actual[224];
+    failure_add(f, code, field, expected, v ? fields_describe(v, actual, sizeof actual) : "nothing");
+    return false;
+}

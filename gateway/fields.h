@@ -73,5 +73,7 @@ bool fields_parse(const struct field *table, const json_t *root, const struct fi
 const char *fields_rest_name(const struct field *table, const char *proto_name, char *out, size_t n_out);
 /* What a JSON value is, in a few words, for `actual`; never more than 40 characters of a string. */
 const char *fields_describe(const json_t *v, char *out, size_t n_out);
+/* A violation whose `actual` is v, or "nothing" where it is NULL; returns false. */
+bool fields_fault(struct failure *f, enum error_code code, const char *field, const char *expected, const json_t *v);
 
 #endif

@@ -36,7 +36,7 @@ static bool look(const char *path, struct file_watch *out)
     if (!path || stat(path, &st) != 0)
         return false;
     *out = (struct file_watch){path, (uint64_t)st.st_dev, (uint64_t)st.st_ino, (uint64_t)st.st_size,
-                               (int64_t)st.st_mtim.tv_sec * 1000000000 + st.st_mtim.tv_nsec};
+                               (int64_t)st.st_ctim.tv_sec * 1000000000 + st.st_ctim.tv_nsec};
     return true;
 }
 
@@ -49,5 +49,5 @@ bool file_watch_changed(const struct file_watch *w)
 {
     struct file_watch now;
     return look(w->path, &now) && (now.device != w->device || now.inode != w->inode || now.n_bytes != w->n_bytes ||
-                                   now.modified_ns != w->modified_ns);
+                                   now.changed_ns != w->changed_ns);
 }

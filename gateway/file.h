@@ -15,7 +15,7 @@ enum error_code file_read(const char *path, struct buffer *out, struct error *er
 struct file_watch {
     const char *path; /* borrowed; NULL = nothing to watch */
     uint64_t device, inode, n_bytes;
-    int64_t modified_ns;
+    int64_t changed_ns; /* ctime: that of a copy which keeps the modification time is new all the same */
 };
 
 /* Remembers what the file looks like now: call it before reading, so that a change in between is seen. */

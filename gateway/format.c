@@ -4,13 +4,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-static bool fault(struct failure *f, enum error_code code, const char *field, const char *expected, const json_t *v)
-{
-    char actual[224];
-    failure_add(f, code, field, expected, v ? fields_describe(v, actual, sizeof actual) : "nothing");
-    return false;
-}
-
 static bool is(const json_t *format, const char *type)
 {
     const char *found = json_string_value(json_object_get(format, "type"));
@@ -22,20 +15,21 @@ bool format_check(const json_t *format, struct failure *f)
     if (!format || is(format, "text") || is(format, "json_object"))
         return true;
     if (!json_is_object(format))
-        return fault(f, ERROR_INVALID_REQUEST, "response_format", "an object", format);
+        return fields_fault(f, ERROR_INVALID_REQUEST, "response_format", "an object", format);
     if (is(format, "regex")) {
         const json_t *pattern = json_object_get(format, "pattern");
         return json_is_string(pattern) ||
-               fault(f, ERROR_INVALID_REQUEST, "response_format.pattern", "a regular expression as a string", pattern);
+               fields_fault(f, ERROR_INVALID_REQUEST, "response_format.pattern", "a regular expression as a string",
+                            pattern);
     }
     if (!is(format, "json_schema"))
-        return fault(f, ERROR_VALIDATION_FAILED, "response_format.type", "text, json_object, json_schema or regex",
-                     json_object_get(format, "type"));
+        return fields_fault(f, ERROR_VALIDATION_FAILED, "response_format.type", "text, json_object, json_schema or regex",
+                            json_object_get(format, "type"));
     const json_t *named = json_object_get(format, "json_schema"), *schema = json_object_get(named, "schema");
     if (!json_is_object(named))
-        return fault(f, ERROR_INVALID_REQUEST, "response_format.json_schema", "an object with a schema", named);
+        return fields_fault(f, ERROR_INVALID_REQUEST, "response_format.json_schema", "an object with a schema", named);
     return json_is_object(schema) || json_is_boolean(schema) ||
-           fault(f, ERROR_INVALID_REQUEST, "response_format.json_schema.schema", "a JSON Schema", schema);
+           fields_fault(f, ERROR_INVALID_REQUEST, "response_format.json_schema.schema", "a JSON Schema", schema);
 }
 
 bool format_fill(const json_t *format, Bitnet__V1__ResponseFormat *out, char **text, bool *ok)

@@ -1,7 +1,7 @@
 /*
  * The gateway's application side: what all handlers share. There is one struct gateway for each event loop, and everything
- * here belongs to that loop's thread; the CQ threads of rpc run beside it and go no further than engine.c. Loops share the
- * configuration, which does not change, and the metrics, which any thread may update.
+ * here belongs to that loop's thread; the CQ threads of rpc run beside it and go no further than bridge.c. Loops share the
+ * configuration, which does not change, the metrics, which any thread may update, and struct access, which has its locks.
  */
 #ifndef GATEWAY_GATEWAY_H
 #define GATEWAY_GATEWAY_H
@@ -23,26 +23,32 @@ struct health;
 struct job;
 struct field;
 
-/* The program's options; the table is in options.c. */
+/* The program's options, as the table in options.c groups them. Texts of choices are those of the table. */
 struct gateway_config {
-    const char *engine, *listen, *admin_listen, *log_level, *log_format, *rate_limits;
-    const char *balance, *affinity;
+    /* The engines. */
+    const char *engine, *balance, *affinity;
     int64_t engine_tries, hedge_ms, engine_resolve_ms;
-    int64_t max_body_bytes, max_prompt_chars, request_timeout_ms, max_connections, drain_timeout_ms;
-    bool metrics_on_main;
-    int64_t threads, max_connections_per_address;
-    int64_t max_head_bytes, max_streams, head_timeout_ms, body_timeout_ms, write_timeout_ms, idle_timeout_ms, min_rate;
-    int64_t lame_duck_ms;
-    const char *tls_cert, *tls_key, *tls_client_ca;
     const char *engine_tls_ca, *engine_tls_cert, *engine_tls_key, *engine_tls_name;
+    /* Listeners. */
+    const char *listen, *admin_listen, *playground;
+    bool metrics_on_main;
+    int64_t threads;
+    const char *tls_cert, *tls_key, *tls_client_ca;
+    /* What a connection may be, and a request. */
+    int64_t max_connections, max_connections_per_address, max_streams;
+    int64_t max_head_bytes, max_body_bytes, max_prompt_chars, max_request_memory_bytes; /* the last: 0 = no bound */
+    int64_t request_timeout_ms, head_timeout_ms, body_timeout_ms, write_timeout_ms, idle_timeout_ms, min_rate;
     const char *compression;
-    /* access.c */
-    int64_t rate_limit_inference, rate_limit_models, rate_limit_health, rate_limit_stats;
-    int64_t client_concurrency, max_requests, jwt_leeway_s;
-    const char *jwt_key, *jwt_jwks, *jwt_alg, *jwt_issuer, *jwt_audience, *api_keys;
-    const char *trusted_proxies, *forwarded_header, *cors_origins;
-    const char *playground; /* "on" or "off" */
-    int64_t max_request_memory_bytes; /* 0 = no bound */
+    /* Who may come in; access.c. */
+    const char *jwt_key, *jwt_jwks, *jwt_alg, *jwt_issuer, *jwt_audience;
+    int64_t jwt_leeway_s;
+    const char *api_keys, *trusted_proxies, *forwarded_header, *cors_origins;
+    const char *rate_limits;
+    int64_t rate_limit_inference, rate_limit_models, rate_limit_stats, rate_limit_health;
+    int64_t client_concurrency, max_requests;
+    /* The end, and the log. */
+    int64_t lame_duck_ms, drain_timeout_ms;
+    const char *log_level, *log_format;
 };
 
 struct gateway {
@@ -106,6 +112,7 @@ void request_stream(struct request *r);
 void gateway_request(void *gateway, struct http_exchange *x);
 void gateway_admin_request(void *gateway, struct http_exchange *x);
 void gateway_reject(void *gateway, struct http_exchange *x, int status, const char *reason);
+void gateway_admin_reject(void *gateway, struct http_exchange *x, int status, const char *reason);
 void gateway_finish(void *gateway, struct http_exchange *x, bool aborted);
 /* Fills the settings of both ports. */
 void gateway_init_http(struct gateway *g);

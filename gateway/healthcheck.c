@@ -9,7 +9,8 @@
 #include <sys/time.h>
 #include <unistd.h>
 
-#define DEFAULT_URL "http://127.0.0.1:8080/health/live"
+/* The admin port: plain, whatever the clients' addresses speak. */
+#define DEFAULT_URL "http://127.0.0.1:9091/health/live"
 
 /* The status, or -1. */
 static int get(const char *host, const char *path)
@@ -29,7 +30,7 @@ static int get(const char *host, const char *path)
     setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof limit);
     int n = snprintf(request, sizeof request, "GET %s HTTP/1.0\r\nHost: healthcheck\r\n\r\n", path);
     if (n > 0 && (size_t)n < sizeof request && connect(fd, (struct sockaddr *)&a.storage, a.n_bytes) == 0 &&
-        write(fd, request, (size_t)n) == n) {
+        send(fd, request, (size_t)n, MSG_NOSIGNAL) == n) {
         ssize_t n_line = recv(fd, line, sizeof line - 1, MSG_WAITALL);
         if (n_line <= 0 || sscanf(line, "HTTP/1.%*d %d", &status) != 1)
             status = -1;
@@ -51,7 +52,10 @@ int healthcheck_main(int argc, char **argv)
         return 1;
     }
     if (strncmp(url, "http://", 7) != 0) {
-        fprintf(stderr, "healthcheck: expected http://HOST:PORT/PATH, found %s\n", url);
+        fprintf(stderr,
+                "healthcheck: expected http://HOST:PORT/PATH, found %s; it speaks no TLS: ask an address of "
+                "--admin-listen, or one of --listen with http:// in front\n",
+                url);
         return 1;
     }
     size_t n = strcspn(url + 7, "/");

@@ -64,6 +64,18 @@ const char *http_reason(int status)
     return "Unknown";
 }
 
+static int hex(char c)
+{
+    return isdigit((unsigned char)c) ? c - '0' : isxdigit((unsigned char)c) ? tolower((unsigned char)c) - 'a' + 10 : -1;
+}
+
+int http_percent(const char *text, size_t n_bytes)
+{
+    if (n_bytes < 3 || text[0] != '%' || hex(text[1]) < 0 || hex(text[2]) < 0)
+        return -1;
+    return hex(text[1]) * 16 + hex(text[2]);
+}
+
 size_t http_max_head(const struct http_conn *c)
 {
     return c->settings->max_head_bytes > 0 ? c->settings->max_head_bytes : HTTP_MAX_HEAD_BYTES;

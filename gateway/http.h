@@ -145,6 +145,8 @@ void http_conn_close(struct http_conn *c);
 const struct http_request *http_request_of(const struct http_exchange *x);
 /* Value of a request header (lower-case name), or NULL. */
 const char *http_header(const struct http_request *r, const char *name);
+/* The byte that a percent-encoding (RFC 3986 section 2.1) at `text` stands for, or -1 when there is none. */
+int http_percent(const char *text, size_t n_bytes);
 const char *http_method_name(enum http_method method);
 /* "Not Found" for 404; static. */
 const char *http_reason(int status);

@@ -166,31 +166,6 @@ static void reject(struct http1 *h, int status, const char *reason)
     http_exchange_reject(h->x, status, reason);
 }
 
-/* Looks through the new bytes: 1 = the head ends at *n_head, 0 = more is needed, -1 = what no head may contain. */
-static int scan_head(struct http1 *h, size_t *n_head)
-{
-    const char *d = h->in.data;
-    for (size_t i = h->n_scanned; i < h->in.n_bytes; i++) {
-        unsigned char ch = (unsigned char)d[i];
-        if (ch == '\n') {
-            if (i == 0 || d[i - 1] != '\r')
-                return -1;
-            if (i >= 3 && d[i - 2] == '\n') {
-                *n_head = i + 1;
-                return 1;
-            }
-        } else if (i > 0 && d[i - 1] == '\r') {
-            return -1;
-        } else if ((ch == ' ' || ch == '\t') && i > 0 && d[i - 1] == '\n') {
-            return -1; /* a folded line */
-        } else if ((ch < ' ' && ch != '\t' && ch != '\r') || ch == 0x7F) {
-            return -1;
-        }
-        h->n_scanned = i + 1;
-    }
-    return 0;
-}
-
 static void begin_body(struct http1 *h)
 {
     h->step = STEP_BODY;
@@ -241,7 +216,7 @@ static bool step_head(struct http1 *h)
     if (h->in.n_bytes == 0 || (h->in.n_bytes == 1 && h->in.data[0] == '\r'))
         return false;
     size_t n_head = 0;
-    int found = scan_head(h, &n_head);
+    int found = http_scan_head(&h->in, &h->n_scanned, &n_head);
     bool too_long = (found == 1 ? n_head : h->in.n_bytes) > http_max_head(h->conn);
     if (found == 0 && !too_long)
         return false;
@@ -282,7 +257,7 @@ static bool step_trailer(struct http1 *h)
 {
     bool empty = h->in.n_bytes >= 2 && memcmp(h->in.data, "\r\n", 2) == 0;
     size_t n = 2;
-    int found = empty ? 1 : scan_head(h, &n);
+    int found = empty ? 1 : http_scan_head(&h->in, &h->n_scanned, &n);
     if (found == 0 && h->in.n_bytes <= HTTP_MAX_HEAD_BYTES)
         return false;
     if (found == 0 || n > HTTP_MAX_HEAD_BYTES) {

@@ -11,6 +11,7 @@
 #include "gateway/http_internal.h"
 
 #include <nghttp2/nghttp2.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -229,24 +230,20 @@ static void start(struct http_exchange *x, const struct http_header *headers, in
 {
     struct http2 *h = x->conn->state;
     nghttp2_nv fields[HTTP_MAX_ANSWER_HEADERS + 3]; /* with status, date and length */
-    char date[HTTP_DATE_BYTES];
+    char date[HTTP_DATE_BYTES], status[12], length[24];
     size_t n = 0;
-    struct buffer numbers;
-    buffer_init(&numbers, 64);
-    buffer_printf(&numbers, "%03d", x->status);
-    buffer_append_char(&numbers, '\0');
-    buffer_printf(&numbers, "%lld", (long long)n_body);
-    fields[n++] = name_value(":status", numbers.data);
+    snprintf(status, sizeof status, "%03d", x->status);
+    snprintf(length, sizeof length, "%lld", (long long)n_body);
+    fields[n++] = name_value(":status", status);
     fields[n++] = name_value("date", http_date(date));
     for (; headers && headers->name && n < HTTP_MAX_ANSWER_HEADERS + 2; headers++)
         fields[n++] = name_value(headers->name, headers->value);
     if (n_body >= 0 && x->status != 204 && x->status != 304)
-        fields[n++] = name_value("content-length", numbers.data + 4);
+        fields[n++] = name_value("content-length", length);
     nghttp2_data_provider provider = {.source.ptr = x, .read_callback = read_body};
     bool no_body = n_body == 0 || x->request.method == HTTP_METHOD_HEAD;
     if (nghttp2_submit_response(h->session, x->stream_id, fields, n, no_body ? NULL : &provider) != 0)
         h->broken = true;
-    buffer_fini(&numbers);
 }
 
 static void write_body(struct http_exchange *x, const void *data, size_t n_bytes)

@@ -119,6 +119,30 @@ struct http_fault http_check_framing(const struct http_request *r)
     return none;
 }
 
+int http_scan_head(const struct buffer *in, size_t *n_scanned, size_t *n_head)
+{
+    const char *d = in->data;
+    for (size_t i = *n_scanned; i < in->n_bytes; i++) {
+        unsigned char ch = (unsigned char)d[i];
+        if (ch == '\n') {
+            if (i == 0 || d[i - 1] != '\r')
+                return -1;
+            if (i >= 3 && d[i - 2] == '\n') {
+                *n_head = i + 1;
+                return 1;
+            }
+        } else if (i > 0 && d[i - 1] == '\r') {
+            return -1;
+        } else if ((ch == ' ' || ch == '\t') && i > 0 && d[i - 1] == '\n') {
+            return -1; /* a folded line */
+        } else if ((ch < ' ' && ch != '\t' && ch != '\r') || ch == 0x7F) {
+            return -1;
+        }
+        *n_scanned = i + 1;
+    }
+    return 0;
+}
+
 bool http_expects_continue(const struct http_request *r)
 {
     return r->version != 10 && http_header(r, "expect");

@@ -106,6 +106,10 @@ struct http_fault {
 /* http_check.c. Target, Host, fields that may be there once, and Expect, of either protocol; then how long an HTTP/1 request is. */
 struct http_fault http_check(const struct http_request *r);
 struct http_fault http_check_framing(const struct http_request *r);
+/* HTTP/1: looks for the empty line that ends a head, or a trailer section, in the bytes behind *n_scanned, which moves on.
+ * 1 = it ends at *n_head, 0 = more is needed, -1 = there is what no head may contain: folded lines, a lone CR or LF, control
+ * characters. */
+int http_scan_head(const struct buffer *in, size_t *n_scanned, size_t *n_head);
 /* Host or authority: a name or an address, and perhaps a port. */
 bool http_host_valid(const char *host, size_t n_bytes);
 /* Does the client wait for 100 before it sends the body? Only for what http_check has accepted. */

@@ -17,7 +17,6 @@
 #include <unistd.h>
 
 #define MAX_ADDRESSES 8
-#define MAX_SERVERS 64
 #define NOTSENT_LOWAT 16384
 #define PAUSE_MS 100 /* when descriptors or memory are out */
 
@@ -33,7 +32,7 @@ struct listener {
     struct listener_options options;
     struct place places[MAX_ADDRESSES];
     int n_places;
-    struct server *servers[MAX_SERVERS];
+    struct server *servers[LISTENER_MAX_SERVERS];
     int n_servers, turn;
     struct event *resume; /* a connection ended while all were taken, or a pause is over */
     struct peers *peers;
@@ -241,8 +240,8 @@ enum error_code listener_open(struct event_base *base, const struct listener_opt
 enum error_code listener_start(struct listener *l, struct server *const *servers, int n_servers, struct error *err)
 {
     char text[128];
-    if (n_servers < 1 || n_servers > MAX_SERVERS)
-        return error_set(err, ERROR_INTERNAL, "expected 1..%d servers, found %d", MAX_SERVERS, n_servers);
+    if (n_servers < 1 || n_servers > LISTENER_MAX_SERVERS)
+        return error_set(err, ERROR_INTERNAL, "expected 1..%d servers, found %d", LISTENER_MAX_SERVERS, n_servers);
     l->n_servers = n_servers;
     memcpy(l->servers, servers, (size_t)n_servers * sizeof *servers);
     for (int i = 0; i < l->n_places; i++) {

@@ -13,6 +13,8 @@
 #include <stdint.h>
 #include <sys/socket.h>
 
+#define LISTENER_MAX_SERVERS 64
+
 struct event_base;
 struct listener;
 struct proxies;
@@ -34,8 +36,8 @@ struct listener_options {
 /* Binds; accepts nothing yet. */
 enum error_code listener_open(struct event_base *base, const struct listener_options *options, struct listener **out,
                               struct error *err);
-/* Begins to accept, for these servers (borrowed until listener_close, in which listener_closed is their on_closed); logs
- * the addresses. */
+/* Begins to accept, for these 1..LISTENER_MAX_SERVERS servers (borrowed until listener_close, in which listener_closed is
+ * their on_closed); logs the addresses. */
 enum error_code listener_start(struct listener *l, struct server *const *servers, int n_servers, struct error *err);
 /* A server's on_closed, with the listener as user. Any thread. */
 void listener_closed(void *listener, const struct sockaddr *from);

@@ -3,7 +3,8 @@
  * runs on the main thread.
  *
  * SIGTERM or SIGINT: not ready at once, accept nothing, let running answers end within the drain limit, exit 0. The admin
- * port stays, so that readiness can be asked. A second signal ends at once. SIGHUP: read the certificate again.
+ * port stays, so that readiness can be asked. A second signal ends at once. SIGHUP: read the certificate and the keys of
+ * clients again.
  */
 #include "base/clock.h"
 #include "base/log.h"
@@ -29,10 +30,9 @@
 #include <string.h>
 #include <sys/resource.h>
 
-#define MAX_LOOPS 64
 #define TLS_WATCH_S 2
 #define ADMIN_CONNECTIONS 256
-#define SPARE_DESCRIPTORS 256 /* beside clients' connections */
+#define SPARE_DESCRIPTORS 256 /* beside connections: engines, loops, files */
 
 struct program {
     const struct gateway_config *config;
@@ -146,7 +146,7 @@ static void mask_signals(int how)
 static void raise_descriptors(const struct gateway_config *config)
 {
     struct rlimit limit;
-    rlim_t need = (rlim_t)config->max_connections + SPARE_DESCRIPTORS;
+    rlim_t need = (rlim_t)config->max_connections + ADMIN_CONNECTIONS + SPARE_DESCRIPTORS;
     if (getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur >= need)
         return;
     limit.rlim_cur = need < limit.rlim_max ? need : limit.rlim_max;
@@ -237,7 +237,7 @@ static enum error_code open_main(struct program *p, struct error *err)
 {
     const struct gateway_config *c = p->config;
     struct gateway *g = &p->loops[0].g;
-    struct server *servers[MAX_LOOPS];
+    struct server *servers[LISTENER_MAX_SERVERS];
     const struct listener_options options = {.listen = c->listen,
                                              .name = "main",
                                              .tls = p->tls,

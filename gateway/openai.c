@@ -37,16 +37,13 @@ bool openai_stream_options(const struct params *p, bool *include_usage, struct f
 {
     const json_t *options = p->stream_options.json;
     const json_t *usage = json_object_get(options, "include_usage");
-    char actual[224];
     *include_usage = json_is_true(usage);
     if (!options)
         return true;
     if (!json_is_object(options))
-        failure_add(f, ERROR_INVALID_REQUEST, "stream_options", "an object",
-                    fields_describe(options, actual, sizeof actual));
+        fields_fault(f, ERROR_INVALID_REQUEST, "stream_options", "an object", options);
     else if (usage && !json_is_boolean(usage) && !json_is_null(usage))
-        failure_add(f, ERROR_INVALID_REQUEST, "stream_options.include_usage", "true or false",
-                    fields_describe(usage, actual, sizeof actual));
+        fields_fault(f, ERROR_INVALID_REQUEST, "stream_options.include_usage", "true or false", usage);
     else if (!p->stream.truth)
         failure_add(f, ERROR_VALIDATION_FAILED, "stream_options", "only together with stream", NULL);
     else

@@ -13,13 +13,6 @@
 #define MAX_BIAS 300
 #define MAX_STOP 16
 
-static bool fault(struct failure *f, enum error_code code, const char *field, const char *expected, const json_t *v)
-{
-    char actual[224];
-    failure_add(f, code, field, expected, v ? fields_describe(v, actual, sizeof actual) : "nothing");
-    return false;
-}
-
 /* ---- messages ---- */
 
 static bool check_content(const json_t *content, const char *field, struct failure *f)
@@ -29,13 +22,13 @@ static bool check_content(const json_t *content, const char *field, struct failu
     if (json_is_string(content))
         return true;
     if (!json_is_array(content))
-        return fault(f, ERROR_INVALID_REQUEST, field, "a string or an array of text parts", content);
+        return fields_fault(f, ERROR_INVALID_REQUEST, field, "a string or an array of text parts", content);
     json_array_foreach(content, i, part)
     {
         const char *type = json_string_value(json_object_get(part, "type"));
         if (!type || strcmp(type, "text") != 0 || !json_is_string(json_object_get(part, "text")))
-            return fault(f, ERROR_VALIDATION_FAILED, field, "parts of type \"text\" only",
-                         json_object_get(part, "type"));
+            return fields_fault(f, ERROR_VALIDATION_FAILED, field, "parts of type \"text\" only",
+                                json_object_get(part, "type"));
     }
     return true;
 }
@@ -65,18 +58,18 @@ bool params_check_messages(const json_t *messages, struct failure *f)
     json_t *message;
     char field[64];
     if (!json_is_array(messages))
-        return fault(f, ERROR_INVALID_REQUEST, "messages", "an array of messages", messages);
+        return fields_fault(f, ERROR_INVALID_REQUEST, "messages", "an array of messages", messages);
     if (n == 0 || n > MAX_MESSAGES)
-        return fault(f, ERROR_VALIDATION_FAILED, "messages", "1..1024 messages", messages);
+        return fields_fault(f, ERROR_VALIDATION_FAILED, "messages", "1..1024 messages", messages);
     json_array_foreach(messages, i, message)
     {
         snprintf(field, sizeof field, "messages[%zu]", i);
         if (!json_is_object(message))
-            return fault(f, ERROR_INVALID_REQUEST, field, "an object", message);
+            return fields_fault(f, ERROR_INVALID_REQUEST, field, "an object", message);
         snprintf(field, sizeof field, "messages[%zu].role", i);
         if (!role_of(message))
-            return fault(f, ERROR_VALIDATION_FAILED, field, "system, developer, user, assistant or tool",
-                         json_object_get(message, "role"));
+            return fields_fault(f, ERROR_VALIDATION_FAILED, field, "system, developer, user, assistant or tool",
+                                json_object_get(message, "role"));
         if (!tool_params_check_message(messages, i, f))
             return false;
         snprintf(field, sizeof field, "messages[%zu].content", i);
@@ -106,11 +99,12 @@ bool params_check_tokens(const json_t *tokens, struct failure *f)
     size_t i;
     json_t *id;
     if (json_array_size(tokens) == 0)
-        return fault(f, ERROR_VALIDATION_FAILED, "prompt", "at least one token id", tokens);
-    json_array_foreach(tokens, i,
-                       id) if (!json_is_integer(id) || json_integer_value(id) < 0 ||
-                               json_integer_value(id) > UINT32_MAX) return fault(f, ERROR_VALIDATION_FAILED, "prompt",
-                                                                                 "token ids that are not negative", id);
+        return fields_fault(f, ERROR_VALIDATION_FAILED, "prompt", "at least one token id", tokens);
+    json_array_foreach(tokens, i, id)
+    {
+        if (!json_is_integer(id) || json_integer_value(id) < 0 || json_integer_value(id) > UINT32_MAX)
+            return fields_fault(f, ERROR_VALIDATION_FAILED, "prompt", "token ids that are not negative", id);
+    }
     return true;
 }
 
@@ -134,15 +128,15 @@ bool params_check_bias(const struct params *p, struct failure *f)
     if (!bias)
         return true;
     if (!json_is_object(bias))
-        return fault(f, ERROR_INVALID_REQUEST, "logit_bias", "an object of token ids and numbers", bias);
+        return fields_fault(f, ERROR_INVALID_REQUEST, "logit_bias", "an object of token ids and numbers", bias);
     if (json_object_size(bias) > MAX_BIAS)
-        return fault(f, ERROR_VALIDATION_FAILED, "logit_bias", "at most 300 tokens", bias);
+        return fields_fault(f, ERROR_VALIDATION_FAILED, "logit_bias", "at most 300 tokens", bias);
     json_object_foreach((json_t *)(uintptr_t)bias, key, v)
     {
         if (!token_id(key, &id))
-            return fault(f, ERROR_VALIDATION_FAILED, "logit_bias", "token ids as keys", bias);
+            return fields_fault(f, ERROR_VALIDATION_FAILED, "logit_bias", "token ids as keys", bias);
         if (!json_is_number(v) || json_number_value(v) < -100 || json_number_value(v) > 100)
-            return fault(f, ERROR_VALIDATION_FAILED, "logit_bias", "numbers from -100 to 100", v);
+            return fields_fault(f, ERROR_VALIDATION_FAILED, "logit_bias", "numbers from -100 to 100", v);
     }
     return true;
 }

@@ -49,13 +49,6 @@ static const struct asset *find(const char *path, const char **type)
     return NULL;
 }
 
-/* Is the tag one of If-None-Match's list, or is the list "*"? Compared weakly (RFC 9110 section 13.1.2): without the W/. */
-static bool has_tag(const char *list, const char *etag)
-{
-    const char *opaque = strchr(etag, '"');
-    return list && (strcmp(list, "*") == 0 || strstr(list, opaque));
-}
-
 void handle_asset(struct request *r)
 {
     const char *type = NULL;
@@ -67,7 +60,7 @@ void handle_asset(struct request *r)
                                                 : "there is nothing at this path");
         return;
     }
-    bool known = has_tag(http_header(r->http, "if-none-match"), asset->etag);
+    bool known = asset_known(asset, http_header(r->http, "if-none-match"));
     /* no-cache: may be kept, but is asked for again with the tag, so that page and scripts are of one version. */
     const struct http_header headers[] = {{"content-type", type},
                                           {"etag", asset->etag},

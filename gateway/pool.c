@@ -153,9 +153,6 @@ static enum error_code check_tls(const struct pool *p, struct error *err)
                                                .tls_cert_file = s->tls_cert,
                                                .tls_key_file = s->tls_key};
     struct rpc_client *client;
-    if (!s->tls_cert != !s->tls_key)
-        return error_set_param(err, ERROR_VALIDATION_FAILED, "engine-tls-cert",
-                               "engine-tls-cert and engine-tls-key: expected both or none");
     enum error_code code = rpc_client_open(&options, &client, err);
     if (code == ERROR_NONE)
         rpc_client_close(client);

@@ -3,14 +3,8 @@
 
 #include "base/utf8.h"
 
-#include <ctype.h>
 #include <stdlib.h>
 #include <string.h>
-
-static int hex(char c)
-{
-    return isdigit((unsigned char)c) ? c - '0' : isxdigit((unsigned char)c) ? tolower((unsigned char)c) - 'a' + 10 : -1;
-}
 
 /* application/x-www-form-urlencoded: '+' is a space. NULL when an escape is broken, or what it stands for is no text. */
 static char *decode(const char *text, size_t n)
@@ -20,12 +14,12 @@ static char *decode(const char *text, size_t n)
     for (size_t i = 0; out && i < n; i++) {
         char c = text[i] == '+' ? ' ' : text[i];
         if (c == '%') {
-            int high = i + 2 < n ? hex(text[i + 1]) : -1, low = i + 2 < n ? hex(text[i + 2]) : -1;
-            if (high < 0 || low < 0 || (high == 0 && low == 0)) {
+            int byte = http_percent(text + i, n - i);
+            if (byte <= 0) {
                 free(out);
                 return NULL;
             }
-            c = (char)(high * 16 + low);
+            c = (char)byte;
             i += 2;
         }
         out[to++] = c;

@@ -50,11 +50,6 @@ const struct route *router_routes(size_t *n)
     return routes;
 }
 
-static int hex(char c)
-{
-    return isdigit((unsigned char)c) ? c - '0' : isxdigit((unsigned char)c) ? tolower((unsigned char)c) - 'a' + 10 : -1;
-}
-
 /* Decodes what stands for {id}: one segment, no NUL. It may have an encoded slash, as names of models have. */
 static bool decode_segment(const char *text, size_t n, char *out, size_t n_out)
 {
@@ -62,9 +57,10 @@ static bool decode_segment(const char *text, size_t n, char *out, size_t n_out)
     for (size_t i = 0; i < n; i++) {
         char c = text[i];
         if (c == '%') {
-            if (i + 2 >= n || hex(text[i + 1]) < 0 || hex(text[i + 2]) < 0)
+            int byte = http_percent(text + i, n - i);
+            if (byte < 0)
                 return false;
-            c = (char)(hex(text[i + 1]) * 16 + hex(text[i + 2]));
+            c = (char)byte;
             i += 2;
         }
         if (c == '\0' || to + 1 >= n_out)
@@ -228,21 +224,32 @@ static enum error_code rejection_code(int status)
                            : ERROR_INVALID_REQUEST;
 }
 
-void gateway_reject(void *gateway, struct http_exchange *x, int status, const char *reason)
+static void reject(struct gateway *g, struct http_exchange *x, bool admin, int status, const char *reason)
 {
-    struct request *r = request_open(gateway, x, false);
+    struct request *r = request_open(g, x, admin);
     if (!r) {
         http_abort(x);
         return;
     }
     char allow[ROUTER_ALLOW_BYTES];
-    r->route = router_find(r->http->path, r->http->method, ROUTE_MAIN, r->param, sizeof r->param, allow);
+    unsigned where = admin ? ROUTE_ADMIN : ROUTE_MAIN;
+    r->route = router_find(r->http->path, r->http->method, where, r->param, sizeof r->param, allow);
     access_count(r);
     struct failure f;
     failure_init(&f);
     error_set(&f.error, rejection_code(status), "%s", reason);
     error_respond_with(r, &f, status, NULL);
     failure_fini(&f);
+}
+
+void gateway_reject(void *gateway, struct http_exchange *x, int status, const char *reason)
+{
+    reject(gateway, x, false, status, reason);
+}
+
+void gateway_admin_reject(void *gateway, struct http_exchange *x, int status, const char *reason)
+{
+    reject(gateway, x, true, status, reason);
 }
 
 #define TRACE_ID_BYTES 33
@@ -306,6 +313,7 @@ void gateway_init_http(struct gateway *g)
     g->admin_http = g->main_http;
     g->admin_http.memory = NULL; /* metrics and health are to be had when clients have filled it */
     g->admin_http.on_request = gateway_admin_request;
+    g->admin_http.on_reject = gateway_admin_reject;
 }
 
 /* ---- answers ---- */

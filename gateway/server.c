@@ -155,20 +155,21 @@ static bool finish(struct connection *c, enum http_phase phase)
 }
 
 /* Hands bytes to the socket at once where nothing waits before them; the rest is the bufferevent's, for which two calls of
- * epoll_ctl and a turn of the loop go by. Errors come again there. */
-static void send_bytes(struct connection *c, const char *data, size_t n_bytes)
+ * epoll_ctl and a turn of the loop go by. Errors come again there. False when memory is out and bytes are lost. */
+static bool send_bytes(struct connection *c, const char *data, size_t n_bytes)
 {
     ssize_t n = -1;
     if (n_bytes == 0)
-        return;
+        return true;
     if (!c->socket.tls && pending(c) == 0)
         n = send(c->socket.fd, data, n_bytes, MSG_NOSIGNAL | MSG_DONTWAIT);
     size_t n_sent = n > 0 ? (size_t)n : 0;
-    if (n_sent < n_bytes)
-        bufferevent_write(c->bev, data + n_sent, n_bytes - n_sent);
-    else if (n_bytes >= HTTP_LOW_WATER_BYTES)
+    if (n_sent < n_bytes && bufferevent_write(c->bev, data + n_sent, n_bytes - n_sent) != 0)
+        return false;
+    if (n_sent == n_bytes && n_bytes >= HTTP_LOW_WATER_BYTES)
         wake(c); /* more may be made now */
     c->n_written += n_bytes;
+    return true;
 }
 
 /* Sends what is there, and closes when that was all. */
@@ -177,12 +178,12 @@ static void flush_connection(struct connection *c)
     struct server *s = c->server;
     buffer_clear(&s->out);
     http_conn_output(c->http, &s->out);
-    send_bytes(c, s->out.data, s->out.n_bytes);
+    bool sent = send_bytes(c, s->out.data, s->out.n_bytes);
     if (s->out.capacity > SCRATCH_BYTES)
         buffer_fini(&s->out);
     enum http_phase phase = http_conn_phase(c->http);
     bool ending = phase == HTTP_PHASE_LINGER || phase == HTTP_PHASE_CLOSED;
-    if ((ending && finish(c, phase)) || over_limit(c, ending)) {
+    if (!sent || (ending && finish(c, phase)) || over_limit(c, ending)) {
         connection_close(c);
         return;
     }

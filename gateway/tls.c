@@ -1,34 +1,29 @@
 /*
  * One SSL_CTX at a time, replaced as a whole: OpenSSL counts references, so that a connection's context lives as long as it.
  *
- * A file is known by inode, size and time of change, looked up before it is read: a change in between is seen at the next
- * look. A pair that is replaced one file after the other fails once and is taken when its second file is there.
+ * A pair that is replaced one file after the other fails once and is taken when its second file is there.
  */
 #include "gateway/tls.h"
 
 #include "base/clock.h"
 #include "base/log.h"
+#include "gateway/file.h"
 
 #include <openssl/err.h>
 #include <openssl/ssl.h>
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <time.h>
 
 #define TICKET_KEYS_NS (86400 * CLOCK_NS_PER_S)
 #define CIPHERS "ECDHE+AESGCM:ECDHE+CHACHA20" /* of TLS 1.2; what HTTP/2 allows (RFC 9113 appendix A) */
 
-struct file_id {
-    ino_t inode;
-    off_t n_bytes;
-    struct timespec changed;
-};
+#define N_FILES 3
 
 struct tls {
     struct tls_files files;
-    struct file_id seen[3]; /* of the last look; the watching thread's */
+    struct file_watch watches[N_FILES]; /* the watching thread's */
     int64_t loaded_ns;
     pthread_mutex_t lock; /* guards what follows */
     SSL_CTX *context;
@@ -126,34 +121,22 @@ enum error_code tls_reload(struct tls *t, struct error *err)
 
 /* ---- watching ---- */
 
-static void look(const struct tls *t, struct file_id ids[3])
+/* Before the files are read, so that a change in between is seen at the next look. */
+static void mark(struct tls *t)
 {
-    const char *const paths[3] = {t->files.cert, t->files.key, t->files.client_ca};
-    memset(ids, 0, 3 * sizeof *ids);
-    for (int i = 0; i < 3; i++) {
-        struct stat st;
-        if (paths[i] && stat(paths[i], &st) == 0)
-            ids[i] = (struct file_id){.inode = st.st_ino, .n_bytes = st.st_size, .changed = st.st_ctim};
-    }
-}
-
-static bool same(const struct file_id *a, const struct file_id *b)
-{
-    return a->inode == b->inode && a->n_bytes == b->n_bytes && a->changed.tv_sec == b->changed.tv_sec &&
-           a->changed.tv_nsec == b->changed.tv_nsec;
+    for (int i = 0; i < N_FILES; i++)
+        file_watch_mark(&t->watches[i]);
 }
 
 void tls_watch(struct tls *t, int64_t now_ns, bool now)
 {
     struct error err = {0};
-    struct file_id ids[3];
     bool changed = now;
-    look(t, ids);
-    for (int i = 0; i < 3; i++)
-        changed |= !same(&ids[i], &t->seen[i]);
+    for (int i = 0; i < N_FILES; i++)
+        changed |= file_watch_changed(&t->watches[i]);
     if (!changed && now_ns - t->loaded_ns < TICKET_KEYS_NS)
         return;
-    memcpy(t->seen, ids, sizeof ids);
+    mark(t);
     t->loaded_ns = now_ns;
     if (tls_reload(t, &err) != ERROR_NONE)
         log_error("gateway", "certificate not taken, the old one stays", LOG_STR("reason", err.message));
@@ -170,7 +153,10 @@ enum error_code tls_open(const struct tls_files *files, struct tls **out, struct
         return error_set(err, ERROR_INTERNAL, "out of memory");
     t->files = *files;
     pthread_mutex_init(&t->lock, NULL);
-    look(t, t->seen);
+    t->watches[0].path = files->cert;
+    t->watches[1].path = files->key;
+    t->watches[2].path = files->client_ca;
+    mark(t);
     t->loaded_ns = clock_now_ns();
     enum error_code code = tls_reload(t, err);
     if (code != ERROR_NONE)

@@ -10,13 +10,6 @@
 #define MAX_TOOLS 128
 #define FIELD_BYTES 96
 
-static bool fault(struct failure *f, enum error_code code, const char *field, const char *expected, const json_t *v)
-{
-    char actual[224];
-    failure_add(f, code, field, expected, v ? fields_describe(v, actual, sizeof actual) : "nothing");
-    return false;
-}
-
 /* protobuf-c's strings are not const; packing only reads them. */
 static char *text_of(const json_t *object, const char *key)
 {
@@ -71,22 +64,23 @@ static bool check_tool(const json_t *tool, size_t i, struct failure *f)
                  *parameters = json_object_get(function, "parameters"), *strict = json_object_get(function, "strict");
     snprintf(field, sizeof field, "tools[%zu].type", i);
     if (!is(json_object_get(tool, "type"), "function"))
-        return fault(f, ERROR_VALIDATION_FAILED, field, "\"function\"", json_object_get(tool, "type"));
+        return fields_fault(f, ERROR_VALIDATION_FAILED, field, "\"function\"", json_object_get(tool, "type"));
     snprintf(field, sizeof field, "tools[%zu].function", i);
     if (!json_is_object(function))
-        return fault(f, ERROR_INVALID_REQUEST, field, "an object with a name", function);
+        return fields_fault(f, ERROR_INVALID_REQUEST, field, "an object with a name", function);
     snprintf(field, sizeof field, "tools[%zu].function.name", i);
     if (!name_valid(json_object_get(function, "name")))
-        return fault(f, ERROR_VALIDATION_FAILED, field, "1..64 of A-Z a-z 0-9 _ and -", json_object_get(function, "name"));
+        return fields_fault(f, ERROR_VALIDATION_FAILED, field, "1..64 of A-Z a-z 0-9 _ and -",
+                            json_object_get(function, "name"));
     snprintf(field, sizeof field, "tools[%zu].function.description", i);
     if (!is_absent(description) && !json_is_string(description))
-        return fault(f, ERROR_INVALID_REQUEST, field, "a string", description);
+        return fields_fault(f, ERROR_INVALID_REQUEST, field, "a string", description);
     snprintf(field, sizeof field, "tools[%zu].function.parameters", i);
     if (!is_absent(parameters) && !json_is_object(parameters))
-        return fault(f, ERROR_INVALID_REQUEST, field, "a JSON Schema of an object", parameters);
+        return fields_fault(f, ERROR_INVALID_REQUEST, field, "a JSON Schema of an object", parameters);
     snprintf(field, sizeof field, "tools[%zu].function.strict", i);
     return is_absent(strict) || json_is_boolean(strict) ||
-           fault(f, ERROR_INVALID_REQUEST, field, "true or false", strict);
+           fields_fault(f, ERROR_INVALID_REQUEST, field, "true or false", strict);
 }
 
 static bool check_choice(const struct params *p, struct failure *f)
@@ -96,8 +90,8 @@ static bool check_choice(const struct params *p, struct failure *f)
     if (is_absent(choice) || is(choice, "none") || is(choice, "auto"))
         return true;
     if (!is(choice, "required") && !(is(json_object_get(choice, "type"), "function") && json_is_string(name)))
-        return fault(f, ERROR_VALIDATION_FAILED, "tool_choice",
-                     "none, auto, required or {\"type\": \"function\", \"function\": {\"name\": ..}}", choice);
+        return fields_fault(f, ERROR_VALIDATION_FAILED, "tool_choice",
+                            "none, auto, required or {\"type\": \"function\", \"function\": {\"name\": ..}}", choice);
     if (!any) {
         failure_add(f, ERROR_VALIDATION_FAILED, "tool_choice", "only together with tools", NULL);
         return false;
@@ -105,16 +99,16 @@ static bool check_choice(const struct params *p, struct failure *f)
     for (size_t i = 0; name && i < json_array_size(p->tools.json); i++)
         if (json_equal(json_object_get(function_of(json_array_get(p->tools.json, i)), "name"), name))
             return true;
-    return !name || fault(f, ERROR_VALIDATION_FAILED, "tool_choice", "the name of one of the tools", name);
+    return !name || fields_fault(f, ERROR_VALIDATION_FAILED, "tool_choice", "the name of one of the tools", name);
 }
 
 bool tool_params_check(const struct params *p, struct failure *f)
 {
     const json_t *tools = p->tools.json;
     if (!is_absent(tools) && !json_is_array(tools))
-        return fault(f, ERROR_INVALID_REQUEST, "tools", "an array of tools", tools);
+        return fields_fault(f, ERROR_INVALID_REQUEST, "tools", "an array of tools", tools);
     if (json_array_size(tools) > MAX_TOOLS)
-        return fault(f, ERROR_VALIDATION_FAILED, "tools", "at most 128 tools", tools);
+        return fields_fault(f, ERROR_VALIDATION_FAILED, "tools", "at most 128 tools", tools);
     for (size_t i = 0; i < json_array_size(tools); i++)
         if (!check_tool(json_array_get(tools, i), i, f))
             return false;
@@ -167,16 +161,16 @@ static bool check_calls(const json_t *message, size_t i, struct failure *f)
     if (is_absent(calls))
         return true;
     if (!json_is_array(calls))
-        return fault(f, ERROR_INVALID_REQUEST, field, "an array of calls", calls);
+        return fields_fault(f, ERROR_INVALID_REQUEST, field, "an array of calls", calls);
     if (json_array_size(calls) > 0 && !is(json_object_get(message, "role"), "assistant"))
-        return fault(f, ERROR_VALIDATION_FAILED, field, "calls of an assistant only", calls);
+        return fields_fault(f, ERROR_VALIDATION_FAILED, field, "calls of an assistant only", calls);
     for (size_t k = 0; k < json_array_size(calls); k++) {
         const json_t *call = json_array_get(calls, k), *function = function_of(call);
         snprintf(field, sizeof field, "messages[%zu].tool_calls[%zu]", i, k);
         if (!is(json_object_get(call, "type"), "function") || !json_is_string(json_object_get(call, "id")) ||
             !name_valid(json_object_get(function, "name")) || !json_is_string(json_object_get(function, "arguments")))
-            return fault(f, ERROR_VALIDATION_FAILED, field,
-                         "{\"id\", \"type\": \"function\", \"function\": {\"name\", \"arguments\": a string}}", call);
+            return fields_fault(f, ERROR_VALIDATION_FAILED, field,
+                                "{\"id\", \"type\": \"function\", \"function\": {\"name\", \"arguments\": a string}}", call);
     }
     return true;
 }
@@ -200,11 +194,11 @@ bool tool_params_check_message(const json_t *messages, size_t i, struct failure 
         return true;
     snprintf(field, sizeof field, "messages[%zu].tool_call_id", i);
     if (!json_is_string(id))
-        return fault(f, ERROR_INVALID_REQUEST, field, "the id of a call", id);
+        return fields_fault(f, ERROR_INVALID_REQUEST, field, "the id of a call", id);
     for (size_t k = 0; k < i; k++)
         if (has_call(json_array_get(messages, k), id))
             return true;
-    return fault(f, ERROR_VALIDATION_FAILED, field, "the id of a call in an earlier message", id);
+    return fields_fault(f, ERROR_VALIDATION_FAILED, field, "the id of a call in an earlier message", id);
 }
 
 bool tool_params_fill_calls(const json_t *message, Bitnet__V1__Message *out)

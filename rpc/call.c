@@ -391,8 +391,6 @@ void rpc_call_set_user(struct rpc_call *c, void *user) { c->user = user; }
 
 void *rpc_call_user(const struct rpc_call *c) { return c->user; }
 
-const char *rpc_call_method(const struct rpc_call *c) { return c->path; }
-
 int64_t rpc_call_deadline_ns(const struct rpc_call *c) { return c->deadline_ns; }
 
 const char *rpc_call_metadata(const struct rpc_call *call, const char *key)

@@ -79,7 +79,6 @@ void rpc_call_get(struct rpc_call *c);
 void rpc_call_put(struct rpc_call *c);
 void rpc_call_set_user(struct rpc_call *c, void *user);
 void *rpc_call_user(const struct rpc_call *c);
-const char *rpc_call_method(const struct rpc_call *c);
 /* The deadline in clock_now_ns terms, CLOCK_NEVER when there is none. */
 int64_t rpc_call_deadline_ns(const struct rpc_call *c);
 /* Client metadata by lower-case key, NULL when absent; valid as long as the call. */

@@ -38,7 +38,7 @@ const curl = (...args) => new Promise((resolve) => execFile('curl', ['-sS', '--m
 copyFileSync(file('one.pem'), file('live.pem'));
 copyFileSync(file('one.key'), file('live.key'));
 const nobody = `127.0.0.1:${await freePort()}`;
-const own = ['--tls-cert', file('live.pem'), '--tls-key', file('live.key')];
+const own = ['--rate-limits', 'off', '--tls-cert', file('live.pem'), '--tls-key', file('live.key')];
 const server = await gateway(nobody, [...own, '--threads', '2', '--log-level', 'debug']);
 const live = `${server.url}/health/live`;
 
@@ -49,6 +49,16 @@ await test('tls: ALPN gives HTTP/2 or HTTP/1.1, and a plain address stays plain'
   assert.equal((await curl(`http://127.0.0.1:${server.plain}/health/live`)).out, '200 1.1');
   assert.equal((await curl('--http2-prior-knowledge', `http://127.0.0.1:${server.plain}/health/live`)).out, '200 2');
   assert.notEqual((await curl(`http://127.0.0.1:${server.port}/health/live`)).code, 0);
+});
+
+await test('tls: healthcheck asks the admin port or a plain address, and says so where it is given another', async () => {
+  const check = (url) => new Promise((resolve) => execFile(path.join(build, 'bitnet-gateway'), ['healthcheck', '--url', url], (error, out, err) => resolve({ code: error?.code ?? 0, err })));
+  assert.deepEqual(await check(`${server.admin}/health/live`), { code: 0, err: '' });
+  assert.deepEqual(await check(`http://127.0.0.1:${server.plain}/health/live`), { code: 0, err: '' });
+  assert.equal((await check(`${server.admin}/health/ready`)).code, 1); // it has no engine
+  const secure = await check(live);
+  assert.equal(secure.code, 1);
+  assert.match(secure.err, /it speaks no TLS: ask an address of --admin-listen/);
 });
 
 await test('tls: 1.2 with forward secrecy and 1.3; nothing older, weaker or renegotiated', async () => {

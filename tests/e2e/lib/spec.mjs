@@ -161,10 +161,10 @@ export function withField(body, way, value) {
 // ---- tables ----
 
 // Differences between a table of the code and a schema's properties, as sentences.
-export function compareTable(spec, name, table, schema, pending = new Set()) {
+export function compareTable(spec, name, table, schema, except = new Set()) {
   const faults = [], refused = new Set(schema['x-refused-fields'] ?? []), known = new Set(table.map((f) => f.name));
   const differs = (field, what, code, written) => {
-    if (JSON.stringify(code) !== JSON.stringify(written) && !pending.has(`${name}.${field}`))
+    if (JSON.stringify(code) !== JSON.stringify(written) && !except.has(`${name}.${field}`))
       faults.push(`${name}.${field}: ${what} is ${JSON.stringify(code)} in the code, ${JSON.stringify(written)} in the description`);
   };
   for (const f of table) {
@@ -177,7 +177,7 @@ export function compareTable(spec, name, table, schema, pending = new Set()) {
     }
     differs(f.name, 'required', f.required, schema.required?.includes(f.name) ?? false);
     for (const [what, [code, other]] of Object.entries(facets(f, written))) differs(f.name, what, code, other);
-    if (f.fields) faults.push(...compareTable(spec, `${name}.${f.name}`, f.fields, written, pending));
+    if (f.fields) faults.push(...compareTable(spec, `${name}.${f.name}`, f.fields, written, except));
   }
   for (const field of [...Object.keys(schema.properties ?? {}), ...refused])
     if (!known.has(field)) differs(field, 'the field', 'absent', 'there');
