@@ -36,7 +36,7 @@ static const struct option_def defs[] = {
      .help = "reference: stored logits, NAME.seqs.txt with NAME.seqI.logits.f32 or NAME.logits.f32, or a folder where NAME is the model's"},
     {.name = "server", .type = OPTION_STRING, .offset = AT(server.url), .help = "reference: a server of the same model, http://HOST:PORT"},
     {.name = "api", .type = OPTION_CHOICE, .offset = AT(server.api), .default_value = "llama", .choices = "llama|openai",
-     .help = "of the server: llama.cpp's /completion with n_probs, or /v1/completions with echo and logprobs"},
+     .help = "of the server: llama.cpp's and its kin, asked for each position, or OpenAI's completions with echo and logprobs"},
     {.name = "server-model", .type = OPTION_STRING, .offset = AT(server.model), .default_value = "default",
      .help = "name of the model for a server of OpenAI's API"},
     {.name = "server-key", .type = OPTION_STRING, .offset = AT(server.key), .secret = true, .help = "Bearer token for the server"},

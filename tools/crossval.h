@@ -4,6 +4,7 @@
  *   crossval.c             options, models, texts, the verdict
  *   crossval_reference.c   references that give logits: the portable kernels, stored files, a command
  *   crossval_server.c      references that give log-probabilities of listed tokens: servers
+ *   crossval_answer.c      what servers answer, no I/O
  *   crossval_stats.c       the statistics alone, no I/O
  *   crossval_report.c      table and JSON
  */
@@ -102,11 +103,28 @@ bool crossval_command(const char *command, const char *model_path, uint32_t n_vo
 bool crossval_server(const struct crossval_server_options *options, const struct tokenizer *tokenizer, uint32_t n_vocab,
                      struct crossval_reference *out, struct error *err);
 
+/* ---- what servers answer; pure ----------------------------------------------------------------------------------- */
+
+/* Tokens by their bytes; the tokenizer is borrowed. NULL when memory is out. */
+struct crossval_pieces;
+struct crossval_pieces *crossval_pieces_open(const struct tokenizer *t);
+void crossval_pieces_close(struct crossval_pieces *p);
+/* The token of a text, or of bytes:\xe2\x80 or "byte: \xe2"; the lowest id of several; -1 = none. */
+int64_t crossval_pieces_find(const struct crossval_pieces *p, const char *text);
+
 struct json_value;
-/* Reads an answer of /completion: the first position's list, at most max_entries into `entries`, sorted; `out` borrows them. False with *err
- * set when there is no such list. */
-bool crossval_read_llama(const struct json_value *root, size_t n_vocab, bool has_target, uint32_t target, struct crossval_entry *entries,
-                         size_t max_entries, struct crossval_row *out, struct error *err);
+/* Reads the first position's list of a llama.cpp server's answer into `entries`, at most max_entries, sorted; `out` borrows them. The list is
+ * top_logprobs of choices[0].logprobs.content[0] or of completion_probabilities[0], or in older servers probs of the latter, whose texts
+ * are looked up in `pieces`; one that is no token is left out. target: the text's next token, -1 = none. False with *err set when there
+ * is no such list. */
+bool crossval_read_llama(const struct json_value *root, const struct crossval_pieces *pieces, size_t n_vocab, int64_t target,
+                         struct crossval_entry *entries, size_t max_entries, struct crossval_row *out, struct error *err);
+/* The same of one position of an echoed prompt: `top` is the position's object of texts, `own` its token's log-probability. */
+bool crossval_read_openai(const struct json_value *top, const struct json_value *own, const struct crossval_pieces *pieces,
+                          struct crossval_entry *entries, size_t max_entries, struct crossval_row *out, struct error *err);
+/* \u0000 becomes \ufffd in place: the reader of JSON refuses it, and a server that lists a whole vocabulary has it in the text of a byte's
+ * token. */
+void crossval_replace_nul(char *text);
 
 /* ---- reports ----------------------------------------------------------------------------------------------------- */
 
