@@ -24,6 +24,7 @@ static const struct command {
     {"synth", command_synth, "write a model with random ternary weights, for benchmarks"},
     {"bench", command_bench, "measure prefill and decode speed"},
     {"benchmark-compare", command_benchmark_compare, "measure and compare with an earlier measurement"},
+    {"crossval", command_crossval, "compare the served path with a reference: kernels, stored logits, a server"},
 };
 
 static void usage(FILE *out)
