@@ -61,7 +61,7 @@ const upstream = `${gateway.host}:${gateway.port}`;
 mkdirSync(path.join(dir, 'logs'));
 const temp = ['client_body', 'proxy', 'fastcgi', 'uwsgi', 'scgi'].map((name) => `${name}_temp_path ${dir}/${name};`).join(' ');
 const nginx = file('nginx.conf', `
-daemon off; worker_processes 1; pid ${dir}/nginx.pid; error_log stderr;
+daemon off; master_process off; pid ${dir}/nginx.pid; error_log stderr;
 events { worker_connections 64; }
 http {
   access_log off; ${temp}
