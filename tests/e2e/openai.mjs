@@ -3,7 +3,7 @@ import assert from 'node:assert/strict';
 import OpenAI from 'openai';
 import { zodResponseFormat } from 'openai/helpers/zod';
 import { z } from 'zod';
-import { done, freePort, get, model, post, start, startGateway, startPair, test, until } from './lib/harness.mjs';
+import { done, freePort, get, model, post, start, startEngine, startGateway, startPair, test, until } from './lib/harness.mjs';
 
 const { gateway } = await startPair();
 const client = new OpenAI({ baseURL: `${gateway.url}/v1`, apiKey: 'none', maxRetries: 0 });
@@ -187,6 +187,24 @@ await test('openai: the client comes back when the engine does', async () => {
   assert.ok((await answer).choices[0].message.content.length > 0);
   assert.equal(seen.at(-1)[0], 200);
   for (const [status, after] of seen.slice(0, -1)) assert.ok(status === 503 && Number(after) >= 1, JSON.stringify(seen));
+});
+
+await test('openai: the client waits as long as a 429 says, and then gets its answer', async () => {
+  const slow = await startEngine(['--null-model', '--null-step-us', '20000']);
+  const door = await startGateway(slow.target, ['--client-concurrency', '1']);
+  await until('ready', 30000, async () => (await get(`${door.url}/health/ready`)).status === 200, door.child);
+  const controller = new AbortController(), seen = [];
+  const held = await fetch(`${door.url}/v1/inference/stream`, { method: 'POST', signal: controller.signal, headers: { 'content-type': 'application/json' },
+                                                                body: JSON.stringify({ prompt: 'Once', max_tokens: 1900 }) });
+  assert.equal(held.status, 200);
+  await assert.rejects(new OpenAI({ baseURL: `${door.url}/v1`, apiKey: 'none', maxRetries: 0 }).completions.create({ model: 'null-model', prompt: 'a', max_tokens: 1 }),
+                       (e) => e instanceof OpenAI.RateLimitError && e.status === 429);
+  const patient = new OpenAI({ baseURL: `${door.url}/v1`, apiKey: 'none', maxRetries: 8,
+    fetch: async (...args) => { const r = await fetch(...args); seen.push([r.status, r.headers.get('retry-after')]); if (seen.length === 1) controller.abort(); return r; } });
+  const answer = await patient.completions.create({ model: 'null-model', prompt: 'a', max_tokens: 2 });
+  assert.equal(answer.usage.completion_tokens, 2);
+  assert.deepEqual(seen[0], [429, '1']);
+  assert.equal(seen.at(-1)[0], 200);
 });
 
 await test('openai: a stream that the client aborts ends without error', async () => {
