@@ -13,6 +13,7 @@
 #include "google/rpc/error_details.pb-c.h"
 #include "google/rpc/status.pb-c.h"
 #include "grpc/health/v1/health.pb-c.h"
+#include "tests/unit/gateway/turns.h"
 
 #include <event2/event.h>
 #include <stdatomic.h>
@@ -153,7 +154,6 @@ struct answer {
 static bool hedged = true; /* what calls say of hedging */
 static char targets[128];
 static struct gateway_config config;
-static struct event_base *base;
 static struct metrics *metrics;
 static struct engine *engine;
 
@@ -189,20 +189,6 @@ static void teardown(void)
     event_base_free(base);
     rpc_fini();
 }
-
-static void turn(void)
-{
-    const struct timeval soon = {0, 2000};
-    event_base_loopexit(base, &soon);
-    event_base_dispatch(base);
-}
-
-#define TURN_UNTIL(condition)                                                                                          \
-    do {                                                                                                               \
-        for (int64_t end_ = clock_now_ns() + 10 * CLOCK_NS_PER_S; !(condition) && clock_now_ns() < end_;)              \
-            turn();                                                                                                    \
-        ck_assert(condition);                                                                                          \
-    } while (0)
 
 static size_t n_in_state(enum engine_state state)
 {

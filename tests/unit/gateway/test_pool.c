@@ -6,6 +6,7 @@
 #include "gateway/gateway.h"
 #include "gateway/lookup.h"
 #include "gateway/pool.h"
+#include "tests/unit/gateway/turns.h"
 
 #include <event2/event.h>
 
@@ -31,7 +32,7 @@ static void on_soon(evutil_socket_t fd, short what, void *user)
     free(l);
 }
 
-enum error_code lookup_start(struct event_base *base, const char *host, const char *port, void *user,
+enum error_code lookup_start(struct event_base *on, const char *host, const char *port, void *user,
                              void (*on_found)(void *user, char (*found)[TARGET_ADDRESS_BYTES], size_t n,
                                               const char *why),
                              struct lookup **out, struct error *err)
@@ -43,7 +44,7 @@ enum error_code lookup_start(struct event_base *base, const char *host, const ch
     struct lookup *l = *out = calloc(1, sizeof *l);
     l->user = user;
     l->on_found = on_found;
-    l->soon = evtimer_new(base, on_soon, l);
+    l->soon = evtimer_new(on, on_soon, l);
     event_add(l->soon, &soon);
     n_lookups++;
     n_open++;
@@ -61,7 +62,6 @@ void lookup_cancel(struct lookup *l)
 
 static const struct rpc_method no_methods[] = {{0}};
 static struct gateway_config config;
-static struct event_base *base;
 static struct metrics *metrics;
 static struct pool *pool;
 static struct rpc_server *servers[2];
@@ -101,20 +101,6 @@ static void teardown(void)
     event_base_free(base);
     rpc_fini();
 }
-
-static void turn(void)
-{
-    const struct timeval soon = {0, 2000};
-    event_base_loopexit(base, &soon);
-    event_base_dispatch(base);
-}
-
-#define TURN_UNTIL(condition)                                                                                          \
-    do {                                                                                                               \
-        for (int64_t end_ = clock_now_ns() + 10 * CLOCK_NS_PER_S; !(condition) && clock_now_ns() < end_;)              \
-            turn();                                                                                                    \
-        ck_assert(condition);                                                                                          \
-    } while (0)
 
 static size_t n_serving(void)
 {
