@@ -130,6 +130,7 @@ void engine_stats(struct engine *e, struct engine_stats *out)
 void engine_observe(struct engine *e, const struct engine_observer *observer)
 {
     e->observer = *observer;
+    atomic_store_explicit(&e->observed, true, memory_order_release);
 }
 
 const struct engine_model *engine_model(const struct engine *e)

@@ -65,7 +65,10 @@ enum error_code engine_open(const struct engine_options *options, struct engine 
  * finish or `deadline_ns` (clock_now_ns) passes, when they end with SERVICE_UNAVAILABLE. Returns when none is left. Any thread. */
 void engine_drain(struct engine *e, int64_t deadline_ns);
 
-/* Ends what still runs, stops the loop and frees all. Streams that are still open stay readable until they are closed. */
+/* Ends what still runs and stops the loop: when it returns nobody is observed or called any more, and what the engine has counted is final. May
+ * be called once more. */
+void engine_stop(struct engine *e);
+/* Stops the engine, unless that has been done, and frees all. Streams that are still open stay readable until they are closed. */
 void engine_close(struct engine *e);
 
 /* What is served; strings live as long as the engine. Any thread. */
@@ -105,7 +108,7 @@ struct engine_stats {
 };
 void engine_stats(struct engine *e, struct engine_stats *out);
 
-/* Called on the loop thread for each finished request, for histograms; set before the first submit, must not block. */
+/* Called on the loop thread for each finished request, for histograms; must not block. */
 struct engine_observation {
     int finish;                  /* enum finish_reason */
     double queue_s, first_token_s, total_s; /* negative = it did not come so far */
@@ -118,6 +121,7 @@ struct engine_observer {
     void (*on_step)(void *user, size_t n_rows, size_t n_sequences, double seconds);
     void (*on_token_gap)(void *user, double seconds);
 };
+/* Once; from then on until engine_stop returns. What happened before is not told. */
 void engine_observe(struct engine *e, const struct engine_observer *observer);
 
 /* ---- grammars: what an answer must be -------------------------------------------------------------------------- */

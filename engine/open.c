@@ -287,13 +287,20 @@ enum error_code engine_open(const struct engine_options *options, struct engine 
     return ERROR_NONE;
 }
 
-void engine_close(struct engine *e)
+void engine_stop(struct engine *e)
 {
-    if (!e)
+    if (atomic_exchange(&e->stopped, true))
         return;
     engine_drain(e, clock_now_ns());
     atomic_store_explicit(&e->closing, true, memory_order_release);
     waker_wake(&e->waker);
     pthread_join(e->thread, NULL);
+}
+
+void engine_close(struct engine *e)
+{
+    if (!e)
+        return;
+    engine_stop(e);
     free_engine(e);
 }

@@ -109,8 +109,9 @@ static void note_token(struct engine *e, struct sequence *q)
     int64_t now_ns = clock_now_ns();
     if (!q->job->first_token_ns)
         q->job->first_token_ns = now_ns;
-    if (q->last_token_ns && e->observer.on_token_gap)
-        e->observer.on_token_gap(e->observer.user, (double)(now_ns - q->last_token_ns) / (double)CLOCK_NS_PER_S);
+    const struct engine_observer *observer = loop_observer(e);
+    if (q->last_token_ns && observer && observer->on_token_gap)
+        observer->on_token_gap(observer->user, (double)(now_ns - q->last_token_ns) / (double)CLOCK_NS_PER_S);
     q->last_token_ns = now_ns;
     q->job->n_generated++;
     pthread_mutex_lock(&e->stats_lock);
@@ -355,6 +356,7 @@ void loop_step(struct engine *e, size_t n_planned)
     pthread_mutex_lock(&e->stats_lock);
     e->stats.busy_seconds += seconds;
     pthread_mutex_unlock(&e->stats_lock);
-    if (e->observer.on_step)
-        e->observer.on_step(e->observer.user, rows.n_rows, rows.n_sequences, seconds);
+    const struct engine_observer *observer = loop_observer(e);
+    if (observer && observer->on_step)
+        observer->on_step(observer->user, rows.n_rows, rows.n_sequences, seconds);
 }
