@@ -64,6 +64,8 @@ enum error_code engine_open(const struct engine_options *options, struct engine 
 /* No new request is accepted (SERVICE_UNAVAILABLE); those that have not started end with SERVICE_UNAVAILABLE at once, running ones go on until they
  * finish or `deadline_ns` (clock_now_ns) passes, when they end with SERVICE_UNAVAILABLE. Returns when none is left. Any thread. */
 void engine_drain(struct engine *e, int64_t deadline_ns);
+/* Begins what engine_drain waits for. Any thread. */
+void engine_refuse(struct engine *e, int64_t deadline_ns);
 
 /* Ends what still runs and stops the loop: when it returns nobody is observed or called any more, and what the engine has counted is final. May
  * be called once more. */
