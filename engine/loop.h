@@ -14,6 +14,7 @@
 #include "engine/kvcache.h"
 #include "engine/sampler.h"
 #include "engine/scheduler.h"
+#include "engine/turn.h"
 
 #include <stdatomic.h>
 
@@ -59,6 +60,7 @@ struct engine {
     struct model_description description;
     struct request_limits limits;
     size_t max_stream_bytes;
+    struct turn *turn; /* or NULL */
     int64_t default_timeout_ns, stall_timeout_ns;
     struct engine_observer observer; /* written before `observed`, which hands it to the loop */
     atomic_bool observed, stopped;

@@ -3,16 +3,30 @@
 
 #include "base/clock.h"
 #include "base/log.h"
+#include "engine/registry/allow.h"
 
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 /* ---- opening ----------------------------------------------------------------------------------------------------- */
+
+/* The operator names the first model without the bounds of those who may load others. */
+static bool is_operators(const struct registry *r, const char *path)
+{
+    return r->options.engine.model_path && strcmp(path, r->options.engine.model_path) == 0;
+}
+
+static int open_allowed(void *dirs, const char *path, struct error *err)
+{
+    return allow_open(dirs, path, err);
+}
 
 static struct engine_options options_of(const struct registry *r, const char *id, const struct model_source *source)
 {
     struct engine_options o = r->options.engine;
+    o.turn = (struct turn *)(uintptr_t)&r->turn;
     o.model_path = source->path;
     o.model_id = id;
     if (source->device[0])
@@ -28,7 +42,12 @@ static struct engine_options options_of(const struct registry *r, const char *id
 enum error_code instance_open(struct registry *r, const char *id, const struct model_source *source, struct served **out,
                               struct error *err)
 {
-    const struct engine_options options = options_of(r, id, source);
+    struct engine_options options = options_of(r, id, source);
+    const struct file_opener allowed = {open_allowed, (void *)(uintptr_t)r->options.allowed_dirs};
+    if (!is_operators(r, source->path)) {
+        options.opener = &allowed;
+        options.load_in_background = true;
+    }
     struct served *s = calloc(1, sizeof *s);
     if (!s)
         return error_set(err, ERROR_MEMORY_EXHAUSTED, "no memory for a model");
@@ -59,6 +78,14 @@ void instance_observe(struct served *s)
     s->observed = true;
     if (o->on_open)
         s->user = o->on_open(o->user, s->id, s->engine);
+}
+
+void instance_publish(struct entry *e, const struct model_source *source, struct served *s)
+{
+    e->source = *source;
+    e->current = s;
+    e->status = MODEL_ACTIVE;
+    e->message[0] = '\0';
 }
 
 /* ---- closing ----------------------------------------------------------------------------------------------------- */

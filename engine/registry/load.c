@@ -140,17 +140,31 @@ static enum error_code open_source(struct registry *r, const char *id, const str
     return code;
 }
 
-static void publish(struct registry *r, struct entry *e, const struct model_source *source, struct served *s, bool make_default)
+/* Serves the model and remembers it; when it cannot be remembered, it is not served either. */
+static enum error_code publish(struct registry *r, struct entry *e, const struct model_source *source, struct served *s, bool make_default,
+                               struct error *err)
 {
+    char before[REGISTRY_ID_BYTES];
     instance_observe(s);
     pthread_mutex_lock(&r->lock);
-    e->source = *source;
-    e->current = s;
-    e->status = MODEL_ACTIVE;
-    s->n_refs++; /* the caller's */
+    instance_publish(e, source, s);
+    e->changing = true; /* until it is remembered */
+    s->n_refs++;        /* the caller's */
+    memcpy(before, r->default_id, sizeof before);
     if (make_default)
         memcpy(r->default_id, e->id, sizeof e->id);
     pthread_mutex_unlock(&r->lock);
+    enum error_code code = registry_save(r, err);
+    pthread_mutex_lock(&r->lock);
+    e->changing = false;
+    if (code) {
+        if (make_default)
+            memcpy(r->default_id, before, sizeof before);
+        served_drop(r, e->current);
+        served_drop(r, s);
+    }
+    pthread_mutex_unlock(&r->lock);
+    return code;
 }
 
 static void give_up(struct registry *r, struct entry *e, const char *id, const struct error *err)
@@ -178,12 +192,12 @@ enum error_code registry_load(struct registry *r, const struct load_request *req
         return code;
     if (!(code = begin(r, request, out->id, &e, err))) {
         code = open_source(r, out->id, request, &source, &s, err);
-        if (code) {
+        if (!code)
+            code = publish(r, e, &source, s, request->make_default, err);
+        if (code)
             give_up(r, e, out->id, err);
-        } else {
-            publish(r, e, &source, s, request->make_default);
+        else
             out->served = s;
-        }
     }
     out->load_ms = (double)(clock_now_ns() - start_ns) / (double)CLOCK_NS_PER_MS;
     change_end(r);
@@ -248,8 +262,14 @@ enum error_code registry_unload(struct registry *r, const char *id, uint64_t *fr
         return code;
     pthread_mutex_lock(&r->lock);
     code = leave_service(r, id, &e, err);
-    if (!code && e)
+    pthread_mutex_unlock(&r->lock);
+    if (!code)
+        code = registry_save(r, err);
+    pthread_mutex_lock(&r->lock);
+    if (e && !code)
         code = let_go(r, e, freed_bytes, err);
+    else if (e)
+        e->status = MODEL_ACTIVE;
     pthread_mutex_unlock(&r->lock);
     change_end(r);
     return code;

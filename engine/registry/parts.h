@@ -11,11 +11,13 @@
  *   registry.c   open, close, drain, the default      entries.c   ids, acquire, list, references
  *   instance.c   instances and the reaper             load.c      load, unload and their slots
  *   swap.c       swap                                 state.c     the state file
+ *   restore.c    what a start loads                   allow.c     which files may be loaded
  */
 #ifndef ENGINE_REGISTRY_PARTS_H
 #define ENGINE_REGISTRY_PARTS_H
 
 #include "engine/registry.h"
+#include "engine/turn.h"
 
 #include <pthread.h>
 
@@ -63,7 +65,9 @@ struct registry {
     /* Constant once open. */
     struct registry_options options;
     uint64_t budget_bytes;
+    char operator_id[REGISTRY_ID_BYTES]; /* of the model that the process was started with; "" = none */
 
+    struct turn turn;     /* of all engines */
     pthread_mutex_t lock; /* for what follows */
     pthread_cond_t changed;
     struct entry *entries;     /* in the order of their ids; those that are not LOADING stay where they are until they are removed */
@@ -103,9 +107,18 @@ enum error_code instance_open(struct registry *r, const char *id, const struct m
                               struct error *err);
 /* The observer hears of it: it is going to be served. */
 void instance_observe(struct served *s);
+/* It is served by the entry from now on; its one reference is the entry's. With the lock held. */
+void instance_publish(struct entry *e, const struct model_source *source, struct served *s);
 bool reaper_start(struct registry *r);
 /* Waits until every instance is closed, and ends the reaper. */
 void reaper_stop(struct registry *r);
+
+/* ---- restore.c ---- */
+
+/* Loads what the state file says, or the first model; see registry_open. */
+enum error_code restore_models(struct registry *r, struct error *err);
+/* Writes the state file, when there is to be one. INTERNAL: it could not be written, and is as it was. */
+enum error_code registry_save(struct registry *r, struct error *err);
 
 /* ---- changes: load.c ---- */
 

@@ -1,8 +1,7 @@
-/* Opening with the first model, draining, closing, and the default. */
+/* Opening, draining, closing, and the default. */
 #include "engine/registry/parts.h"
 
 #include "base/clock.h"
-#include "base/log.h"
 #include "engine/waker.h"
 
 #include <stdio.h>
@@ -10,50 +9,6 @@
 #include <string.h>
 
 /* ---- opening ----------------------------------------------------------------------------------------------------- */
-
-static enum error_code first_source(const struct engine_options *o, char id[REGISTRY_ID_BYTES], struct model_source *source,
-                                    struct error *err)
-{
-    *source = (struct model_source){0};
-    if (!o->model_path || strlen(o->model_path) >= sizeof source->path)
-        return error_set_param(err, ERROR_VALIDATION_FAILED, "model_path", "expected the path of a GGUF file, found %s",
-                               o->model_path ? "one that is too long" : "none");
-    snprintf(source->path, sizeof source->path, "%s", o->model_path);
-    return entry_make_id(o, id, err);
-}
-
-/* Loads a model that is served from the beginning. */
-static enum error_code add_model(struct registry *r, const char *id, const char *aliases, const struct model_source *source,
-                                 struct error *err)
-{
-    struct served *s;
-    enum error_code code = instance_open(r, id, source, &s, err);
-    if (code)
-        return code;
-    struct entry *e = entry_add(r, id);
-    if (!e) {
-        served_release(s);
-        return error_set(err, ERROR_MEMORY_EXHAUSTED, "no memory for a model");
-    }
-    e->source = *source;
-    snprintf(e->aliases, sizeof e->aliases, "%s", aliases);
-    e->current = s;
-    e->status = MODEL_ACTIVE;
-    instance_observe(s);
-    return ERROR_NONE;
-}
-
-static enum error_code open_models(struct registry *r, struct error *err)
-{
-    char id[REGISTRY_ID_BYTES];
-    struct model_source source;
-    enum error_code code = first_source(&r->options.engine, id, &source, err);
-    if (!code)
-        code = add_model(r, id, "", &source, err);
-    if (!code)
-        snprintf(r->default_id, sizeof r->default_id, "%s", id);
-    return code;
-}
 
 static bool open_sync(struct registry *r)
 {
@@ -63,10 +18,14 @@ static bool open_sync(struct registry *r)
         goto fail_state;
     if (!waker_cond_init(&r->changed))
         goto fail_changed;
+    if (!turn_init(&r->turn))
+        goto fail_turn;
     if (!reaper_start(r))
         goto fail_reaper;
     return true;
 fail_reaper:
+    turn_fini(&r->turn);
+fail_turn:
     pthread_cond_destroy(&r->changed);
 fail_changed:
     pthread_mutex_destroy(&r->state_lock);
@@ -87,7 +46,7 @@ enum error_code registry_open(const struct registry_options *options, struct reg
         free(r);
         return error_set(err, ERROR_MEMORY_EXHAUSTED, "no memory for the registry's locks");
     }
-    enum error_code code = open_models(r, err);
+    enum error_code code = restore_models(r, err);
     if (code) {
         registry_close(r);
         return code;
@@ -146,6 +105,7 @@ void registry_close(struct registry *r)
     }
     pthread_mutex_unlock(&r->lock);
     reaper_stop(r);
+    turn_fini(&r->turn);
     pthread_cond_destroy(&r->changed);
     pthread_mutex_destroy(&r->state_lock);
     pthread_mutex_destroy(&r->lock);
@@ -172,11 +132,13 @@ static enum error_code put_default(struct registry *r, const char *id, char befo
 
 enum error_code registry_set_default(struct registry *r, const char *id, struct error *err)
 {
-    char before[REGISTRY_ID_BYTES];
+    char before[REGISTRY_ID_BYTES], now[REGISTRY_ID_BYTES];
     enum error_code code = change_begin(r, err);
     if (code)
         return code;
     code = put_default(r, id, before, err);
+    if (!code && (code = registry_save(r, err)))
+        put_default(r, before, now, NULL);
     change_end(r);
     return code;
 }
