@@ -132,6 +132,11 @@ void engine_observe(struct engine *e, const struct engine_observer *observer)
     e->observer = *observer;
 }
 
+void engine_spare_thread(const struct engine *e)
+{
+    backend_spare_thread(e->backend);
+}
+
 const struct engine_model *engine_model(const struct engine *e)
 {
     return &e->description.model;

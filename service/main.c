@@ -185,8 +185,10 @@ static int run(struct program *p)
     enum error_code code = options_check(c, &err);
     if (!code)
         code = load(p, &err);
-    if (!code)
+    if (!code) {
+        engine_spare_thread(p->service.engine); /* and so the threads of the ports */
         code = listen_all(p, &err);
+    }
     if (code) {
         log_error("service", err.message, LOG_STR("code", error_info(code)->name));
     } else {
