@@ -82,6 +82,10 @@ struct engine {
     struct loop loop;
 };
 
+/* Waits until an engine that nobody asks any more is idle, and sets what it counted to 0, so that what was asked before it is served does not
+ * count. */
+void engine_forget(struct engine *e);
+
 /* The thread's function; `arg` is the engine. Returns once closing is set and nothing is left. */
 void *loop_main(void *arg);
 
