@@ -42,6 +42,7 @@ struct served {
     void *user; /* the observer's */
     bool observed;
     uint64_t number;       /* no two have the same */
+    double accuracy;       /* as it was found before it was served; negative = not measured */
     uint64_t memory_bytes; /* weights, KV and scratch; counted in registry.used_bytes */
     /* Under registry.lock: */
     unsigned n_refs, n_listed; /* n_listed: of n_refs, those of lists, which are no use of the model */

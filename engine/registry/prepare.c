@@ -156,6 +156,7 @@ static enum error_code prepare_in_slot(struct preparation *p)
         return code;
     background_run(validate, p);
     engine_forget(p->served->engine);
+    p->served->accuracy = p->results->accuracy;
     return p->code;
 }
 
