@@ -113,10 +113,7 @@ struct answering {
 static bool goes_on(void *user)
 {
     const struct swapping *s = user;
-    pthread_mutex_lock(&s->r->lock);
-    bool draining = s->r->draining;
-    pthread_mutex_unlock(&s->r->lock);
-    return !draining && clock_now_ns() < s->deadline_ns;
+    return !atomic_load(&s->r->draining) && clock_now_ns() < s->deadline_ns;
 }
 
 /* Draws an answer again; what the device's weights do not allow is left out. */
