@@ -3,6 +3,9 @@
 
 #include "base/clock.h"
 
+#include <unistd.h>
+
+#define FORGET_POLL_US 500
 #define DRAIN_POLL_NS (20 * CLOCK_NS_PER_MS) /* a refused submit gives its place back without waking anybody */
 
 struct sampling sampling_defaults(void)
@@ -127,6 +130,18 @@ void engine_stats(struct engine *e, struct engine_stats *out)
     out->n_waiting_tokens = queue_n_tokens(&e->queue);
 }
 
+void engine_forget(struct engine *e)
+{
+    struct engine_stats st;
+    do {
+        engine_stats(e, &st);
+    } while ((st.n_running || st.n_waiting || st.batch_size) && !usleep(FORGET_POLL_US));
+    pthread_mutex_lock(&e->stats_lock); /* the loop reads its counters under it when it is idle */
+    e->stats = (struct engine_stats){.n_kv_blocks = st.n_kv_blocks, .n_kv_blocks_kept = st.n_kv_blocks_kept, .last_turn_ns = st.last_turn_ns};
+    e->loop.n_prefix_hits = e->loop.n_drafted = e->loop.n_accepted = 0;
+    pthread_mutex_unlock(&e->stats_lock);
+}
+
 void engine_observe(struct engine *e, const struct engine_observer *observer)
 {
     e->observer = *observer;
@@ -147,11 +162,16 @@ const struct tokenizer *engine_tokenizer(const struct engine *e)
     return e->model->tokenizer;
 }
 
-void engine_drain(struct engine *e, int64_t deadline_ns)
+void engine_refuse(struct engine *e, int64_t deadline_ns)
 {
     atomic_store_explicit(&e->drain_deadline_ns, deadline_ns, memory_order_relaxed);
     atomic_store_explicit(&e->draining, true, memory_order_release);
     waker_wake(&e->waker);
+}
+
+void engine_drain(struct engine *e, int64_t deadline_ns)
+{
+    engine_refuse(e, deadline_ns);
     pthread_mutex_lock(&e->stats_lock);
     while (e->n_live || queue_n_taken(&e->queue))
         waker_cond_wait(&e->drained, &e->stats_lock, clock_now_ns() + DRAIN_POLL_NS);

@@ -14,6 +14,7 @@
 #include "engine/kvcache.h"
 #include "engine/sampler.h"
 #include "engine/scheduler.h"
+#include "engine/turn.h"
 
 #include <stdatomic.h>
 
@@ -59,6 +60,7 @@ struct engine {
     struct model_description description;
     struct request_limits limits;
     size_t max_stream_bytes;
+    struct turn *turn; /* or NULL */
     int64_t default_timeout_ns, stall_timeout_ns;
     struct engine_observer observer; /* written before the first submit, whose queue lock hands it to the loop */
 
@@ -79,6 +81,10 @@ struct engine {
 
     struct loop loop;
 };
+
+/* Waits until an engine that nobody asks any more is idle, and sets what it counted to 0, so that what was asked before it is served does not
+ * count. */
+void engine_forget(struct engine *e);
 
 /* The thread's function; `arg` is the engine. Returns once closing is set and nothing is left. */
 void *loop_main(void *arg);

@@ -3,23 +3,18 @@
 
 #include "base/clock.h"
 #include "base/log.h"
+#include "engine/background.h"
+#include "engine/estimate.h"
 
 #include <signal.h>
 #include <stdlib.h>
+#include <string.h>
 
-#define DEFAULT_SEQUENCES 64
-#define DEFAULT_BATCH_TOKENS 512
 #define DEFAULT_QUEUE 256
 #define MAX_SEQUENCES 4096
 #define MAX_BATCH_TOKENS 65536
 #define MAX_QUEUE 1000000
 #define MAX_QUEUE_TOKENS 1000000000000
-#define AVERAGE_POSITIONS 512 /* of a sequence, when the KV cache is sized without being told */
-
-static size_t or_default(size_t value, size_t fallback)
-{
-    return value ? value : fallback;
-}
 
 static enum error_code check_options(const struct engine_options *o, struct error *err)
 {
@@ -45,7 +40,14 @@ static enum error_code check_options(const struct engine_options *o, struct erro
 static enum error_code open_model(struct engine *e, const struct engine_options *o, struct error *err)
 {
     char fallback_reason[ENGINE_FALLBACK_BYTES];
-    struct model_options mo = {o->model_path, o->format, o->i2s_order, o->context_length, true};
+    const struct model_options mo = {.path = o->model_path,
+                                     .format = o->format,
+                                     .i2s_order = o->i2s_order,
+                                     .context_length = o->context_length,
+                                     .opener = o->opener,
+                                     .on_load = o->on_load,
+                                     .on_load_user = o->on_load_user,
+                                     .screen_head = true};
     enum error_code code = engine_backend_open(o, &e->backend, fallback_reason, sizeof fallback_reason, err);
     if (!code)
         code = model_open(&mo, e->backend, &e->model, err);
@@ -56,31 +58,13 @@ static enum error_code open_model(struct engine *e, const struct engine_options 
     return code;
 }
 
-/* Blocks of the KV cache: as told, or for max_sequences of average length in at most a quarter of the memory, but one
- * whole context at least; never more than all sequences could use. */
-static size_t choose_blocks(const struct engine *e, const struct engine_options *o, size_t context_length)
-{
-    const struct model_shape *s = &e->model->shape;
-    size_t block_bytes = kv_cache_block_bytes(o->kv_type, s->n_layers, s->n_kv_heads, s->head_dim);
-    size_t full = kvcache_blocks_for(context_length), n_sequences = e->loop.max_sequences;
-    if (o->kv_cache_bytes) {
-        size_t n = o->kv_cache_bytes / block_bytes;
-        return n < full * n_sequences ? n : full * n_sequences;
-    }
-    size_t average = context_length < AVERAGE_POSITIONS ? context_length : AVERAGE_POSITIONS;
-    size_t n = kvcache_blocks_for(average) * n_sequences,
-           most = backend_info(e->backend)->memory_bytes / 4 / block_bytes;
-    n = n < most ? n : most;
-    return n > full ? n : full;
-}
-
 static enum error_code open_kv(struct engine *e, const struct engine_options *o, struct error *err)
 {
     const struct model_shape *s = &e->model->shape;
     struct engine_model *m = &e->description.model;
     size_t block_bytes = kv_cache_block_bytes(o->kv_type, s->n_layers, s->n_kv_heads, s->head_dim);
     uint32_t context_length = model_context_length(e->model, o);
-    size_t n_blocks = choose_blocks(e, o, context_length);
+    size_t n_blocks = engine_kv_blocks(s, o, context_length, backend_info(e->backend)->memory_bytes);
     if (n_blocks == 0 || n_blocks > INT32_MAX)
         return error_set_param(err, ERROR_VALIDATION_FAILED, "kv_cache_bytes",
                                "expected room for 1 to %d blocks of %zu bytes, found %zu bytes", INT32_MAX, block_bytes,
@@ -141,11 +125,11 @@ static enum error_code open_memory(struct engine *e, const struct engine_options
 {
     struct loop *l = &e->loop;
     size_t vocab_size = e->limits.vocab_size = e->model->shape.vocab_size;
-    l->max_sequences = or_default(o->max_sequences, DEFAULT_SEQUENCES);
-    l->scheduler.max_rows = or_default(o->max_batch_tokens, DEFAULT_BATCH_TOKENS);
+    l->max_sequences = engine_max_sequences(o);
+    l->scheduler.max_rows = engine_max_rows(o);
     l->scheduler.target_ns = o->target_step_ns;
     l->speculate = !o->no_speculation;
-    l->max_out = l->max_sequences + (l->speculate ? DRAFT_MAX * DRAFT_MAX_SEQUENCES : 0) + LOOP_MAX_SCORES;
+    l->max_out = engine_max_out(o);
     measure_tokens(e);
     enum error_code code = forward_open(e->model, l->scheduler.max_rows, &l->forward, err);
     if (!code)
@@ -203,9 +187,25 @@ static bool start_thread(struct engine *e)
     return ok;
 }
 
+/* What takes long of opening: on a thread of its own, and the workers that it makes are at its priority until the loop starts them anew. */
+struct loading {
+    struct engine *e;
+    const struct engine_options *options;
+    enum error_code code;
+    struct error *err;
+};
+
+static void load(void *arg)
+{
+    struct loading *l = arg;
+    l->code = open_model(l->e, l->options, l->err);
+    if (!l->code)
+        l->code = open_memory(l->e, l->options, l->err);
+}
+
 static enum error_code start(struct engine *e, const struct engine_options *o, struct error *err)
 {
-    const struct queue_options queue = {.limit = or_default(o->queue_limit, DEFAULT_QUEUE),
+    const struct queue_options queue = {.limit = o->queue_limit ? o->queue_limit : DEFAULT_QUEUE,
                                         .max_tokens = o->queue_tokens,
                                         .max_wait_ns = o->queue_wait_ns,
                                         .max_returned = e->loop.max_sequences};
@@ -213,6 +213,7 @@ static enum error_code start(struct engine *e, const struct engine_options *o, s
         return error_set(err, ERROR_MEMORY_EXHAUSTED, "no memory for the engine's locks");
     e->default_timeout_ns = o->default_timeout_ns;
     e->stall_timeout_ns = o->stall_timeout_ns;
+    e->turn = strcmp(backend_info(e->backend)->device, "cpu") == 0 ? o->turn : NULL;
     e->stats.last_turn_ns = clock_now_ns();
     return start_thread(e) ? ERROR_NONE : error_set(err, ERROR_MEMORY_EXHAUSTED, "no thread for the engine's loop");
 }
@@ -268,9 +269,12 @@ enum error_code engine_open(const struct engine_options *options, struct engine 
     struct engine *e = calloc(1, sizeof *e);
     if (!e)
         return error_set(err, ERROR_MEMORY_EXHAUSTED, "no memory for an engine");
-    code = open_model(e, options, err);
-    if (!code)
-        code = open_memory(e, options, err);
+    struct loading loading = {.e = e, .options = options, .err = err};
+    if (options->load_in_background)
+        background_run(load, &loading);
+    else
+        load(&loading);
+    code = loading.code;
     e->description.model.load_seconds = (double)(clock_now_ns() - start_ns) / (double)CLOCK_NS_PER_S;
     if (!code)
         code = start(e, options, err);

@@ -328,6 +328,7 @@ void loop_step(struct engine *e, size_t n_planned)
     struct loop *l = &e->loop;
     struct error err = {0};
     struct step_rows rows;
+    turn_take(e->turn);
     int64_t start_ns = clock_now_ns();
     build_batch(l, &rows);
     assert(rows.n_rows == n_planned && "step: the plan is what is run");
@@ -341,6 +342,7 @@ void loop_step(struct engine *e, size_t n_planned)
                                .n_sequences = l->kvcache.n_slots,
                                .max_blocks = l->kvcache.max_blocks};
     bool works = !forward_run(l->forward, &e->kv, &batch, l->ids, l->out_rows, l->n_out, l->needs, false, l->logits, &err);
+    turn_give(e->turn);
     note_device(e, works); /* before its requests hear of it */
     if (!works)
         fail_batch(e, &err);

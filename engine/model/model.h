@@ -34,6 +34,7 @@ struct model {
     enum i2s_order i2s_order;    /* of I2_S tensors */
     struct model_layer *layers;  /* [n_layers] */
     struct dense *embedding, *head; /* head is embedding when tied */
+    bool head_screened;          /* of the file's head only single rows are read */
     float *output_norm;          /* dev [dim] */
     struct rope *rope;
     struct tokenizer *tokenizer; /* owned */
@@ -49,6 +50,9 @@ struct model_options {
     enum ternary_format format;
     int i2s_order;               /* or -1: as the weights say; see model_i2s_order */
     size_t context_length;       /* rope table; 0 = the model's */
+    const struct file_opener *opener;             /* see engine_options */
+    bool (*on_load)(void *user, double share);    /* likewise */
+    void *on_load_user;
     bool screen_head;            /* an eight-bit copy of the head, where the device has use for one; see dense_screen */
 };
 
@@ -58,6 +62,14 @@ enum error_code model_shape_read(const struct gguf *g, struct model_shape *out, 
 /* Maps, validates and binds. Nothing is left behind on failure. */
 enum error_code model_open(const struct model_options *options, struct backend *be, struct model **out, struct error *err);
 void model_close(struct model *m);
+
+/* The model for another backend that reads the same memory (see ternary_share), used by one thread beside the first: it borrows the weights,
+ * and reads embedding and head from the file, without a screen. `of` and its backend must outlive it. DEVICE_UNAVAILABLE when the backend cannot
+ * read them. Closed with model_view_close. */
+enum error_code model_view_open(const struct model *of, struct backend *be, struct model **out, struct error *err);
+void model_view_close(struct model *view);
+/* A view has read the whole head, of which its model needs single rows only: the file's pages leave memory, unless the model reads all of it. */
+void model_view_forget(const struct model *view);
 
 /* Activations of a forward pass for up to max_rows rows. */
 struct forward;
