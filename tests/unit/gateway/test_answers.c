@@ -321,7 +321,7 @@ static const struct refusal refusals[] = {
     {"POST", "/health", JSON_TYPE, "", 405, "allow: GET, HEAD, OPTIONS\r\n"},
     {"OPTIONS", "/nothing", "", "", 404, "NOT_FOUND"},
     {"GET", "/metrics", "", "", 404, "NOT_FOUND"},
-    {"POST", "/v1/models/load", JSON_TYPE, "{\"model_path\":\"/m/a.gguf\"}", 501, "NOT_IMPLEMENTED"},
+    {"POST", "/v1/models/load", JSON_TYPE, "{\"model_path\":\"m/a.gguf\"}", 400, "\"param\":\"model_path\""},
     {"POST", "/v1/inference", "Content-Type: text/plain\r\n", "{}", 415, "UNSUPPORTED_MEDIA_TYPE"},
     {"POST", "/v1/inference", "Content-Type: text/plain\r\n", "{}", 415, "application/json, found text/plain"},
     {"POST", "/v1/inference", JSON_TYPE, "", 400, "the body is empty: expected a JSON object"},
