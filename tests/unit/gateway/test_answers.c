@@ -361,7 +361,7 @@ static const struct refusal refusals[] = {
     {"POST", CHAT, JSON_TYPE, "{" MESSAGES ",\"function_call\":{\"name\":\"f\"}}", 400, "\"param\":\"function_call\""},
     {"POST", CHAT, JSON_TYPE, "{" MESSAGES ",\"modalities\":[\"text\",\"audio\"]}", 400, "\"param\":\"modalities\""},
     {"POST", CHAT, JSON_TYPE, "{" MESSAGES ",\"service_tier\":\"flex\"}", 400, "\"param\":\"service_tier\""},
-    {"POST", "/v1/embeddings", JSON_TYPE, "{\"input\":\"a\",\"model\":\"m\"}", 400, "\"param\":\"model\""},
+    {"POST", "/v1/embeddings", JSON_TYPE, "{\"model\":\"m\"}", 400, "\"param\":\"input\""},
     {"POST", CHAT, JSON_TYPE, "{" MESSAGES ",\"response_format\":1}", 400, "\"param\":\"response_format\""},
     {"POST", CHAT, JSON_TYPE, "{" MESSAGES ",\"response_format\":{\"type\":\"xml\"}}", 400, "\"param\":\"response_format.type\""},
     {"POST", CHAT, JSON_TYPE, "{" MESSAGES ",\"response_format\":{\"type\":\"regex\"}}", 400,
