@@ -89,6 +89,10 @@ static inline const struct engine_observer *loop_observer(const struct engine *e
     return atomic_load_explicit(&e->observed, memory_order_acquire) ? &e->observer : NULL;
 }
 
+/* Waits until an engine that nobody asks any more is idle, and sets what it counted to 0, so that what was asked before it is served does not
+ * count. */
+void engine_forget(struct engine *e);
+
 /* The thread's function; `arg` is the engine. Returns once closing is set and nothing is left. */
 void *loop_main(void *arg);
 

@@ -167,6 +167,10 @@ enum error_code ternary_open(struct backend *be, const struct tensor_view *view,
 void ternary_close(struct backend *be, struct ternary *w);
 enum ternary_format ternary_format(const struct ternary *w);
 size_t ternary_memory_bytes(const struct ternary *w); /* allocated, not mapped */
+/* Prepares `be` for a matrix that another backend made, so that operations of both may read it at the same time. It stays the owner's, which
+ * must outlive its use. False when `be` cannot read what `owner` makes, or memory is out. Where it can, dev memory and ropes of the two are
+ * for both, too. */
+bool ternary_share(struct backend *be, const struct backend *owner, const struct ternary *w);
 
 enum error_code dense_open(struct backend *be, const struct tensor_view *view, struct dense **out, struct error *err);
 void dense_close(struct backend *be, struct dense *w);

@@ -108,7 +108,8 @@ static enum error_code bind_layer(struct model *m, size_t layer, const struct mo
 static void screen_head(struct model *m)
 {
     size_t before = dense_memory_bytes(m->head);
-    if (dense_screen(m->backend, m->head))
+    m->head_screened = dense_screen(m->backend, m->head);
+    if (m->head_screened)
         m->weight_bytes += dense_memory_bytes(m->head) - before;
 }
 

@@ -39,6 +39,7 @@ struct model {
     enum i2s_order i2s_order;    /* of I2_S tensors */
     struct model_layer *layers;  /* [n_layers] */
     struct dense *embedding, *head; /* head is embedding when tied */
+    bool head_screened;          /* of the file's head only single rows are read */
     float *output_norm;          /* dev [dim] */
     struct rope *rope;
     struct tokenizer *tokenizer; /* owned */
@@ -66,6 +67,14 @@ enum error_code model_shape_read(const struct gguf *g, struct model_shape *out, 
 /* Maps, validates and binds. Nothing is left behind on failure. */
 enum error_code model_open(const struct model_options *options, struct backend *be, struct model **out, struct error *err);
 void model_close(struct model *m);
+
+/* The model for another backend that reads the same memory (see ternary_share), used by one thread beside the first: it borrows the weights,
+ * and reads embedding and head from the file, without a screen. `of` and its backend must outlive it. DEVICE_UNAVAILABLE when the backend cannot
+ * read them. Closed with model_view_close. */
+enum error_code model_view_open(const struct model *of, struct backend *be, struct model **out, struct error *err);
+void model_view_close(struct model *view);
+/* A view has read the whole head, of which its model needs single rows only: the file's pages leave memory, unless the model reads all of it. */
+void model_view_forget(const struct model *view);
 
 /* Activations of a forward pass for up to max_rows rows. */
 struct forward;
