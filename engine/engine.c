@@ -148,6 +148,11 @@ void engine_observe(struct engine *e, const struct engine_observer *observer)
     atomic_store_explicit(&e->observed, true, memory_order_release);
 }
 
+void engine_spare_thread(const struct engine *e)
+{
+    backend_spare_thread(e->backend);
+}
+
 const struct engine_model *engine_model(const struct engine *e)
 {
     return &e->description.model;

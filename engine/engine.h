@@ -105,6 +105,9 @@ const struct engine_model *engine_model(const struct engine *e);
 /* Whether the device is known to fail (see engine/breaker.h): OPEN refuses new requests, HALF_OPEN lets one through to see. */
 enum breaker_state { BREAKER_CLOSED, BREAKER_OPEN, BREAKER_HALF_OPEN };
 
+/* Keeps the calling thread, and those that it will make, off the CPUs that pinned compute threads have (see backend_spare_thread). */
+void engine_spare_thread(const struct engine *e);
+
 /* Counters since start and gauges of now. Any thread; a consistent copy. */
 struct engine_stats {
     uint64_t n_requests, n_finished_stop, n_finished_length, n_cancelled, n_deadline, n_failed, n_rejected;

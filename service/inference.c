@@ -20,7 +20,7 @@
 #include <string.h>
 
 #define MAX_CHOICES CONVERT_MAX_CHOICES
-#define EVENT_TOKENS 64 /* tokens of one message, at most */
+#define EVENT_TOKENS COLLECT_EVENT_TOKENS
 
 struct generation {
     struct service *service;
@@ -64,12 +64,13 @@ static char *model_of(const struct generation *g)
 /* Room for the log-probabilities of one message, each with its alternatives. */
 struct logprob_room {
     Bitnet__V1__TokenLogprob entry[EVENT_TOKENS];
-    Bitnet__V1__TopLogprob top[EVENT_TOKENS * COLLECT_MAX_TOP], *top_list[EVENT_TOKENS * COLLECT_MAX_TOP];
+    Bitnet__V1__TopLogprob top[EVENT_TOKENS], *top_list[EVENT_TOKENS];
 };
 
 static bool send_tokens(struct generation *g, struct rpc_call *call, const struct stream_event *e)
 {
-    static _Thread_local struct logprob_room room; /* 100 KB: one a completion thread */
+    struct logprob_room room;
+    size_t n_top = 0; /* in the room */
     Bitnet__V1__Token tokens[EVENT_TOKENS], *list[EVENT_TOKENS];
     size_t offsets[EVENT_TOKENS];
     Bitnet__V1__TokenEvent event = BITNET__V1__TOKEN_EVENT__INIT;
@@ -90,8 +91,9 @@ static bool send_tokens(struct generation *g, struct rpc_call *call, const struc
         tokens[i].text = g->texts.data + offsets[i];
         if (g->logprobs) {
             collect_logprob(tokenizer_of(g), t->id, t->logprob, t->top, t->n_top,
-                            &room.entry[i], &room.top[i * COLLECT_MAX_TOP], &room.top_list[i * COLLECT_MAX_TOP]);
+                            &room.entry[i], &room.top[n_top], &room.top_list[n_top]);
             tokens[i].logprob = &room.entry[i];
+            n_top += t->n_top;
         }
         list[i] = &tokens[i];
     }
@@ -267,7 +269,7 @@ static void advance(void *service, struct rpc_call *call)
 {
     struct generation *g = rpc_call_user(call);
     struct stream_event e;
-    size_t max_tokens = g && g->streaming && !g->service->coalesce ? 1 : EVENT_TOKENS;
+    size_t max_tokens = !g || !g->streaming ? EVENT_TOKENS : g->service->coalesce ? collect_event_tokens(g->logprobs, g->n_top) : 1;
     (void)service;
     if (g && !g->over && g->sending && stream_stalled(g->stream))
         give_up(g, call);
