@@ -12,6 +12,9 @@ FUZZ_SECONDS ?= 60
 SOAK_SECONDS ?= 300
 OVERLOAD_SECONDS ?= 30
 MUTATIONS    ?= 100000
+SWAPS        ?= 20
+STREAMS      ?= 200
+KILLS        ?= 50
 BENCH_ARGS   ?= --model models/tales.gguf --set standard
 
 MAKEFLAGS += --no-builtin-rules
@@ -20,7 +23,7 @@ MAKEFLAGS += --no-builtin-rules
 .SECONDARY:
 .SECONDEXPANSION:
 .DELETE_ON_ERROR:
-.PHONY: help deps-demo deps-test all tools tests fuzzers demo serve test bench soak overload connections mutate mutator fuzz format install clean FORCE
+.PHONY: help deps-demo deps-test all tools tests fuzzers demo serve test bench soak overload swaps crash connections mutate mutator fuzz format install clean FORCE
 
 ifeq ($(origin CC),default)
 CC := $(if $(filter fuzz,$(SAN)),clang,gcc)
@@ -183,6 +186,12 @@ soak: deps-test ## 200 clients on the demo model for SOAK_SECONDS: texts, memory
 overload: deps-test ## goodput, refusals and memory at ten times what the engine can serve
 	$(SUBMAKE) all
 	@BITNET_BUILD=$(BUILD) SAN=$(SAN) OVERLOAD_SECONDS=$(OVERLOAD_SECONDS) node tests/e2e/overload.mjs
+swaps: deps-test ## STREAMS streams through SWAPS swaps: good, slow, wrong and broken models, by every strategy
+	$(SUBMAKE) all
+	@BITNET_BUILD=$(BUILD) SAN=$(SAN) SWAPS=$(SWAPS) STREAMS=$(STREAMS) node tests/e2e/swaps.mjs
+crash: deps-test ## kill -9 of the engine in every phase of load, swap and unload, KILLS times
+	$(SUBMAKE) all
+	@BITNET_BUILD=$(BUILD) SAN=$(SAN) KILLS=$(KILLS) node tests/e2e/restart.mjs
 connections: deps-test ## 1,000 open streams, a token every 10 s each: what they cost the gateway
 	$(SUBMAKE) all
 	@BITNET_BUILD=$(BUILD) SAN=$(SAN) CONNECTIONS=1000 STEP_MS=10000 node tests/e2e/connections.mjs

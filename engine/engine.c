@@ -145,6 +145,7 @@ void engine_forget(struct engine *e)
 void engine_observe(struct engine *e, const struct engine_observer *observer)
 {
     e->observer = *observer;
+    atomic_store_explicit(&e->observed, true, memory_order_release);
 }
 
 void engine_spare_thread(const struct engine *e)

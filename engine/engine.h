@@ -79,7 +79,10 @@ void engine_drain(struct engine *e, int64_t deadline_ns);
 /* Begins what engine_drain waits for. Any thread. */
 void engine_refuse(struct engine *e, int64_t deadline_ns);
 
-/* Ends what still runs, stops the loop and frees all. Streams that are still open stay readable until they are closed. */
+/* Ends what still runs and stops the loop: when it returns nobody is observed or called any more, and what the engine has counted is final. May
+ * be called once more. */
+void engine_stop(struct engine *e);
+/* Stops the engine, unless that has been done, and frees all. Streams that are still open stay readable until they are closed. */
 void engine_close(struct engine *e);
 
 /* What is served; strings live as long as the engine. Any thread. */
@@ -92,6 +95,7 @@ struct engine_model {
     uint64_t device_memory_bytes; /* of the device; for a CPU what the process may use */
     uint32_t n_threads;          /* that compute */
     uint32_t vocab_size, context_length, n_kv_blocks, kv_block_size;
+    uint32_t embedding_size;     /* of the vectors of a model that computes embeddings, and generates nothing; 0 = it generates */
     int64_t created_unix;
     double load_seconds;
     const char *fallback_reason; /* why the asked device is not used; NULL when it is */
@@ -122,7 +126,7 @@ struct engine_stats {
 };
 void engine_stats(struct engine *e, struct engine_stats *out);
 
-/* Called on the loop thread for each finished request, for histograms; set before the first submit, must not block. */
+/* Called on the loop thread for each finished request, for histograms; must not block. */
 struct engine_observation {
     int finish;                  /* enum finish_reason */
     double queue_s, first_token_s, total_s; /* negative = it did not come so far */
@@ -135,6 +139,7 @@ struct engine_observer {
     void (*on_step)(void *user, size_t n_rows, size_t n_sequences, double seconds);
     void (*on_token_gap)(void *user, double seconds);
 };
+/* Once; from then on until engine_stop returns. What happened before is not told. */
 void engine_observe(struct engine *e, const struct engine_observer *observer);
 
 /* ---- grammars: what an answer must be -------------------------------------------------------------------------- */
@@ -213,6 +218,7 @@ struct request {
     uint32_t top_logprobs;       /* 0..20 */
     bool prompt_logprobs;        /* those of the prompt's tokens too, with `logprobs`; all of the prompt is computed then, none is taken from the cache */
     bool ignore_eos;
+    bool embed;                  /* the vector of the text is asked for, of a model with an embedding_size; max_tokens, stop, n, logprobs, grammar stay 0 */
     struct grammar *grammar;     /* what the answer must be, or NULL; not together with ignore_eos. A reference is taken */
     enum priority priority;
     int64_t deadline_ns;         /* clock_now_ns; 0 = the engine's default, CLOCK_NEVER = none */
@@ -270,6 +276,8 @@ struct stream_event {
         uint32_t n_prompt_tokens, n_generated_tokens, n_cached_tokens;
         double queue_ms, first_token_ms, total_ms, tokens_per_second, mean_batch_size;
     } summary;
+    const float *embedding;      /* COMPLETE of `embed`, when it went well: the pooled vector, of length 1; valid until stream_close */
+    size_t n_embedding;          /* embedding_size */
 };
 
 /* Takes what is there without waiting; NOTHING when there is nothing yet. At most max_tokens tokens (0 = all). After

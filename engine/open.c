@@ -64,6 +64,11 @@ static enum error_code open_kv(struct engine *e, const struct engine_options *o,
     struct engine_model *m = &e->description.model;
     size_t block_bytes = kv_cache_block_bytes(o->kv_type, s->n_layers, s->n_kv_heads, s->head_dim);
     uint32_t context_length = model_context_length(e->model, o);
+    if (!s->causal && context_length > e->loop.scheduler.max_rows) {
+        log_warn("engine", "a text of this model is computed in one step: the context is cut to max_batch_tokens",
+                 LOG_INT("context_length", context_length), LOG_INT("max_batch_tokens", e->loop.scheduler.max_rows));
+        context_length = (uint32_t)e->loop.scheduler.max_rows;
+    }
     size_t n_blocks = engine_kv_blocks(s, o, context_length, backend_info(e->backend)->memory_bytes);
     if (n_blocks == 0 || n_blocks > INT32_MAX)
         return error_set_param(err, ERROR_VALIDATION_FAILED, "kv_cache_bytes",
@@ -79,7 +84,7 @@ static enum error_code open_kv(struct engine *e, const struct engine_options *o,
     if (code)
         return code;
     if (!kvcache_open(&e->loop.kvcache, (uint32_t)n_blocks, (uint32_t)e->loop.max_sequences,
-                      kvcache_blocks_for(context_length), !o->no_prefix_cache))
+                      kvcache_blocks_for(context_length), !o->no_prefix_cache && s->pooling == POOLING_NONE))
         return error_set(err, ERROR_MEMORY_EXHAUSTED, "no memory for the tables of %zu KV blocks", n_blocks);
     m->kv_bytes = (uint64_t)n_blocks * block_bytes;
     m->n_kv_blocks = (uint32_t)n_blocks;
@@ -102,7 +107,7 @@ static void measure_tokens(struct engine *e)
     e->max_stream_bytes = 3 * (longest + 4);
 }
 
-static bool alloc_arrays(struct loop *l, size_t vocab_size)
+static bool alloc_arrays(struct loop *l, size_t n_outputs)
 {
     size_t n = l->max_sequences, rows = l->scheduler.max_rows, n_out = l->max_out;
     l->running = calloc(n, sizeof *l->running);
@@ -116,7 +121,7 @@ static bool alloc_arrays(struct loop *l, size_t vocab_size)
     l->out_sequences = calloc(n_out, sizeof *l->out_sequences);
     l->needs = calloc(n_out, sizeof *l->needs);
     l->masks = calloc(n_out, sizeof *l->masks);
-    l->logits = calloc(n_out, vocab_size * sizeof *l->logits);
+    l->logits = calloc(n_out, n_outputs * sizeof *l->logits);
     return l->running && l->free_slots && l->known && l->items && l->ids && l->positions && l->slots && l->out_rows &&
            l->out_sequences && l->needs && l->masks && l->logits;
 }
@@ -129,7 +134,10 @@ static enum error_code open_memory(struct engine *e, const struct engine_options
     l->scheduler.max_rows = engine_max_rows(o);
     l->scheduler.target_ns = o->target_step_ns;
     l->speculate = !o->no_speculation;
-    l->max_out = engine_max_out(o);
+    bool embeds = e->model->shape.pooling != POOLING_NONE;
+    size_t n_outputs = embeds ? e->model->shape.dim : vocab_size;
+    e->limits.embedding_size = embeds ? e->model->shape.dim : 0;
+    l->max_out = embeds ? l->scheduler.max_rows : engine_max_out(o);
     measure_tokens(e);
     enum error_code code = forward_open(e->model, l->scheduler.max_rows, &l->forward, err);
     if (!code)
@@ -139,13 +147,13 @@ static enum error_code open_memory(struct engine *e, const struct engine_options
     if (code)
         return code;
     buffer_init(&l->text, e->max_stream_bytes);
-    if (!alloc_arrays(l, vocab_size) || !buffer_reserve(&l->text, e->max_stream_bytes))
-        return error_set(err, ERROR_MEMORY_EXHAUSTED, "no memory for a batch of %zu sequences of %zu logits",
-                         l->max_sequences, vocab_size);
+    if (!alloc_arrays(l, n_outputs) || !buffer_reserve(&l->text, e->max_stream_bytes))
+        return error_set(err, ERROR_MEMORY_EXHAUSTED, "no memory for a batch of %zu rows of %zu outputs",
+                         l->max_out, n_outputs);
     for (size_t i = 0; i < l->max_sequences; i++)
         l->free_slots[l->n_free_slots++] = (uint32_t)(l->max_sequences - 1 - i);
     e->description.model.scratch_bytes = forward_memory_bytes(l->forward) + sampler_memory_bytes(l->sampler) +
-                                         l->max_out * vocab_size * sizeof *l->logits;
+                                         l->max_out * n_outputs * sizeof *l->logits;
     e->stats.n_kv_blocks = l->kvcache.n_blocks;
     return ERROR_NONE;
 }
@@ -291,13 +299,20 @@ enum error_code engine_open(const struct engine_options *options, struct engine 
     return ERROR_NONE;
 }
 
-void engine_close(struct engine *e)
+void engine_stop(struct engine *e)
 {
-    if (!e)
+    if (atomic_exchange(&e->stopped, true))
         return;
     engine_drain(e, clock_now_ns());
     atomic_store_explicit(&e->closing, true, memory_order_release);
     waker_wake(&e->waker);
     pthread_join(e->thread, NULL);
+}
+
+void engine_close(struct engine *e)
+{
+    if (!e)
+        return;
+    engine_stop(e);
     free_engine(e);
 }
