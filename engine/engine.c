@@ -1,4 +1,5 @@
 /* Requests in, statistics out: what callers' threads do, without touching what the loop owns. */
+#include "engine/accuracy.h"
 #include "engine/loop.h"
 
 #include "base/clock.h"
@@ -125,6 +126,14 @@ void engine_stats(struct engine *e, struct engine_stats *out)
     pthread_mutex_unlock(&e->stats_lock);
     out->n_waiting = (uint32_t)n_waiting;
     out->n_waiting_tokens = queue_n_tokens(&e->queue);
+}
+
+bool engine_accuracy(struct engine *e, struct engine_accuracy *out)
+{
+    *out = (struct engine_accuracy){.recent = -1, .lowest = -1};
+    if (e->accuracy)
+        accuracy_read(e->accuracy, out);
+    return e->accuracy && out->recent >= 0;
 }
 
 void engine_observe(struct engine *e, const struct engine_observer *observer)
