@@ -15,7 +15,7 @@ struct models_entry {
 };
 
 /* Each id once, in the order in which they come: the best status (active, loading, unloading, failed), requests and memory
- * added, means by requests, `created` the first; what else describes it is the first engine's. The answers stay the caller's,
+ * added, means by requests, the lowest accuracy, `created` the first; what else describes it is the first engine's. The answers stay the caller's,
  * and the entries (to be freed; NULL when memory is out) borrow from them. */
 struct models_entry *models_merge(Bitnet__V1__ListModelsResponse *const *answers, size_t n, size_t *n_entries);
 

@@ -3,6 +3,7 @@
  * shown that was not measured.
  */
 #include "base/clock.h"
+#include "service/accuracy.h"
 #include "service/history.h"
 #include "service/service.h"
 
@@ -39,6 +40,7 @@ struct service_metrics {
     struct metrics_series *finished[N_FINISHES], *errors[ERROR_N_CODES], *rejected[N_REFUSALS];
     struct metrics_series *running, *waiting, *active, *depth, *queue_tokens, *preempted, *prompt_tokens, *generated_tokens, *kv_usage, *kv_used,
         *kv_kept, *kv_free, *prefix_queries, *prefix_hits, *drafted, *draft_accepted, *cancelled, *deadline, *stalled, *device_failures, *breaker;
+    struct accuracy_series accuracy;
     int64_t started_ns;
     pthread_mutex_t lock; /* guards the history */
     struct history history;
@@ -123,6 +125,7 @@ static void on_collect(void *user)
     follow(m->stalled, s.n_stalled);
     follow(m->device_failures, s.n_device_failures);
     metrics_set(m->breaker, s.breaker);
+    accuracy_series_update(&m->accuracy, m->engine);
 }
 
 static struct metrics_family *family(struct service_metrics *m, enum metrics_type type, const char *name,
@@ -243,6 +246,7 @@ struct service_metrics *service_metrics_open(struct engine *e)
     add_histograms(m, model);
     add_counters(m, model);
     add_gauges(m, model);
+    accuracy_series_open(&m->accuracy, m->page, e);
     metrics_add_process(m->page);
     metrics_on_collect(m->page, on_collect, m);
     remember(m, &(struct history_sums){.n_fallbacks = model->fallback_reason != NULL});

@@ -2,6 +2,7 @@
 #include "base/clock.h"
 #include "bitnet/v1/admin.pb-c.h"
 #include "bitnet/v1/models.pb-c.h"
+#include "service/accuracy.h"
 #include "service/service.h"
 
 #include "version.h"
@@ -63,6 +64,11 @@ void models_list(void *service, struct rpc_call *call, const void *data, size_t 
     if (stats.busy_seconds > 0)
         model.avg_tokens_per_second = (double)stats.n_generated_tokens / stats.busy_seconds;
     model.avg_inference_time_ms = service_metrics_window(s->metrics).mean_ms;
+    struct engine_accuracy accuracy;
+    if (engine_accuracy(s->engine, &accuracy)) {
+        model._accuracy_case = BITNET__V1__MODEL___ACCURACY_ACCURACY;
+        model.accuracy = accuracy.recent;
+    }
     model.is_default = true;
     model.has_chat_template = m->chat_template != NULL;
     Bitnet__V1__ListModelsResponse response = BITNET__V1__LIST_MODELS_RESPONSE__INIT;
@@ -162,7 +168,8 @@ void admin_health(void *service, struct rpc_call *call, const void *data, size_t
               state.device_refused ? "the device fails; requests are refused" : "the device has failed; it is tried again");
     if (state.device_refused)
         parts[3].status = BITNET__V1__HEALTH_STATUS__HEALTH_STATUS_UNHEALTHY;
-    component(&parts[4], "quantization_engine", true, "");
+    char why[ACCURACY_MESSAGE_BYTES];
+    component(&parts[4], "quantization_engine", !accuracy_degraded(s->engine, why), why);
     bool all = true;
     for (size_t i = 0; i < 5; i++) {
         list[i] = &parts[i];
