@@ -83,7 +83,7 @@ GEN_H       := $(GEN_C:.c=.h) $(GEN)/descriptors.h
 
 SRC_base    := $(wildcard base/*.c)
 SRC_kernels := $(wildcard kernels/*.c $(if $(filter x86_64,$(TARGET)),kernels/x86/*.c) $(if $(filter aarch64,$(TARGET)),kernels/arm/*.c))
-SRC_engine  := $(wildcard engine/*.c engine/grammar/*.c engine/model/*.c engine/text/*.c)
+SRC_engine  := $(wildcard engine/*.c engine/grammar/*.c engine/model/*.c engine/registry/*.c engine/text/*.c)
 SRC_rpc     := $(wildcard rpc/*.c)
 SRC_service := $(filter-out service/main.c,$(wildcard service/*.c))
 SRC_gateway := $(filter-out gateway/main.c,$(wildcard gateway/*.c))

@@ -139,6 +139,7 @@ bool engine_accuracy(struct engine *e, struct engine_accuracy *out)
 void engine_observe(struct engine *e, const struct engine_observer *observer)
 {
     e->observer = *observer;
+    atomic_store_explicit(&e->observed, true, memory_order_release);
 }
 
 const struct engine_model *engine_model(const struct engine *e)
@@ -151,11 +152,16 @@ const struct tokenizer *engine_tokenizer(const struct engine *e)
     return e->model->tokenizer;
 }
 
-void engine_drain(struct engine *e, int64_t deadline_ns)
+void engine_refuse(struct engine *e, int64_t deadline_ns)
 {
     atomic_store_explicit(&e->drain_deadline_ns, deadline_ns, memory_order_relaxed);
     atomic_store_explicit(&e->draining, true, memory_order_release);
     waker_wake(&e->waker);
+}
+
+void engine_drain(struct engine *e, int64_t deadline_ns)
+{
+    engine_refuse(e, deadline_ns);
     pthread_mutex_lock(&e->stats_lock);
     while (e->n_live || queue_n_taken(&e->queue))
         waker_cond_wait(&e->drained, &e->stats_lock, clock_now_ns() + DRAIN_POLL_NS);

@@ -26,6 +26,13 @@
 /* ---- engine ----------------------------------------------------------------------------------------------------- */
 
 struct engine;
+struct turn;
+
+/* Gives a descriptor of a file for reading, which the callee closes, or -1 and *err (not NULL). */
+struct file_opener {
+    int (*open)(void *user, const char *path, struct error *err);
+    void *user;
+};
 
 struct engine_options {
     const char *model_path;      /* GGUF file */
@@ -53,6 +60,11 @@ struct engine_options {
     bool no_prefix_cache;        /* every prompt is computed whole, nothing is kept of one request for another */
     double accuracy_share;       /* of requests that are computed again in idle time; see engine_accuracy. 0 = none, 1 = all */
     double accuracy_threshold;   /* share of tokens that must be the same, up to 1; 0 = 0.99 */
+    struct turn *turn;           /* engines that have the same one make their steps in turns, when they are on the CPU (engine/turn.h); NULL = none */
+    const struct file_opener *opener; /* opens the model's files; NULL = open(2) by their paths. Until engine_open returns */
+    bool load_in_background;     /* what loads gives way to what serves; the engine itself has the caller's priority */
+    bool (*on_load)(void *user, double share); /* asked as loading goes on, share 0..1, on one thread: false ends it with CANCELLED; or NULL */
+    void *on_load_user;
     const struct null_options *null_model; /* not NULL: nothing is computed (see backend_open_null), the id is "null-model", the device "null";
                                   * answers are plain text that never ends by itself. The file gives tokenizer and shape */
     /* Of session_open only: */
@@ -66,8 +78,13 @@ enum error_code engine_open(const struct engine_options *options, struct engine 
 /* No new request is accepted (SERVICE_UNAVAILABLE); those that have not started end with SERVICE_UNAVAILABLE at once, running ones go on until they
  * finish or `deadline_ns` (clock_now_ns) passes, when they end with SERVICE_UNAVAILABLE. Returns when none is left. Any thread. */
 void engine_drain(struct engine *e, int64_t deadline_ns);
+/* Begins what engine_drain waits for. Any thread. */
+void engine_refuse(struct engine *e, int64_t deadline_ns);
 
-/* Ends what still runs, stops the loop and frees all. Streams that are still open stay readable until they are closed. */
+/* Ends what still runs and stops the loop: when it returns nobody is observed or called any more, and what the engine has counted is final. May
+ * be called once more. */
+void engine_stop(struct engine *e);
+/* Stops the engine, unless that has been done, and frees all. Streams that are still open stay readable until they are closed. */
 void engine_close(struct engine *e);
 
 /* What is served; strings live as long as the engine. Any thread. */
@@ -121,7 +138,7 @@ struct engine_accuracy {
 /* False when nothing has been compared so far; then only n_dropped and threshold say anything, and nothing at all when the share is 0. Any thread. */
 bool engine_accuracy(struct engine *e, struct engine_accuracy *out);
 
-/* Called on the loop thread for each finished request, for histograms; set before the first submit, must not block. */
+/* Called on the loop thread for each finished request, for histograms; must not block. */
 struct engine_observation {
     int finish;                  /* enum finish_reason */
     double queue_s, first_token_s, total_s; /* negative = it did not come so far */
@@ -134,6 +151,7 @@ struct engine_observer {
     void (*on_step)(void *user, size_t n_rows, size_t n_sequences, double seconds);
     void (*on_token_gap)(void *user, double seconds);
 };
+/* Once; from then on until engine_stop returns. What happened before is not told. */
 void engine_observe(struct engine *e, const struct engine_observer *observer);
 
 /* ---- grammars: what an answer must be -------------------------------------------------------------------------- */

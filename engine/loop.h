@@ -14,6 +14,7 @@
 #include "engine/kvcache.h"
 #include "engine/sampler.h"
 #include "engine/scheduler.h"
+#include "engine/turn.h"
 
 #include <stdatomic.h>
 
@@ -59,9 +60,11 @@ struct engine {
     struct model_description description;
     struct request_limits limits;
     size_t max_stream_bytes;
+    struct turn *turn; /* or NULL */
     int64_t default_timeout_ns, stall_timeout_ns;
     struct accuracy *accuracy; /* NULL: nothing is computed again */
-    struct engine_observer observer; /* written before the first submit, whose queue lock hands it to the loop */
+    struct engine_observer observer; /* written before `observed`, which hands it to the loop */
+    atomic_bool observed, stopped;
 
     /* Shared. */
     struct queue queue;
@@ -81,6 +84,12 @@ struct engine {
 
     struct loop loop;
 };
+
+/* Who observes, or NULL. */
+static inline const struct engine_observer *loop_observer(const struct engine *e)
+{
+    return atomic_load_explicit(&e->observed, memory_order_acquire) ? &e->observer : NULL;
+}
 
 /* The thread's function; `arg` is the engine. Returns once closing is set and nothing is left. */
 void *loop_main(void *arg);

@@ -4,8 +4,10 @@
 
 #include "base/clock.h"
 #include "base/log.h"
+#include "engine/background.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 #define DEFAULT_SEQUENCES 64
 #define DEFAULT_BATCH_TOKENS 512
@@ -52,7 +54,14 @@ static enum error_code check_options(const struct engine_options *o, struct erro
 static enum error_code open_model(struct engine *e, const struct engine_options *o, struct error *err)
 {
     char fallback_reason[ENGINE_FALLBACK_BYTES];
-    struct model_options mo = {o->model_path, o->format, o->i2s_order, o->context_length, true};
+    const struct model_options mo = {.path = o->model_path,
+                                     .format = o->format,
+                                     .i2s_order = o->i2s_order,
+                                     .context_length = o->context_length,
+                                     .opener = o->opener,
+                                     .on_load = o->on_load,
+                                     .on_load_user = o->on_load_user,
+                                     .screen_head = true};
     enum error_code code = engine_backend_open(o, &e->backend, fallback_reason, sizeof fallback_reason, err);
     if (!code)
         code = model_open(&mo, e->backend, &e->model, err);
@@ -199,6 +208,22 @@ fail_stats:
     return false;
 }
 
+/* What takes long of opening: on a thread of its own, and the workers that it makes are at its priority until the loop starts them anew. */
+struct loading {
+    struct engine *e;
+    const struct engine_options *options;
+    enum error_code code;
+    struct error *err;
+};
+
+static void load(void *arg)
+{
+    struct loading *l = arg;
+    l->code = open_model(l->e, l->options, l->err);
+    if (!l->code)
+        l->code = open_memory(l->e, l->options, l->err);
+}
+
 static enum error_code start(struct engine *e, const struct engine_options *o, struct error *err)
 {
     const struct queue_options queue = {.limit = or_default(o->queue_limit, DEFAULT_QUEUE),
@@ -209,6 +234,7 @@ static enum error_code start(struct engine *e, const struct engine_options *o, s
         return error_set(err, ERROR_MEMORY_EXHAUSTED, "no memory for the engine's locks");
     e->default_timeout_ns = o->default_timeout_ns;
     e->stall_timeout_ns = o->stall_timeout_ns;
+    e->turn = strcmp(backend_info(e->backend)->device, "cpu") == 0 ? o->turn : NULL;
     e->stats.last_turn_ns = clock_now_ns();
     if (o->accuracy_share > 0) {
         enum error_code code = accuracy_open(e, o->accuracy_share, o->accuracy_threshold, &e->accuracy, err);
@@ -271,9 +297,12 @@ enum error_code engine_open(const struct engine_options *options, struct engine 
     struct engine *e = calloc(1, sizeof *e);
     if (!e)
         return error_set(err, ERROR_MEMORY_EXHAUSTED, "no memory for an engine");
-    code = open_model(e, options, err);
-    if (!code)
-        code = open_memory(e, options, err);
+    struct loading loading = {.e = e, .options = options, .err = err};
+    if (options->load_in_background)
+        background_run(load, &loading);
+    else
+        load(&loading);
+    code = loading.code;
     e->description.model.load_seconds = (double)(clock_now_ns() - start_ns) / (double)CLOCK_NS_PER_S;
     if (!code)
         code = start(e, options, err);
@@ -290,13 +319,20 @@ enum error_code engine_open(const struct engine_options *options, struct engine 
     return ERROR_NONE;
 }
 
-void engine_close(struct engine *e)
+void engine_stop(struct engine *e)
 {
-    if (!e)
+    if (atomic_exchange(&e->stopped, true))
         return;
     engine_drain(e, clock_now_ns());
     atomic_store_explicit(&e->closing, true, memory_order_release);
     waker_wake(&e->waker);
     pthread_join(e->thread, NULL);
+}
+
+void engine_close(struct engine *e)
+{
+    if (!e)
+        return;
+    engine_stop(e);
     free_engine(e);
 }

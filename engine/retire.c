@@ -74,8 +74,9 @@ static void observe_end(struct engine *e, const struct job *j, enum finish_reaso
         o.queue_s = -1;
     if (j->first_token_ns)
         o.first_token_s = seconds_between(j->item.arrival_ns, j->first_token_ns);
-    if (e->observer.on_finish)
-        e->observer.on_finish(e->observer.user, &o);
+    const struct engine_observer *observer = loop_observer(e);
+    if (observer && observer->on_finish)
+        observer->on_finish(observer->user, &o);
 }
 
 static struct stream_summary summarise(const struct job *j, int64_t now_ns)

@@ -109,8 +109,9 @@ static void note_token(struct engine *e, struct sequence *q)
     int64_t now_ns = clock_now_ns();
     if (!q->job->first_token_ns)
         q->job->first_token_ns = now_ns;
-    if (q->last_token_ns && e->observer.on_token_gap)
-        e->observer.on_token_gap(e->observer.user, (double)(now_ns - q->last_token_ns) / (double)CLOCK_NS_PER_S);
+    const struct engine_observer *observer = loop_observer(e);
+    if (q->last_token_ns && observer && observer->on_token_gap)
+        observer->on_token_gap(observer->user, (double)(now_ns - q->last_token_ns) / (double)CLOCK_NS_PER_S);
     q->last_token_ns = now_ns;
     q->job->n_generated++;
     pthread_mutex_lock(&e->stats_lock);
@@ -330,6 +331,7 @@ void loop_step(struct engine *e, size_t n_planned)
     struct loop *l = &e->loop;
     struct error err = {0};
     struct step_rows rows;
+    turn_take(e->turn);
     int64_t start_ns = clock_now_ns();
     build_batch(l, &rows);
     assert(rows.n_rows == n_planned && "step: the plan is what is run");
@@ -343,6 +345,7 @@ void loop_step(struct engine *e, size_t n_planned)
                                .n_sequences = l->kvcache.n_slots,
                                .max_blocks = l->kvcache.max_blocks};
     bool works = !forward_run(l->forward, &e->kv, &batch, l->ids, l->out_rows, l->n_out, l->needs, false, l->logits, &err);
+    turn_give(e->turn);
     note_device(e, works); /* before its requests hear of it */
     if (!works)
         fail_batch(e, &err);
@@ -357,6 +360,7 @@ void loop_step(struct engine *e, size_t n_planned)
     pthread_mutex_lock(&e->stats_lock);
     e->stats.busy_seconds += seconds;
     pthread_mutex_unlock(&e->stats_lock);
-    if (e->observer.on_step)
-        e->observer.on_step(e->observer.user, rows.n_rows, rows.n_sequences, seconds);
+    const struct engine_observer *observer = loop_observer(e);
+    if (observer && observer->on_step)
+        observer->on_step(observer->user, rows.n_rows, rows.n_sequences, seconds);
 }

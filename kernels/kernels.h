@@ -118,8 +118,8 @@ struct backend_info {
  * ERROR_VALIDATION_FAILED for an unknown device or instruction set. The caller closes it, after all that it made. */
 enum error_code backend_open(const struct backend_options *options, struct backend **out, struct error *err);
 void backend_close(struct backend *be);
-/* Makes the calling thread the backend's: it gets the place and the priority of a compute thread, for good. Whoever will call operations
- * does this once; without it only the workers have them. */
+/* Makes the calling thread the backend's: it gets the place and the priority of a compute thread, for good, and workers are started anew that
+ * inherit its own. Whoever will call operations does this once; without it only the workers have them. */
 void backend_adopt_thread(struct backend *be);
 /* Strings live as long as the backend. Any thread. */
 const struct backend_info *backend_info(const struct backend *be);

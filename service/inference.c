@@ -25,6 +25,7 @@
 
 struct generation {
     struct service *service;
+    struct served *served; /* the model that it began with, held until its end */
     struct stream *stream;
     bool streaming, sending, over;
     bool echo_sent[MAX_CHOICES];
@@ -41,11 +42,22 @@ struct generation {
 static void generation_free(struct generation *g)
 {
     stream_close(g->stream);
+    served_release(g->served);
     for (size_t i = 0; i < MAX_CHOICES; i++)
         collect_fini(&g->choices[i]);
     echo_fini(&g->echo);
     buffer_fini(&g->texts);
     free(g);
+}
+
+static const struct tokenizer *tokenizer_of(const struct generation *g)
+{
+    return engine_tokenizer(served_engine(g->served));
+}
+
+static char *model_of(const struct generation *g)
+{
+    return (char *)(uintptr_t)served_id(g->served);
 }
 
 /* ---- messages ---------------------------------------------------------------------------------------------------- */
@@ -78,7 +90,7 @@ static bool send_tokens(struct generation *g, struct rpc_call *call, const struc
         tokens[i].id = t->id;
         tokens[i].text = g->texts.data + offsets[i];
         if (g->logprobs) {
-            collect_logprob(engine_tokenizer(g->service->engine), t->id, t->logprob, t->top, t->n_top,
+            collect_logprob(tokenizer_of(g), t->id, t->logprob, t->top, t->n_top,
                             &room.entry[i], &room.top[i * COLLECT_MAX_TOP], &room.top_list[i * COLLECT_MAX_TOP]);
             tokens[i].logprob = &room.entry[i];
         }
@@ -87,7 +99,7 @@ static bool send_tokens(struct generation *g, struct rpc_call *call, const struc
     event.choice = e->choice;
     event.position = e->position;
     if (e->position == 0) {
-        event.model = (char *)(uintptr_t)engine_model(g->service->engine)->id;
+        event.model = model_of(g);
         event.system_fingerprint = g->fingerprint;
     }
     event.n_tokens = e->n_tokens;
@@ -102,7 +114,7 @@ static bool send_prompt(struct generation *g, struct rpc_call *call)
 {
     for (size_t c = 0; c < MAX_CHOICES; c++)
         g->echo_sent[c] = true;
-    return echo_send(&g->echo, call, engine_tokenizer(g->service->engine), engine_model(g->service->engine)->id, g->fingerprint);
+    return echo_send(&g->echo, call, tokenizer_of(g), model_of(g), g->fingerprint);
 }
 
 static bool send_choice_end(struct rpc_call *call, const struct stream_event *e)
@@ -125,7 +137,7 @@ struct answer {
 
 static void answer_init(struct answer *a, struct generation *g, const struct stream_summary *sum)
 {
-    const struct engine_model *m = engine_model(g->service->engine);
+    const struct engine_model *m = engine_model(served_engine(g->served));
     bitnet__v1__generate_response__init(&a->response);
     bitnet__v1__usage__init(&a->usage);
     bitnet__v1__timing__init(&a->timing);
@@ -138,7 +150,7 @@ static void answer_init(struct answer *a, struct generation *g, const struct str
     a->timing.tokens_per_second = sum->tokens_per_second;
     a->timing.mean_batch_size = sum->mean_batch_size;
     a->response.request_id = g->request_id;
-    a->response.model = (char *)(uintptr_t)m->id;
+    a->response.model = model_of(g);
     a->response.system_fingerprint = g->fingerprint;
     a->response.usage = &a->usage;
     a->response.timing = &a->timing;
@@ -147,7 +159,7 @@ static void answer_init(struct answer *a, struct generation *g, const struct str
     a->response.device = (char *)(uintptr_t)m->device;
     a->response.memory_bytes = m->weight_bytes + m->kv_bytes + m->scratch_bytes;
     struct engine_accuracy accuracy;
-    if (engine_accuracy(g->service->engine, &accuracy)) {
+    if (engine_accuracy(served_engine(g->served), &accuracy)) {
         a->response._accuracy_case = BITNET__V1__GENERATE_RESPONSE___ACCURACY_ACCURACY;
         a->response.accuracy = accuracy.recent;
     }
@@ -177,7 +189,7 @@ static void send_complete(struct generation *g, struct rpc_call *call, const str
 
 static void answer_once(struct generation *g, struct rpc_call *call, const struct stream_event *e)
 {
-    const struct tokenizer *t = engine_tokenizer(g->service->engine);
+    const struct tokenizer *t = tokenizer_of(g);
     struct answer a;
     Bitnet__V1__Choice choices[MAX_CHOICES], *list[MAX_CHOICES];
     struct collect_room rooms[MAX_CHOICES] = {0}, prompt = {0};
@@ -215,7 +227,7 @@ static const char *const finish_names[] = {"none", "stop", "length", "cancelled"
 static void log_end(const struct generation *g, const struct stream_event *e)
 {
     log_info("service", "request finished", LOG_STR("request_id", g->request_id),
-             LOG_STR("model", engine_model(g->service->engine)->id), LOG_STR("finish", finish_names[e->finish]),
+             LOG_STR("model", model_of(g)), LOG_STR("finish", finish_names[e->finish]),
              LOG_INT("prompt_tokens", e->summary.n_prompt_tokens),
              LOG_INT("generated_tokens", e->summary.n_generated_tokens), LOG_FLOAT("queue_ms", e->summary.queue_ms),
              LOG_FLOAT("total_ms", e->summary.total_ms),
@@ -373,14 +385,15 @@ static enum error_code submit(struct generation *g, struct rpc_call *call, const
 {
     struct converted c;
     char peer[PEER_BYTES];
-    if (!models_match(g->service, r->model, err))
+    if (registry_acquire(g->service->registry, r->model, &g->served, err))
         return err->code;
+    struct engine *engine = served_engine(g->served);
     if (g->streaming && r->best_of > (r->n ? r->n : 1))
         return error_set_param(err, ERROR_VALIDATION_FAILED, "best_of",
                                "best_of: expected no more than n in a stream, whose tokens are sent before the best are known");
-    enum error_code code = convert_request(g->service, r, rpc_call_deadline_ns(call), &c, err);
+    enum error_code code = convert_request(g->service, tokenizer_of(g), r, rpc_call_deadline_ns(call), &c, err);
     if (!code)
-        code = echo_take(&g->echo, engine_tokenizer(g->service->engine), r, err);
+        code = echo_take(&g->echo, tokenizer_of(g), r, err);
     for (size_t i = 0; i < MAX_CHOICES && !g->streaming; i++)
         buffer_append(&g->choices[i].text, g->echo.text.data, g->echo.text.n_bytes);
     if (!code) {
@@ -393,15 +406,15 @@ static enum error_code submit(struct generation *g, struct rpc_call *call, const
         g->logprobs = r->logprobs;
         g->n_top = r->top_logprobs;
         g->seed = c.request.sampling.seed;
-        convert_fingerprint(engine_model(g->service->engine), g->fingerprint);
+        convert_fingerprint(served_id(g->served), engine_model(engine), g->fingerprint);
         g->call_deadline = c.call_deadline;
         if (convert_has_form(r)) {
-            code = engine_admits(g->service->engine, &c.request, err);
+            code = engine_admits(engine, &c.request, err);
             if (!code)
                 code = convert_form(g->service, r, &c, err);
         }
         if (!code)
-            code = engine_submit(g->service->engine, &c.request, &g->stream, err);
+            code = engine_submit(engine, &c.request, &g->stream, err);
     }
     convert_fini(&c);
     return code;

@@ -49,8 +49,13 @@
     }
 
 static const struct option_def defs[] = {
-    STR("model", model, NULL, "GGUF file to serve (required)"),
+    STR("model", model, NULL, "GGUF file to serve (required, unless --state-file names models)"),
     STR("model-id", model_id, NULL, "name of the model; the file's by default"),
+    STR("model-dirs", model_dirs, NULL, "folders, separated by colons, from which models may be loaded while it runs; none by default"),
+    STR("state-file", state_file, NULL, "file that remembers which models are loaded, for the next start"),
+    SIZE("memory-budget", memory_budget, "0", 0, 1e15, "memory of all models together; 0 = 90 % of what the process may use"),
+    BOOL("evict", evict, "a model that finds no room takes the place of the one that was unused for longest, instead of being refused"),
+    INT("max-loads", max_loads, "1", 1, 16, NULL, "models that are loaded at once; the others wait"),
     STR("listen", listen, "127.0.0.1:50051", "gRPC addresses, separated by commas; unix:/PATH too"),
     STR("admin-listen", admin_listen, "127.0.0.1:9090", "address of metrics and health over HTTP; empty = none"),
     STR("device", device, "auto", "auto, cpu, gpu or cuda:N; auto and gpu fall back to the CPU"),
@@ -137,7 +142,7 @@ static enum error_code check_tls(const struct service_config *c, struct error *e
 
 enum error_code options_check(const struct service_config *c, struct error *err)
 {
-    if (!c->model || !c->model[0])
+    if ((!c->model || !c->model[0]) && (!c->state_file || !c->state_file[0]))
         return error_set_param(err, ERROR_VALIDATION_FAILED, "model", "--model: expected a GGUF file, found nothing");
     if (c->null_step_us && !c->null_model)
         return error_set_param(err, ERROR_VALIDATION_FAILED, "null-step-us", "--null-step-us: expected --null-model with it, found it alone");

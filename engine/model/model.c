@@ -168,9 +168,12 @@ static enum error_code bind(struct model *m, const struct model_options *options
         return error_set(err, ERROR_MEMORY_EXHAUSTED, "no memory for %u layers", m->shape.n_layers);
     if ((code = bind_ends(m, options, err)))
         return code;
-    for (size_t layer = 0; layer < m->shape.n_layers; layer++)
+    for (size_t layer = 0; layer < m->shape.n_layers; layer++) {
+        if (options->on_load && !options->on_load(options->on_load_user, (double)layer / m->shape.n_layers))
+            return error_set(err, ERROR_CANCELLED, "loading was ended at layer %zu of %u", layer, m->shape.n_layers);
         if ((code = bind_layer(m, layer, options, err)))
             return code;
+    }
     m->format = ternary_format(m->layers[0].q);
     if ((code = bind_rope(m, options, err)))
         return code;
@@ -181,7 +184,7 @@ enum error_code model_open(const struct model_options *options, struct backend *
                            struct error *err)
 {
     struct gguf *g;
-    enum error_code code = gguf_open(options->path, &g, err);
+    enum error_code code = gguf_open_by(options->opener, options->path, &g, err);
     if (code)
         return code;
     struct model *m = calloc(1, sizeof *m);

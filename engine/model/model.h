@@ -50,6 +50,9 @@ struct model_options {
     enum ternary_format format;
     int i2s_order;               /* or -1: as the weights say; see model_i2s_order */
     size_t context_length;       /* rope table; 0 = the model's */
+    const struct file_opener *opener;             /* see engine_options */
+    bool (*on_load)(void *user, double share);    /* likewise */
+    void *on_load_user;
     bool screen_head;            /* an eight-bit copy of the head, where the device has use for one; see dense_screen */
 };
 

@@ -13,7 +13,7 @@ static enum error_code convert(const Bitnet__V1__GenerateRequest *r, int64_t dea
                                struct error *err)
 {
     *err = (struct error){0};
-    enum error_code code = convert_request(&service, r, deadline_ns, out, err);
+    enum error_code code = convert_request(&service, NULL, r, deadline_ns, out, err);
     return !code && convert_has_form(r) ? convert_form(&service, r, out, err) : code;
 }
 
