@@ -20,7 +20,7 @@
 
 #define DEFAULT_THRESHOLD 0.99
 #define N_PLACES 4
-#define REST 99                        /* times as long as it has computed, while requests run */
+#define REST 59                        /* times as long as it has computed, while requests run */
 #define LOOK_NS (50 * CLOCK_NS_PER_MS) /* how often it looks whether they still do */
 
 /* What a comparison needs of a request that is gone. */

@@ -5,7 +5,7 @@
  *
  * Which requests: every k-th of those that drew a token, from the first on, k = 1 / share; one that cannot be compared (a grammar, a long
  * prompt) leaves its turn to the next. Of a request choice 0, and at most ACCURACY_MAX_TOKENS of it. While requests run the thread works
- * 1 % of the time.
+ * 1/60 of the time.
  *
  * A violation is a request of whose tokens less than `threshold` are the same; the engine is degraded while that holds for the last
  * ACCURACY_WINDOW requests together.
