@@ -1,4 +1,5 @@
 /* Requests in, statistics out: what callers' threads do, without touching what the loop owns. */
+#include "engine/accuracy.h"
 #include "engine/loop.h"
 
 #include "base/clock.h"
@@ -142,9 +143,23 @@ void engine_forget(struct engine *e)
     pthread_mutex_unlock(&e->stats_lock);
 }
 
+bool engine_accuracy(struct engine *e, struct engine_accuracy *out)
+{
+    *out = (struct engine_accuracy){.recent = -1, .lowest = -1};
+    if (e->accuracy)
+        accuracy_read(e->accuracy, out);
+    return e->accuracy && out->recent >= 0;
+}
+
 void engine_observe(struct engine *e, const struct engine_observer *observer)
 {
     e->observer = *observer;
+    atomic_store_explicit(&e->observed, true, memory_order_release);
+}
+
+void engine_spare_thread(const struct engine *e)
+{
+    backend_spare_thread(e->backend);
 }
 
 const struct engine_model *engine_model(const struct engine *e)
