@@ -58,6 +58,8 @@ struct engine_options {
     int64_t stall_timeout_ns;    /* a request whose stream is full, and of which nothing was read, for this long ends with READER_STALLED; 0 = never */
     bool no_speculation;         /* one token of a sequence a step; see engine/draft.h. The tokens are the same */
     bool no_prefix_cache;        /* every prompt is computed whole, nothing is kept of one request for another */
+    double accuracy_share;       /* of requests that are computed again in idle time; see engine_accuracy. 0 = none, 1 = all */
+    double accuracy_threshold;   /* share of tokens that must be the same, up to 1; 0 = 0.99 */
     struct turn *turn;           /* engines that have the same one make their steps in turns, when they are on the CPU (engine/turn.h); NULL = none */
     const struct file_opener *opener; /* opens the model's files; NULL = open(2) by their paths. Until engine_open returns */
     bool load_in_background;     /* what loads gives way to what serves; the engine itself has the caller's priority */
@@ -95,6 +97,7 @@ struct engine_model {
     uint64_t device_memory_bytes; /* of the device; for a CPU what the process may use */
     uint32_t n_threads;          /* that compute */
     uint32_t vocab_size, context_length, n_kv_blocks, kv_block_size;
+    uint32_t embedding_size;     /* of the vectors of a model that computes embeddings, and generates nothing; 0 = it generates */
     int64_t created_unix;
     double load_seconds;
     const char *fallback_reason; /* why the asked device is not used; NULL when it is */
@@ -124,6 +127,20 @@ struct engine_stats {
     double busy_seconds;         /* time spent in steps */
 };
 void engine_stats(struct engine *e, struct engine_stats *out);
+
+/* Live accuracy: a share of the requests is computed again by the portable kernels, on the same weights, by a thread of the lowest priority, and
+ * compared token by token; as results do not depend on the kernels, all are the same unless something is broken. Which ones: see
+ * engine/accuracy.h. Since start, but for `recent`. */
+struct engine_accuracy {
+    uint64_t n_requests, n_compared, n_same; /* requests; tokens */
+    uint64_t n_violations;       /* requests of whose tokens less than the threshold were the same */
+    uint64_t n_dropped;          /* requests whose turn it was while too many waited for theirs */
+    double recent, lowest;       /* share of tokens that were the same: of the last 32 such requests, the lowest of one */
+    double threshold;
+    bool degraded;               /* `recent` is below the threshold */
+};
+/* False when nothing has been compared so far; then only n_dropped and threshold say anything, and nothing at all when the share is 0. Any thread. */
+bool engine_accuracy(struct engine *e, struct engine_accuracy *out);
 
 /* Called on the loop thread for each finished request, for histograms; must not block. */
 struct engine_observation {
@@ -217,6 +234,7 @@ struct request {
     uint32_t top_logprobs;       /* 0..20 */
     bool prompt_logprobs;        /* those of the prompt's tokens too, with `logprobs`; all of the prompt is computed then, none is taken from the cache */
     bool ignore_eos;
+    bool embed;                  /* the vector of the text is asked for, of a model with an embedding_size; max_tokens, stop, n, logprobs, grammar stay 0 */
     struct grammar *grammar;     /* what the answer must be, or NULL; not together with ignore_eos. A reference is taken */
     enum priority priority;
     int64_t deadline_ns;         /* clock_now_ns; 0 = the engine's default, CLOCK_NEVER = none */
@@ -274,6 +292,8 @@ struct stream_event {
         uint32_t n_prompt_tokens, n_generated_tokens, n_cached_tokens;
         double queue_ms, first_token_ms, total_ms, tokens_per_second, mean_batch_size;
     } summary;
+    const float *embedding;      /* COMPLETE of `embed`, when it went well: the pooled vector, of length 1; valid until stream_close */
+    size_t n_embedding;          /* embedding_size */
 };
 
 /* Takes what is there without waiting; NOTHING when there is nothing yet. At most max_tokens tokens (0 = all). After

@@ -1,4 +1,5 @@
 /* Opening and closing an engine: backend -> model -> memory -> locks -> thread, and back. */
+#include "engine/accuracy.h"
 #include "engine/loop.h"
 
 #include "base/clock.h"
@@ -6,7 +7,6 @@
 #include "engine/background.h"
 #include "engine/estimate.h"
 
-#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -27,6 +27,10 @@ static enum error_code check_options(const struct engine_options *o, struct erro
         {"queue_limit", o->queue_limit, MAX_QUEUE},
         {"queue_tokens", o->queue_tokens, MAX_QUEUE_TOKENS},
     };
+    const struct {
+        const char *name;
+        double value;
+    } shares[] = {{"accuracy_share", o->accuracy_share}, {"accuracy_threshold", o->accuracy_threshold}};
     if (!o->model_path)
         return error_set_param(err, ERROR_VALIDATION_FAILED, "model_path",
                                "expected the path of a GGUF file, found none");
@@ -34,6 +38,9 @@ static enum error_code check_options(const struct engine_options *o, struct erro
         if (fields[i].value > fields[i].max)
             return error_set_param(err, ERROR_VALIDATION_FAILED, fields[i].name, "expected at most %zu, found %zu",
                                    fields[i].max, fields[i].value);
+    for (size_t i = 0; i < sizeof shares / sizeof *shares; i++)
+        if (!(shares[i].value >= 0 && shares[i].value <= 1))
+            return error_set_param(err, ERROR_VALIDATION_FAILED, shares[i].name, "expected 0 to 1, found %g", shares[i].value);
     return ERROR_NONE;
 }
 
@@ -64,6 +71,11 @@ static enum error_code open_kv(struct engine *e, const struct engine_options *o,
     struct engine_model *m = &e->description.model;
     size_t block_bytes = kv_cache_block_bytes(o->kv_type, s->n_layers, s->n_kv_heads, s->head_dim);
     uint32_t context_length = model_context_length(e->model, o);
+    if (!s->causal && context_length > e->loop.scheduler.max_rows) {
+        log_warn("engine", "a text of this model is computed in one step: the context is cut to max_batch_tokens",
+                 LOG_INT("context_length", context_length), LOG_INT("max_batch_tokens", e->loop.scheduler.max_rows));
+        context_length = (uint32_t)e->loop.scheduler.max_rows;
+    }
     size_t n_blocks = engine_kv_blocks(s, o, context_length, backend_info(e->backend)->memory_bytes);
     if (n_blocks == 0 || n_blocks > INT32_MAX)
         return error_set_param(err, ERROR_VALIDATION_FAILED, "kv_cache_bytes",
@@ -79,7 +91,7 @@ static enum error_code open_kv(struct engine *e, const struct engine_options *o,
     if (code)
         return code;
     if (!kvcache_open(&e->loop.kvcache, (uint32_t)n_blocks, (uint32_t)e->loop.max_sequences,
-                      kvcache_blocks_for(context_length), !o->no_prefix_cache))
+                      kvcache_blocks_for(context_length), !o->no_prefix_cache && s->pooling == POOLING_NONE))
         return error_set(err, ERROR_MEMORY_EXHAUSTED, "no memory for the tables of %zu KV blocks", n_blocks);
     m->kv_bytes = (uint64_t)n_blocks * block_bytes;
     m->n_kv_blocks = (uint32_t)n_blocks;
@@ -102,7 +114,7 @@ static void measure_tokens(struct engine *e)
     e->max_stream_bytes = 3 * (longest + 4);
 }
 
-static bool alloc_arrays(struct loop *l, size_t vocab_size)
+static bool alloc_arrays(struct loop *l, size_t n_outputs)
 {
     size_t n = l->max_sequences, rows = l->scheduler.max_rows, n_out = l->max_out;
     l->running = calloc(n, sizeof *l->running);
@@ -116,7 +128,7 @@ static bool alloc_arrays(struct loop *l, size_t vocab_size)
     l->out_sequences = calloc(n_out, sizeof *l->out_sequences);
     l->needs = calloc(n_out, sizeof *l->needs);
     l->masks = calloc(n_out, sizeof *l->masks);
-    l->logits = calloc(n_out, vocab_size * sizeof *l->logits);
+    l->logits = calloc(n_out, n_outputs * sizeof *l->logits);
     return l->running && l->free_slots && l->known && l->items && l->ids && l->positions && l->slots && l->out_rows &&
            l->out_sequences && l->needs && l->masks && l->logits;
 }
@@ -129,7 +141,10 @@ static enum error_code open_memory(struct engine *e, const struct engine_options
     l->scheduler.max_rows = engine_max_rows(o);
     l->scheduler.target_ns = o->target_step_ns;
     l->speculate = !o->no_speculation;
-    l->max_out = engine_max_out(o);
+    bool embeds = e->model->shape.pooling != POOLING_NONE;
+    size_t n_outputs = embeds ? e->model->shape.dim : vocab_size;
+    e->limits.embedding_size = embeds ? e->model->shape.dim : 0;
+    l->max_out = embeds ? l->scheduler.max_rows : engine_max_out(o);
     measure_tokens(e);
     enum error_code code = forward_open(e->model, l->scheduler.max_rows, &l->forward, err);
     if (!code)
@@ -139,13 +154,13 @@ static enum error_code open_memory(struct engine *e, const struct engine_options
     if (code)
         return code;
     buffer_init(&l->text, e->max_stream_bytes);
-    if (!alloc_arrays(l, vocab_size) || !buffer_reserve(&l->text, e->max_stream_bytes))
-        return error_set(err, ERROR_MEMORY_EXHAUSTED, "no memory for a batch of %zu sequences of %zu logits",
-                         l->max_sequences, vocab_size);
+    if (!alloc_arrays(l, n_outputs) || !buffer_reserve(&l->text, e->max_stream_bytes))
+        return error_set(err, ERROR_MEMORY_EXHAUSTED, "no memory for a batch of %zu rows of %zu outputs",
+                         l->max_out, n_outputs);
     for (size_t i = 0; i < l->max_sequences; i++)
         l->free_slots[l->n_free_slots++] = (uint32_t)(l->max_sequences - 1 - i);
     e->description.model.scratch_bytes = forward_memory_bytes(l->forward) + sampler_memory_bytes(l->sampler) +
-                                         l->max_out * vocab_size * sizeof *l->logits;
+                                         l->max_out * n_outputs * sizeof *l->logits;
     e->stats.n_kv_blocks = l->kvcache.n_blocks;
     return ERROR_NONE;
 }
@@ -176,17 +191,6 @@ fail_stats:
     return false;
 }
 
-/* Signals are for the program's own threads: the loop takes none. */
-static bool start_thread(struct engine *e)
-{
-    sigset_t all, before;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    bool ok = !pthread_create(&e->thread, NULL, loop_main, e);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
-    return ok;
-}
-
 /* What takes long of opening: on a thread of its own, and the workers that it makes are at its priority until the loop starts them anew. */
 struct loading {
     struct engine *e;
@@ -215,7 +219,13 @@ static enum error_code start(struct engine *e, const struct engine_options *o, s
     e->stall_timeout_ns = o->stall_timeout_ns;
     e->turn = strcmp(backend_info(e->backend)->device, "cpu") == 0 ? o->turn : NULL;
     e->stats.last_turn_ns = clock_now_ns();
-    return start_thread(e) ? ERROR_NONE : error_set(err, ERROR_MEMORY_EXHAUSTED, "no thread for the engine's loop");
+    if (o->accuracy_share > 0) {
+        enum error_code code = accuracy_open(e, o->accuracy_share, o->accuracy_threshold, &e->accuracy, err);
+        if (code)
+            return code;
+    }
+    return waker_thread_start(&e->thread, loop_main, e) ? ERROR_NONE
+                                                        : error_set(err, ERROR_MEMORY_EXHAUSTED, "no thread for the engine's loop");
 }
 
 static void close_loop(struct loop *l)
@@ -241,6 +251,7 @@ static void close_loop(struct loop *l)
 /* Frees what there is of an engine whose thread is over. */
 static void free_engine(struct engine *e)
 {
+    accuracy_close(e->accuracy);
     if (e->has_sync) {
         queue_fini(&e->queue);
         pthread_cond_destroy(&e->drained);

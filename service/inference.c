@@ -9,8 +9,8 @@
  * ends the sequence when the client went away.
  */
 #include "base/clock.h"
-#include "base/id.h"
 #include "base/log.h"
+#include "service/caller.h"
 #include "service/collect.h"
 #include "service/convert.h"
 #include "service/echo.h"
@@ -21,7 +21,6 @@
 
 #define MAX_CHOICES CONVERT_MAX_CHOICES
 #define EVENT_TOKENS COLLECT_EVENT_TOKENS
-#define PEER_BYTES 128
 
 struct generation {
     struct service *service;
@@ -33,7 +32,7 @@ struct generation {
     bool call_deadline; /* the call's deadline comes before timeout_ms: then there is no answer */
     uint32_t n_choices, n_answers, n_top; /* generated; of these, in the answer */
     uint64_t seed;
-    char request_id[129], fingerprint[CONVERT_FINGERPRINT_BYTES];
+    char request_id[CALLER_BYTES], fingerprint[CONVERT_FINGERPRINT_BYTES];
     struct echo echo;
     struct buffer texts; /* of the event that is being packed */
     struct collected choices[MAX_CHOICES];
@@ -160,6 +159,11 @@ static void answer_init(struct answer *a, struct generation *g, const struct str
     a->response.quantization = convert_quantization(m->quantization);
     a->response.device = (char *)(uintptr_t)m->device;
     a->response.memory_bytes = m->weight_bytes + m->kv_bytes + m->scratch_bytes;
+    struct engine_accuracy accuracy;
+    if (engine_accuracy(served_engine(g->served), &accuracy)) {
+        a->response._accuracy_case = BITNET__V1__GENERATE_RESPONSE___ACCURACY_ACCURACY;
+        a->response.accuracy = accuracy.recent;
+    }
 }
 
 static void send_complete(struct generation *g, struct rpc_call *call, const struct stream_event *e)
@@ -336,18 +340,6 @@ static void on_ready(void *user)
     rpc_post(user, advance);
 }
 
-static void take_request_id(struct generation *g, struct rpc_call *call, const char *field)
-{
-    const char *header = rpc_call_metadata(call, "x-request-id");
-    if (id_request_id_valid(field))
-        snprintf(g->request_id, sizeof g->request_id, "%s", field);
-    else if (header && id_request_id_valid(header))
-        snprintf(g->request_id, sizeof g->request_id, "%s", header);
-    else
-        id_uuid(g->request_id);
-    rpc_call_add_metadata(call, "x-request-id", g->request_id);
-}
-
 static struct generation *generation_new(struct service *s, bool streaming)
 {
     struct generation *g = calloc(1, sizeof *g);
@@ -362,26 +354,11 @@ static struct generation *generation_new(struct service *s, bool streaming)
     return g;
 }
 
-/* Who asks: what a gateway says, or who is at the other end, whatever the port. */
-static const char *client_of(struct rpc_call *call, const char *field, char room[PEER_BYTES])
-{
-    const char *header = rpc_call_metadata(call, "x-client-id"), *peer = rpc_call_peer(call);
-    if (field[0])
-        return field;
-    if (header && header[0])
-        return header;
-    snprintf(room, PEER_BYTES, "%s", peer ? peer : "");
-    char *port = strrchr(room, ':');
-    if (port && strncmp(room, "ip", 2) == 0)
-        *port = '\0';
-    return room;
-}
-
 static enum error_code submit(struct generation *g, struct rpc_call *call, const Bitnet__V1__GenerateRequest *r,
                               struct error *err)
 {
     struct converted c;
-    char peer[PEER_BYTES];
+    char peer[CALLER_BYTES];
     if (registry_acquire(g->service->registry, r->model, &g->served, err))
         return err->code;
     struct engine *engine = served_engine(g->served);
@@ -395,7 +372,7 @@ static enum error_code submit(struct generation *g, struct rpc_call *call, const
         buffer_append(&g->choices[i].text, g->echo.text.data, g->echo.text.n_bytes);
     if (!code) {
         c.request.id = g->request_id;
-        c.request.client_id = client_of(call, r->client_id, peer);
+        c.request.client_id = caller_name(call, r->client_id, peer);
         c.request.on_ready = on_ready;
         c.request.user = call;
         g->n_choices = c.request.n;
@@ -425,7 +402,7 @@ static void start(struct service *s, struct rpc_call *call, const void *data, si
     if (r && !g)
         error_set(&err, ERROR_MEMORY_EXHAUSTED, "no memory for a request");
     if (g)
-        take_request_id(g, call, r->request_id);
+        caller_request_id(call, r->request_id, g->request_id);
     if (!g || submit(g, call, r, &err)) {
         service_metrics_reject(s->metrics, err.reason);
         log_info("service", "request refused", LOG_STR("request_id", g ? g->request_id : NULL),
