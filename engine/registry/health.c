@@ -72,7 +72,7 @@ static bool sleep_until(struct swapping *s, int64_t at_ns)
     return !s->draining;
 }
 
-bool health_watch(struct swapping *s, double share)
+bool health_watched(struct swapping *s, double share)
 {
     int64_t start_ns = clock_now_ns(), watch_ns = s->q->watch_ns ? s->q->watch_ns : SWAP_WATCH_NS, now_ns;
     struct engine_stats now;

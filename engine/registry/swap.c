@@ -101,7 +101,7 @@ static void check_blue_green(struct swapping *s)
 {
     set_share(s, 100);
     health_answers(s, "accuracy", false);
-    if (!s->failed[0] && health_watch(s, 1))
+    if (!s->failed[0] && health_watched(s, 1))
         health_errors(s, "error_rate");
 }
 
@@ -116,7 +116,7 @@ static void check_rolling(struct swapping *s)
                  {100, "error_rate_100", "accuracy_100"}};
     for (size_t i = 0; !s->failed[0] && i < sizeof steps / sizeof *steps; i++) {
         set_share(s, steps[i].share);
-        if (!health_watch(s, steps[i].share / 100.0))
+        if (!health_watched(s, steps[i].share / 100.0))
             return;
         health_errors(s, steps[i].errors);
         health_answers(s, steps[i].accuracy, steps[i].share < 100);

@@ -17,6 +17,7 @@ const state = path.join(dir, 'state');
 const options = ['--model-dirs', inside, '--state-file', state, '--kv-cache-size', '8M'];
 let engine = await startEngine(options), { inference, models, admin } = clients(engine.target);
 
+const LONG = 250; // tokens
 const request = { prompt: 'Once upon a time', max_tokens: 48, sampling: { seed: 7, temperature: 1 } };
 const tokensOf = async (name, extra = {}) => (await unary(inference, 'Generate', { ...request, model: name, ...extra })).choices[0].token_ids;
 const list = async (filter = {}) => (await unary(models, 'List', filter)).models;
@@ -24,9 +25,9 @@ const ids = async () => (await list()).map((m) => m.id);
 const load = (request_) => changed(models, 'Load', request_);
 const series = async (id) => (await get(`${engine.admin}/metrics`)).text.split('\n').filter((line) => line.includes(`model="${id}"`));
 const ready = async () => (await get(`${engine.admin}/health/ready`)).status === 200;
-// A request of a thousand tokens that is running: `end` gives what came of it.
+// A long request that is running: `end` gives what came of it.
 async function running(name) {
-  const call = inference.StreamGenerate({ ...request, model: name, max_tokens: 1000, ignore_eos: true });
+  const call = inference.StreamGenerate({ ...request, model: name, max_tokens: LONG, ignore_eos: true });
   const end = stream(call);
   await new Promise((resolve) => call.once('data', resolve));
   return { call, end };
@@ -170,7 +171,7 @@ await test('models: a model that is taken out finishes what it began', async () 
   });
   const { events, error } = await one.end, answer = await unloaded;
   assert.equal(error, null);
-  assert.equal(events.at(-1).complete.usage.completion_tokens, 1000);
+  assert.equal(events.at(-1).complete.usage.completion_tokens, LONG);
   assert.ok(answer.freed_bytes > 1e6 && answer.evicted >= 1, JSON.stringify(answer));
   assert.deepEqual(await ids(), ['tales']);
   assert.deepEqual(await series('sure'), []);
@@ -181,7 +182,7 @@ await test('models: a model that is taken out finishes what it began', async () 
 await test('models: the counters of one that comes back go on', async () => {
   await load({ path: files.sure });
   const before = await metric(engine.admin, 'bitnet_tokens_generated_total', { model: 'sure' });
-  assert.ok(before >= 1000, `${before}`);
+  assert.ok(before >= LONG, `${before}`);
   assert.deepEqual(await tokensOf('sure'), alone.sure);
   assert.equal(await metric(engine.admin, 'bitnet_tokens_generated_total', { model: 'sure' }), before + 48);
   await unary(models, 'Unload', { id: 'sure' });
@@ -200,7 +201,7 @@ await test('models: a client that goes away does not end what it began', async (
 // ---- swap
 
 await test('models: a swap puts another file behind an id, and running requests finish on theirs', async () => {
-  const long = { max_tokens: 1000, ignore_eos: true };
+  const long = { max_tokens: LONG, ignore_eos: true };
   const expected = await tokensOf('tales', long), one = await running('tales');
   const { progress, result } = await changed(models, 'Swap', { path: files.sure, id: 'tales', prompts: ['Once there was a fox'] });
   assert.equal(result.status, 'SWAP_STATUS_COMPLETED');
