@@ -14,6 +14,7 @@
 #define LOOK_NS (20 * CLOCK_NS_PER_MS)
 #define MAX_ERRORS 0.01 /* of requests */
 #define N_ANSWER 16     /* tokens of a prompt's answer */
+#define N_SPEED 5      /* answers of each that speed is measured by where nothing better is there */
 #define LEAST_SPEED 0.5 /* of the old model's */
 
 void health_note(struct swapping *s, const char *name, bool passed, enum error_code code, const char *format, ...)
@@ -186,16 +187,22 @@ void health_answers(struct swapping *s, const char *name, bool first)
 
 /* ---- speed ------------------------------------------------------------------------------------------------------- */
 
-/* Where the CPU cannot read the weights: one short answer of each. */
-static enum error_code ask_speed(struct swapping *s, double *previous, double *next, struct error *err)
+static enum error_code ask_best(struct swapping *s, struct engine *e, double *best, struct error *err)
 {
     const uint32_t id = 1;
     struct answer a;
-    enum error_code code = ask_tokens(s->previous->engine, &id, 1, N_ANSWER, s->deadline_ns, &a, err);
-    *previous = a.tokens_per_second;
-    if (!code)
-        code = ask_tokens(s->next->engine, &id, 1, N_ANSWER, s->deadline_ns, &a, err);
-    *next = a.tokens_per_second;
+    enum error_code code = ask_tokens(e, &id, 1, N_ANSWER, s->deadline_ns, &a, err);
+    *best = !code && a.tokens_per_second > *best ? a.tokens_per_second : *best;
+    return code;
+}
+
+/* Where the CPU cannot read the weights: some short answers of each, in turns. */
+static enum error_code ask_speed(struct swapping *s, double *previous, double *next, struct error *err)
+{
+    enum error_code code = ERROR_NONE;
+    for (int i = 0; !code && i < N_SPEED; i++)
+        if (!(code = ask_best(s, s->previous->engine, previous, err)))
+            code = ask_best(s, s->next->engine, next, err);
     return code;
 }
 
@@ -203,6 +210,8 @@ void health_speed(struct swapping *s)
 {
     double previous = -1, next = -1;
     struct error err = {0};
+    if (s->r->options.engine.null_model)
+        return; /* whose speed is an option */
     enum error_code code = speed_measure(s->previous->engine, s->next->engine, &previous, &next, &err);
     if (code == ERROR_DEVICE_UNAVAILABLE)
         code = ask_speed(s, &previous, &next, &err);
