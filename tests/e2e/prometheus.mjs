@@ -72,7 +72,7 @@ await test('prometheus: it evaluates every alert, none fires, and one does when 
   await until('all are evaluated', 20000, async () => (await rules()).every((rule) => rule.health === 'ok'));
   const list = await rules();
   assert.equal(list.length, alerts.length);
-  assert.deepEqual(list.filter((rule) => rule.state !== 'inactive').map((rule) => rule.name), []);
+  assert.deepEqual(list.filter((rule) => rule.state === 'firing').map((rule) => rule.name), []);
   await stop(engine.child);
   await until('BitnetDown waits for its minute', 20000, async () => (await rules()).find((rule) => rule.name === 'BitnetDown').state === 'pending');
   const { text } = await get(`${prometheus.url}/api/v1/alerts`);
