@@ -183,7 +183,7 @@ for (const set of Object.keys(cases).filter((name) => name !== 'gpu'))
   await test(`helm: ${set}: both programs take what their ConfigMaps say`, () => {
     for (const component of ['engine', 'gateway']) {
       const c = container(set, component), variables = variablesOf(rendered[set].objects, c), flags = flagsFor(variables, component);
-      const dump = execFileSync(path.join(build, c.command[0]), ['--check-config', ...flags], { env: { PATH: process.env.PATH, ...variables }, encoding: 'utf8' });
+      const dump = execFileSync(path.join(build, c.command[0]), ['--check-config', ...flags], { env: { PATH: process.env.PATH, ...variables }, encoding: 'utf8', stdio: 'pipe' });
       const effective = Object.fromEntries(dump.split('\n').filter((line) => /^[a-z]/.test(line)).map((line) => line.split(' = ')));
       for (const [name, value] of Object.entries(variables)) {
         const option = name.slice('BITNET_'.length).toLowerCase().replaceAll('_', '-');
