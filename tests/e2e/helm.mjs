@@ -1,6 +1,6 @@
 // The chart: helm's own lint and template over a matrix of values, each object against Kubernetes' types, the objects against each other, every value
 // used, and both daemons started from the rendered ConfigMaps.
-// timeout: 240
+// timeout: 300
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
 import { mkdtempSync, readFileSync, writeFileSync } from 'node:fs';

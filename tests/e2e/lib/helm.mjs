@@ -36,6 +36,7 @@ export const podsOf = (objects) => [
   ...of(objects, 'Deployment', 'StatefulSet').map((o) => ({ name: o.metadata.name, labels: o.spec.template.metadata.labels, spec: o.spec.template.spec })),
   ...of(objects, 'Pod').map((o) => ({ name: o.metadata.name, labels: o.metadata.labels, spec: o.spec })),
 ];
+const linkerd = 4143; // where its proxies meet
 const within = (part, all) => Object.entries(part).every(([key, value]) => all?.[key] === value);
 const portsOf = (pods) => pods.flatMap((pod) => pod.spec.containers.flatMap((c) => c.ports ?? []));
 
@@ -76,7 +77,8 @@ export function crossFaults(objects) {
   for (const o of of(objects, 'NetworkPolicy')) {
     const where = `NetworkPolicy ${o.metadata.name}`, ports = portsOf(selects(o.spec.podSelector.matchLabels, where)).map((p) => p.containerPort);
     const open = o.spec.ingress.flatMap((rule) => rule.ports.map((p) => p.port));
-    for (const port of open) expect(ports.includes(port), `${where}: port ${port} is nobody's`);
+    for (const port of ports) expect(open.includes(port) || port === 50051 && ports.includes(8080), `${where}: nobody may reach port ${port}`);
+    for (const port of open) expect(ports.includes(port) || port === linkerd, `${where}: port ${port} is nobody's`);
   }
   for (const o of of(objects, 'ServiceMonitor')) {
     const where = `ServiceMonitor ${o.metadata.name}`, services = of(objects, 'Service').filter((s) => within(o.spec.selector.matchLabels, s.metadata.labels));
