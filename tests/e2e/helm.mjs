@@ -64,6 +64,7 @@ const refused = [
   ['an Ingress in front of mutual TLS', { tls: { mode: 'certManager' }, ingress: { enabled: true, hosts: ['a'] } }, /expected tls.clients plain, found mutual/],
   ['a GRPCRoute to engines with TLS', { tls: { mode: 'certManager' }, grpcRoute: { enabled: true } }, /expected tls.mode none, found certManager/],
   ['a pool without gateways beside the engines', { inferencePool: { enabled: true, endpointPicker: { name: 'p' } } }, /expected gateway.placement sidecar, found separate/],
+  ['state without pods that keep their names', { engine: { state: { enabled: true } } }, /expected engine.kind StatefulSet, found Deployment/],
   ['KEDA without Prometheus', { engine: { autoscaling: { mode: 'keda' } } }, /expected keda.prometheusAddress/],
 ];
 for (const [what, set, sentence] of refused)
@@ -173,7 +174,7 @@ function flagsFor(variables, component) {
   const ours = {
     BITNET_MODEL: ['--model', model], BITNET_TLS_CERT: ['--tls-cert', of_.cert], BITNET_TLS_KEY: ['--tls-key', of_.key], BITNET_TLS_CLIENT_CA: ['--tls-client-ca', made.ca],
     BITNET_ENGINE_TLS_CA: ['--engine-tls-ca', made.ca], BITNET_ENGINE_TLS_CERT: ['--engine-tls-cert', of_.cert], BITNET_ENGINE_TLS_KEY: ['--engine-tls-key', of_.key],
-    BITNET_API_KEYS: ['--api-keys', empty], BITNET_JWT_JWKS: ['--jwt-jwks', jwks],
+    BITNET_API_KEYS: ['--api-keys', empty], BITNET_MODEL_DIRS: ['--model-dirs', folder], BITNET_STATE_FILE: ['--state-file', path.join(folder, 'state')], BITNET_JWT_JWKS: ['--jwt-jwks', jwks],
   };
   return Object.keys(variables).flatMap((name) => ours[name] ?? []);
 }

@@ -8,7 +8,8 @@ const build = process.argv[2] ?? 'build';
 
 // What the chart sets from other values, or mounts.
 const owned = {
-  'bitnet-engine': ['model', 'model-id', 'listen', 'admin-listen', 'device', 'tls-cert', 'tls-key', 'tls-client-ca', 'allow-insecure-public', 'config'],
+  'bitnet-engine': ['model', 'model-id', 'listen', 'admin-listen', 'device', 'tls-cert', 'tls-key', 'tls-client-ca', 'allow-insecure-public', 'state-file',
+                    'config'],
   'bitnet-gateway': ['engine', 'listen', 'admin-listen', 'engine-tls-ca', 'engine-tls-cert', 'engine-tls-key', 'engine-tls-name', 'tls-cert', 'tls-key',
                      'tls-client-ca', 'jwt-key', 'jwt-jwks', 'api-keys', 'config'],
 };
@@ -65,6 +66,7 @@ const values = strict({
   engine: strict({
     kind: words('Deployment', 'StatefulSet'), replicas: int(0, 1000), config: config('bitnet-engine'), ...placed,
     gpu: strict({ enabled: flag, resource: { ...text, minLength: 1 }, count: int(1, 16), tagSuffix: text, nodeSelector: labels, runtimeClassName: text }),
+    state: strict({ enabled: flag, size: { ...text, minLength: 1 }, storageClass: text }),
     startupFailureThreshold: int(1, 10000), autoscaling: scaling({ queueDepth: int(0, 1000000) }),
   }),
   gateway: strict({

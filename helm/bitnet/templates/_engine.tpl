@@ -60,6 +60,9 @@ volumeMounts:
   subPath: {{ .Values.model.pvc.subPath }}
   {{- end }}
 {{- end }}
+{{- if .Values.engine.state.enabled }}
+- {name: state, mountPath: /var/lib/bitnet}
+{{- end }}
 {{- include "bitnet.tlsMounts" (dict "top" . "component" "engine") }}
 {{- end }}
 

@@ -89,6 +89,9 @@ BITNET_{{ $name | upper | replace "-" "_" }}: {{ include "bitnet.text" $value | 
 {{- if and (eq $v.engine.autoscaling.mode "keda") $v.engine.autoscaling.queueDepth (not $v.keda.prometheusAddress) }}{{ $missing = "keda.prometheusAddress with engine.autoscaling.mode keda and a queueDepth" }}{{ end -}}
 {{- if and $v.inferencePool.enabled (not $v.inferencePool.endpointPicker.name) }}{{ $missing = "inferencePool.endpointPicker.name with inferencePool.enabled" }}{{ end -}}
 {{- if $missing }}{{ fail (printf "expected %s, found none" $missing) }}{{ end -}}
+{{- if and $v.engine.state.enabled (ne $v.engine.kind "StatefulSet") -}}
+{{- fail (printf "engine.state.enabled: expected engine.kind StatefulSet, found %s" $v.engine.kind) -}}
+{{- end -}}
 {{- if and $v.inferencePool.enabled (ne $v.gateway.placement "sidecar") -}}
 {{- fail (printf "inferencePool.enabled: expected gateway.placement sidecar, found %s" $v.gateway.placement) -}}
 {{- end -}}

@@ -33,7 +33,7 @@ export const find = (objects, kind, name) => objects.find((o) => o.kind === kind
 
 // The pods of a set: their labels and what runs in them.
 export const podsOf = (objects) => [
-  ...of(objects, 'Deployment', 'StatefulSet').map((o) => ({ name: o.metadata.name, labels: o.spec.template.metadata.labels, spec: o.spec.template.spec })),
+  ...of(objects, 'Deployment', 'StatefulSet').map((o) => ({ name: o.metadata.name, labels: o.spec.template.metadata.labels, spec: o.spec.template.spec, claims: o.spec.volumeClaimTemplates })),
   ...of(objects, 'Pod').map((o) => ({ name: o.metadata.name, labels: o.metadata.labels, spec: o.spec })),
 ];
 const linkerd = 4143; // where its proxies meet
@@ -100,9 +100,9 @@ export function crossFaults(objects) {
   return faults;
 }
 
-function podFaults({ name, spec }, objects) {
+function podFaults({ name, spec, claims = [] }, objects) {
   const faults = [], expect = (true_, what) => { if (!true_) faults.push(`pod ${name}: ${what}`); };
-  const volumes = (spec.volumes ?? []).map((v) => v.name), mounted = spec.containers.flatMap((c) => (c.volumeMounts ?? []).map((m) => m.name));
+  const volumes = [...(spec.volumes ?? []), ...claims.map((c) => c.metadata)].map((v) => v.name), mounted = spec.containers.flatMap((c) => (c.volumeMounts ?? []).map((m) => m.name));
   for (const m of mounted) expect(volumes.includes(m), `no volume ${m}`);
   for (const v of volumes) expect(mounted.includes(v), `nobody mounts ${v}`);
   expect(spec.securityContext.runAsNonRoot === true && spec.securityContext.seccompProfile?.type === 'RuntimeDefault', 'may run as root, or without seccomp');

@@ -89,7 +89,7 @@ function programAt(line, at) {
 // Metrics, with the labels in braces behind them and in what sums keep. A family that has no series here has no labels to compare with.
 function deadMetrics(line, families, say) {
   const named = [];
-  for (const [, name, labels = ''] of line.matchAll(/\b(bitnet_[a-z][a-z0-9_]*[a-z0-9])\b(?!_|\/|\.)(?:\{([^}]*)\})?/g)) {
+  for (const [, name, labels = ''] of line.matchAll(/\b(bitnet_[a-z][a-z0-9_]*[a-z0-9])\b(?!_|\/|\.)(?:(?:` `)?\{([^}]*)\})?/g)) {
     const has = families.get(name);
     if (!has && !notMetrics.has(name)) say('metric', name);
     if (!has?.size) continue;
