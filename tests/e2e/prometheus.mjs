@@ -5,6 +5,7 @@ import { readFileSync } from 'node:fs';
 import path from 'node:path';
 import YAML from 'yaml';
 import { done, get, post, root, startPair, stop, test, until } from './lib/harness.mjs';
+import { cases, find, haveHelm, render } from './lib/helm.mjs';
 import { alerts, alertsFile, panelQueries, promtool, startPrometheus } from './lib/prometheus.mjs';
 
 const testsFile = path.join(root, 'tests/helm/alerts.test.yaml');
@@ -56,6 +57,12 @@ await test('prometheus: it scrapes the pair, and the figures are those of the re
   await until('the tokens are counted', 20000, async () => await value('sum(bitnet_tokens_generated_total)') === before + 80);
   await until('the requests are counted', 20000, async () => await value('bitnet_requests_total{endpoint="/v1/inference",status="200"}') >= 6);
   assert.ok(await value('histogram_quantile(0.95, sum by (le) (bitnet_time_to_first_token_seconds_bucket))') > 0);
+});
+
+await test('prometheus: the autoscaler\'s question has an answer', async () => {
+  if (!haveHelm) return console.log('  # helm is not here');
+  const { objects } = await render(cases.keda), [trigger] = find(objects, 'ScaledObject', 't-bitnet-engine').spec.triggers;
+  assert.deepEqual((await prometheus.query(trigger.metadata.query)).map((series) => series.value[1]), ['0']);
 });
 
 await test('prometheus: it answers what every panel of the dashboard asks, most with figures', async () => {

@@ -14,8 +14,8 @@ const rows = {
   'What clients see': [
     ['Requests', 'reqps', [`sum by (endpoint, status) (${rate('bitnet_requests_total', gateway)})`, '{{endpoint}} {{status}}']],
     ['Errors, as a share of the requests', 'percentunit',
-      [`sum(${rate('bitnet_requests_total', `${gateway},status=~"5.."`)}) / sum(${rate('bitnet_requests_total', gateway)})`, '5xx'],
-      [`sum(${rate('bitnet_requests_total', `${gateway},status="429"`)}) / sum(${rate('bitnet_requests_total', gateway)})`, '429']],
+      [`(sum(${rate('bitnet_requests_total', `${gateway},status=~"5.."`)}) or vector(0)) / sum(${rate('bitnet_requests_total', gateway)})`, '5xx'],
+      [`(sum(${rate('bitnet_requests_total', `${gateway},status="429"`)}) or vector(0)) / sum(${rate('bitnet_requests_total', gateway)})`, '429']],
     ['Time of a request', 's', ...quantiles('bitnet_request_duration_seconds', gateway)],
     ['Time to the first token', 's', ...quantiles('bitnet_time_to_first_token_seconds')],
     ['Time between two tokens', 's', ...quantiles('bitnet_inter_token_latency_seconds')],

@@ -20,13 +20,13 @@ export function promtool(args, input = '') {
   return { status, text: stdout + stderr };
 }
 
-// Scrapes `targets` ({job: URL of an admin port}) each second and evaluates the alerts.
+// Scrapes `targets` ({job: URL of an admin port}) each second, with the labels that a ServiceMonitor of the release "t" would add, and evaluates the alerts.
 export async function startPrometheus(targets) {
   const folder = mkdtempSync(path.join(os.tmpdir(), 'bitnet-prometheus-')), port = await freePort(), url = `http://127.0.0.1:${port}`;
   writeFileSync(path.join(folder, 'prometheus.yml'), YAML.stringify({
     global: { scrape_interval: '1s', scrape_timeout: '1s', evaluation_interval: '1s' },
     rule_files: [alertsFile],
-    scrape_configs: Object.entries(targets).map(([job, target]) => ({ job_name: job, static_configs: [{ targets: [new URL(target).host] }] })),
+    scrape_configs: Object.entries(targets).map(([job, target]) => ({ job_name: job, static_configs: [{ targets: [new URL(target).host], labels: { namespace: 'ns', pod: `t-${job}-0` } }] })),
   }));
   const child = spawn(path.join(tools, 'bin/prometheus'), [`--config.file=${folder}/prometheus.yml`, `--storage.tsdb.path=${folder}/data`, `--web.listen-address=127.0.0.1:${port}`],
                       { stdio: ['ignore', 'ignore', 'pipe'] });
