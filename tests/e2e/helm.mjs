@@ -2,8 +2,8 @@
 // used, and both daemons started from the rendered ConfigMaps.
 // timeout: 300
 import assert from 'node:assert/strict';
-import { execFileSync } from 'node:child_process';
-import { mkdtempSync, readFileSync, writeFileSync } from 'node:fs';
+import { execFileSync, spawnSync } from 'node:child_process';
+import { chmodSync, cpSync, mkdirSync, mkdtempSync, readFileSync, writeFileSync } from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
 import { build, done, freePort, get, model, post, root, start, stop, test, until } from './lib/harness.mjs';
@@ -224,6 +224,52 @@ for (const set of ['default', 'tls-secrets'])
     }
     await stop(gateway);
     assert.equal((await stop(engine)).code, 0);
+  });
+
+// As they are rendered, with nothing of ours: the real ports, the mounted files, a read-only root, a user without rights.
+function layOut(set, folder) {
+  const { objects } = rendered[set], all = podsOf(objects).flatMap((pod) => pod.spec.containers.map((c) => ({ ...c, volumes: pod.spec.volumes ?? [] }))).filter((c) => c.ports);
+  const [key, line] = execFileSync(path.join(build, 'bitnet-gateway'), ['make-key', 'test'], { encoding: 'utf8' }).trim().split('\n');
+  for (const c of all) {
+    const at_ = path.join(folder, c.name), variables = variablesOf(objects, c), put_ = (file, from) => {
+      mkdirSync(path.join(at_, 'files', path.dirname(file)), { recursive: true });
+      from === undefined ? cpSync(model, path.join(at_, 'files', file)) : writeFileSync(path.join(at_, 'files', file), from);
+    };
+    put_('/etc/hosts', '127.0.0.1 localhost t-bitnet-engine.ns.svc t-bit-engine.ns.svc\n');
+    if (c.name === 'engine') put_(variables.BITNET_MODEL);
+    for (const m of c.volumeMounts ?? []) {
+      const { secret } = c.volumes.find((v) => v.name === m.name) ?? {};
+      if (m.name.endsWith('-tls')) for (const [file, from] of [['ca.crt', made.ca], ['tls.crt', made[c.name].cert], ['tls.key', made[c.name].key]]) put_(`${m.mountPath}/${file}`, readFileSync(from));
+      if (secret?.secretName === 'keys') for (const [file, text] of [['keys', `${line}\n`], ['jwks.json', readFileSync(jwks)]]) put_(`${m.mountPath}/${file}`, text);
+    }
+    writeFileSync(path.join(at_, 'env'), Object.entries(variables).map(([name, value]) => `${name}=${value}\n`).join(''));
+    writeFileSync(path.join(at_, 'command'), c.command[0]);
+    writeFileSync(path.join(at_, 'writable'), (c.volumeMounts ?? []).filter((m) => !m.readOnly).map((m) => `${m.mountPath}\n`).join(''));
+  }
+  return { containers: all, key };
+}
+
+// Every probe as kubelet makes it, and a request as a client does.
+function checkOf(set, { containers, key }) {
+  const address = (c, port) => `127.0.0.1:${c.ports.find((p) => p.name === port || p.containerPort === port).containerPort}`;
+  const lines = containers.flatMap((c) => [c.startupProbe, c.readinessProbe, c.livenessProbe].filter(Boolean).map((p) => p.grpc
+    ? `until ${build}/bitnet-engine healthcheck --target ${address(c, p.grpc.port)} 2>/dev/null; do sleep 0.1; done`
+    : `until [ "$(curl -s -o /dev/null -w '%{http_code}' http://${address(c, p.httpGet.port)}${p.httpGet.path})" = 200 ]; do sleep 0.1; done`));
+  const api = containers.find((c) => c.name === 'gateway').ports[0], tls = api.name.startsWith('https');
+  const flags = tls ? `--cacert ${made.ca} --cert ${made.gateway.cert} --key ${made.gateway.key}` : `-H 'Authorization: Bearer ${key}'`;
+  return `set -e\n${lines.join('\n')}\ncurl -sf ${flags} -H 'Content-Type: application/json' -d '{"prompt":"Once","max_tokens":2}' ${tls ? 'https' : 'http'}://127.0.0.1:${api.containerPort}/v1/inference\n`;
+}
+
+for (const set of ['full', 'tls-secrets', 'sidecar-tls'])
+  await test(`helm: ${set}: the pods' containers serve as they are rendered, on the ports they name`, async () => {
+    const pod = mkdtempSync(path.join(folder, 'pod-')), laid = layOut(set, pod);
+    chmodSync(folder, 0o755);
+    chmodSync(pod, 0o755);
+    writeFileSync(path.join(pod, 'check'), checkOf(set, laid));
+    const { status, stdout, stderr } = spawnSync('timeout', ['60', path.join(root, 'tests/helm/pod.sh'), pod], { encoding: 'utf8', env: { ...process.env, BITNET_PROGRAMS: build } });
+    if (status === 77) return console.log(`  # no namespaces here: ${stdout}`);
+    assert.equal(status, 0, stdout + stderr);
+    assert.match(stdout, /"finish_reason"[^]*\bended 0 0\n$/);
   });
 
 await done();
