@@ -66,6 +66,7 @@ const refused = [
   ['an option out of its range', { engine: { config: { 'queue-limit': 0 } } }, /queue-limit.*minimum: got 0, want 1/s],
   ['an option that the chart sets', { gateway: { config: { listen: '0.0.0.0:1' } } }, /additional properties 'listen' not allowed/],
   ['a boolean for on or off', { engine: { config: { coalesce: false } } }, /coalesce.*must be one of 'on', 'off'/s],
+  ['an alert that is none', { prometheusRule: { disabled: ['BitnetDwon'] } }, /value must be one of 'BitnetDown'/],
   ['a claim without a name', { model: { source: 'pvc' } }, /expected model.pvc.claimName with model.source pvc, found none/],
   ['TLS without secrets', { tls: { mode: 'existingSecrets' } }, /expected tls.existingSecrets.engine and .gateway/],
   ['an Ingress in front of mutual TLS', { tls: { mode: 'certManager' }, ingress: { enabled: true, hosts: ['a'] } }, /expected tls.clients plain, found mutual/],
@@ -145,7 +146,7 @@ await test('helm: values, schema and templates name the same', () => {
 });
 
 await test('helm: the schema has the options of the programs, as the schema\'s and the dashboard\'s tables print them (make chart)', () => {
-  const print = (script) => execFileSync(process.execPath, [path.join(root, 'tools/host', script), build], { encoding: 'utf8' });
+  const print = (script) => execFileSync(process.execPath, [path.join(root, 'tools/host', script), build], { encoding: 'utf8', cwd: root });
   assert.equal(readFileSync(path.join(chart, 'values.schema.json'), 'utf8'), print('values_schema.mjs'));
   assert.equal(readFileSync(path.join(chart, 'dashboards/bitnet.json'), 'utf8'), print('dashboard.mjs'));
 });

@@ -25,7 +25,7 @@ make_root() { # CONTAINER
     local root=$1/root place
     mkdir -p "$root" && mount -t tmpfs -o mode=755 tmpfs "$root" || return
     for place in bin lib lib64 sbin; do
-        if [ -L "/$place" ]; then cp -a "/$place" "$root"; elif [ -d "/$place" ]; then mkdir "$root/$place" && mount --rbind "/$place" "$root/$place"; fi
+        if [ -L "/$place" ]; then cp -P "/$place" "$root"; elif [ -d "/$place" ]; then mkdir "$root/$place" && mount --rbind "/$place" "$root/$place"; fi
     done
     mkdir -p "$root"/{usr,proc,sys,dev,etc,opt/bitnet}
     for place in usr proc sys; do mount --rbind "/$place" "$root/$place" || return; done
@@ -33,7 +33,7 @@ make_root() { # CONTAINER
     for place in null urandom; do touch "$root/dev/$place" && mount --bind "/dev/$place" "$root/dev/$place" || return; done
     cp -r "$1/files/." "$root" && cp /etc/ld.so.cache "$root/etc" && echo 'hosts: files' >"$root/etc/nsswitch.conf"
     while read -r place; do mkdir -p "$root$place" && mount -t tmpfs -o mode=1777 tmpfs "$root$place"; done <"$1/writable"
-    mount -o remount,ro "$root" && ! touch "$root/x" 2>/dev/null
+    mount -o remount,bind,ro "$root" && ! touch "$root/x" 2>/dev/null
 }
 
 containers=() pids=() ended=

@@ -1,5 +1,7 @@
-// Prints helm/bitnet/values.schema.json: `make chart`. The options of the two programs come from their --help, the rest from the table below.
+// Prints helm/bitnet/values.schema.json: `make chart`. The options of the two programs come from their --help, names of alerts from their file, the rest
+// from the table below.
 import { execFileSync } from 'node:child_process';
+import { readFileSync } from 'node:fs';
 import path from 'node:path';
 
 const build = process.argv[2] ?? 'build';
@@ -47,6 +49,7 @@ const int = (minimum, maximum) => ({ type: 'integer', minimum, maximum });
 const port = int(1, 65535);
 const pull = words('Always', 'IfNotPresent', 'Never');
 const labels = { type: 'object', additionalProperties: text };
+const alerts = [...readFileSync('helm/bitnet/alerts/bitnet.yaml', 'utf8').matchAll(/- alert: (\w+)/g)].map(([, name]) => name);
 const duration = { type: 'string', pattern: '^([0-9]+h)?([0-9]+m)?([0-9]+s)?$' };
 const budget = strict({ enabled: flag, maxUnavailable: { type: ['integer', 'string'], minimum: 1, pattern: '^[0-9]+%$' } });
 const scaling = (more) => strict({ mode: words('none', 'hpa', 'keda'), minReplicas: int(1, 1000), maxReplicas: int(1, 1000), cpuPercent: int(0, 1000), ...more });
@@ -89,7 +92,7 @@ const values = strict({
   inferencePool: strict({ enabled: flag, endpointPicker: strict({ name: text, port, failureMode: words('FailOpen', 'FailClose') }) }),
   networkPolicy: strict({ enabled: flag, clientsFrom: list(), monitoringFrom: list(), extraEgress: list() }),
   serviceMonitor: strict({ enabled: flag, interval: duration, labels }),
-  prometheusRule: strict({ enabled: flag, labels, disabled: list(text) }),
+  prometheusRule: strict({ enabled: flag, labels, disabled: list(words(...alerts)) }),
   dashboard: strict({ enabled: flag, labels }),
 });
 
