@@ -31,7 +31,7 @@ const has = await known({ engine, gateway, services });
 const sources = files();
 await test('names: every name that documents, chart and deployment files give is alive', async () => {
   const dead = (await Promise.all(sources.map(({ name, body }) => deadNames(name, body, has)))).flat();
-  console.log(`  # ${sources.length} files; ${has.families.size} metrics and series, ${has.options.any.size} options, ${has.variables.size} variables, ${services.size} services are there`);
+  console.log(`  # ${sources.length} files name ${Object.entries(has.named).map(([kind, names]) => `${names.size} ${kind}s`).join(', ')}`);
   assert.equal(dead.join('\n'), '');
 });
 

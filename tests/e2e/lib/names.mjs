@@ -62,7 +62,7 @@ export async function known({ engine, gateway, services }) {
     if (!asked.has(key)) asked.set(key, get(`${where}${p}`).then(({ status, json }) => status !== 404 || json?.error?.code === 'MODEL_NOT_FOUND'));
     return asked.get(key);
   };
-  return { families, services, ...optionsOf(), inBinaries: (name) => binaries.some((b) => holdsVariable(b, name)),
+  return { named: {}, families, services, ...optionsOf(), inBinaries: (name) => binaries.some((b) => holdsVariable(b, name)),
            hasPath: async (p) => (await Promise.all([gateway.url, gateway.admin, engine.admin].map((where) => hasPath(where, p)))).some(Boolean) };
 }
 
@@ -87,39 +87,45 @@ function programAt(line, at) {
 }
 
 // Metrics, with the labels in braces behind them and in what sums keep. A family that has no series here has no labels to compare with.
-function deadMetrics(line, families, say) {
+function checkMetrics(line, families, check) {
   const named = [];
   for (const [, name, labels = ''] of line.matchAll(/\b(bitnet_[a-z][a-z0-9_]*[a-z0-9])\b(?!_|\/|\.)(?:(?:` `)?\{([^}]*)\})?/g)) {
     const has = families.get(name);
-    if (!has && !notMetrics.has(name)) say('metric', name);
+    if (!notMetrics.has(name)) check('metric', name, has);
     if (!has?.size) continue;
     named.push(has);
-    for (const [, label] of labels.matchAll(/(?:^|,)\s*(\w+)\s*(?:=~?\\?"|!|,|$)/g)) if (!has.has(label) && !targetLabels.has(label)) say('label', `${label} of ${name}`);
+    for (const [, label] of labels.matchAll(/(?:^|,)\s*(\w+)\s*(?:=~?\\?"|!|,|$)/g)) check('label', `${label} of ${name}`, has.has(label) || targetLabels.has(label));
   }
   for (const label of [...line.matchAll(/\bby \(([\w, ]+)\)/g)].flatMap(([, list]) => list.split(/,\s*/)))
-    if (named.length && !targetLabels.has(label) && !named.some((labels) => labels.has(label))) say('label', label);
+    if (named.length) check('label', label, targetLabels.has(label) || named.some((labels) => labels.has(label)));
 }
 
-// The dead names of one file, as sentences.
+function checkOptions(line, options, check) {
+  for (const { 0: name, index } of line.matchAll(/(?<![\w-])--[a-z][a-z0-9-]*[a-z0-9]/g)) {
+    const program = programAt(line, index), of = options[program] ? ` of ${program}` : '';
+    if (program || !foreign.test(line)) check('option', name + of, (options[program] ?? options.any).has(name));
+  }
+}
+
+// The dead names of one file, as sentences; all of its names are added to has.named, a set for each kind.
 export async function deadNames(file, body, has) {
   const dead = [];
   for (const { line, where } of lines(file, body)) {
-    const say = (kind, name) => dead.push(`${where}: no ${kind} ${name}`);
-    deadMetrics(line, has.families, say);
-    for (const [name] of line.matchAll(/\bBITNET_[A-Z0-9_]*[A-Z0-9]\b/g)) if (!has.variables.has(name)) say('variable', name);
-    for (const [name] of line.matchAll(/\bOTEL_[A-Z_]*[A-Z]\b/g)) if (!has.inBinaries(name)) say('variable', name);
-    for (const match of line.matchAll(/(?<![\w-])--[a-z][a-z0-9-]*[a-z0-9]/g)) {
-      const program = programAt(line, match.index), options = has.options[program] ?? has.options.any;
-      if (!program && foreign.test(line)) continue;
-      if (!options.has(match[0])) say('option', `${match[0]}${has.options[program] ? ` of ${program}` : ''}`);
-    }
+    const check = (kind, name, alive) => {
+      (has.named[kind] ??= new Set()).add(name);
+      if (!alive) dead.push(`${where}: no ${kind} ${name}`);
+    };
+    checkMetrics(line, has.families, check);
+    checkOptions(line, has.options, check);
+    for (const [name] of line.matchAll(/\bBITNET_[A-Z0-9_]*[A-Z0-9]\b/g)) check('variable', name, has.variables.has(name));
+    for (const [name] of line.matchAll(/\bOTEL_[A-Z_]*[A-Z]\b/g)) check('variable', name, has.inBinaries(name));
     for (const [, p] of line.matchAll(/(?<=^|[^A-Za-z_.}*-]|\$[A-Z]+|\/\/[A-Z]+)(\/(?:v1|health|metrics|debug|tokenize|detokenize|openapi)(?:[\w{}./-]*[\w}])?)(?![\w*]|\.(?:md|mjs|c|h|proto))/g))
-      if (p !== '/v1' && !(await has.hasPath(p.replace(/\{[a-z]+\}/, 'tales')))) say('path', p);
-    for (const match of line.matchAll(/[\w\]*'` ]:(\d{4,5})\b(?![:.\d-])|(?:\b|[a-z])[pP]ort:? \{?(?:number: )?(\d{4,5})\b/g)) {
-      const port = match[1] ?? match[2];
-      if (!has.ports.has(port) && !foreignPorts[port]) say('port', port);
+      if (p !== '/v1') check('path', p, await has.hasPath(p.replace(/\{[a-z]+\}/, 'tales')));
+    for (const [, inAddress, byName] of line.matchAll(/[\w\]*'` ]:(\d{4,5})\b(?![:.\d-])|(?:\b|[a-z])[pP]ort:? \{?(?:number: )?(\d{4,5})\b/g)) {
+      const port = inAddress ?? byName;
+      if (!foreignPorts[port]) check('port', port, has.ports.has(port));
     }
-    for (const [, service] of line.matchAll(/(?<![\w/.])((?:bitnet\.v1|grpc\.[a-z]+\.v1(?:alpha)?)\.[A-Z]\w+)/g)) if (!has.services.has(service)) say('service', service);
+    for (const [, service] of line.matchAll(/(?<![\w/.])((?:bitnet\.v1|grpc\.[a-z]+\.v1(?:alpha)?)\.[A-Z]\w+)/g)) check('service', service, has.services.has(service));
   }
   return dead;
 }
