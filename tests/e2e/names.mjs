@@ -47,6 +47,13 @@ await test('names: the queries of alerts, and of panels with their legends', asy
   for (const { query } of dashboard.templating.list) assert.equal((await deadNames('variable', query.query ?? query, has)).join('\n'), '');
 });
 
+await test('names: every metric that is there is described', async () => {
+  const described = { ...has, named: {} };
+  for (const { name, body } of sources.filter((source) => source.name.startsWith('docs/'))) await deadNames(name, body, described);
+  const parts = /_(bucket|sum|count)$/; // of a histogram
+  assert.deepEqual([...has.families.keys()].filter((name) => !described.named.metric.has(name) && !parts.test(name)), []);
+});
+
 // ---- planted ----
 
 const planted = [
