@@ -57,7 +57,7 @@ volumeMounts:
   mountPath: /models
   readOnly: true
   {{- if and (eq .Values.model.source "pvc") .Values.model.pvc.subPath }}
-  subPath: {{ .Values.model.pvc.subPath }}
+  subPath: {{ .Values.model.pvc.subPath | quote }}
   {{- end }}
 {{- end }}
 {{- if .Values.engine.state.enabled }}
@@ -85,10 +85,10 @@ httpGet: {path: /health/ready, port: http-engine}
   persistentVolumeClaim: {claimName: {{ .pvc.claimName }}, readOnly: true}
 {{- else if eq .source "image" }}
 - name: model
-  image: {reference: {{ .image.reference }}, pullPolicy: {{ .image.pullPolicy }}}
+  image: {reference: {{ .image.reference | quote }}, pullPolicy: {{ .image.pullPolicy }}}
 {{- else if eq .source "hostPath" }}
 - name: model
-  hostPath: {path: {{ .hostPath.path }}, type: Directory}
+  hostPath: {path: {{ .hostPath.path | quote }}, type: Directory}
 {{- end }}
 {{- end }}
 {{- include "bitnet.tlsVolumes" (dict "top" . "component" "engine") }}
