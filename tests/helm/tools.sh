@@ -46,7 +46,10 @@ if command -v promtool >/dev/null && command -v prometheus >/dev/null; then
     ln -s "$(command -v promtool)" "$(command -v prometheus)" "$work/tools/bin"
 else
     chmod 777 "$work" "$work/packs" # where apt's own user writes
-    (cd "$work/packs" && apt-get download -qq prometheus >/dev/null)
+    cd "$work/packs"
+    # Without package lists, as images come, it is found only after an update.
+    apt-get download -qq prometheus >/dev/null 2>&1 || { apt-get update -qq && apt-get download -qq prometheus >/dev/null; }
+    cd - >/dev/null
     dpkg-deb -x "$work"/packs/prometheus_*.deb "$work/deb"
     mv "$work/deb/usr/bin/prometheus" "$work/deb/usr/bin/promtool" "$work/tools/bin"
 fi
