@@ -34,6 +34,9 @@ enum { CROSSVAL_TOP = 5 };
 /* Sums over positions; zeroed = none. */
 struct crossval_stats {
     size_t n_positions, n_top1;
+    double gap_sum, gap_max;              /* where the best tokens differ: how far they are apart, by whoever has them further */
+    size_t n_margins;                     /* positions where both have a log-probability of our two best tokens */
+    double margin_sum2;                   /* over these, squared: how much further they are apart with us than with the reference */
     double top_shared;                    /* of each position the share of the reference's five best that are among ours */
     size_t n_cosine;
     double cosine_sum, cosine_min;
@@ -51,6 +54,8 @@ bool crossval_add(struct crossval_stats *s, const float *ours, size_t n_vocab, c
 
 /* NAN where there was nothing to compare. */
 struct crossval_result {
+    double gap_mean, gap_max;             /* nats between two best tokens that differ: a tie that rounding decides when it is in the order of */
+    double margin_rms;                    /* what the two arithmetics make of the distance of two tokens */
     double top1, top5, cosine_mean, cosine_min, kl_mean, kl_max; /* KL(reference || ours), nats */
     bool kl_is_bound;                     /* some positions had listed tokens only: the true KL is this or more */
     double our_perplexity, reference_perplexity, perplexity_difference; /* the last relative to the reference, with its sign */
