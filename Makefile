@@ -13,6 +13,9 @@ SOAK_SECONDS ?= 300
 OVERLOAD_SECONDS ?= 30
 COST_SECONDS ?= 8
 MUTATIONS    ?= 100000
+SWAPS        ?= 20
+STREAMS      ?= 200
+KILLS        ?= 50
 BENCH_ARGS   ?= --model models/tales.gguf --set standard
 
 MAKEFLAGS += --no-builtin-rules
@@ -21,7 +24,7 @@ MAKEFLAGS += --no-builtin-rules
 .SECONDARY:
 .SECONDEXPANSION:
 .DELETE_ON_ERROR:
-.PHONY: help deps-demo deps-test all tools tests fuzzers demo serve test bench soak overload accuracy-cost connections mutate mutator broken fuzz format install clean FORCE
+.PHONY: help deps-demo deps-test all tools tests fuzzers demo serve test bench soak overload swaps crash connections mutate mutator fuzz format install clean accuracy-cost broken FORCE
 
 ifeq ($(origin CC),default)
 CC := $(if $(filter fuzz,$(SAN)),clang,gcc)
@@ -184,6 +187,12 @@ soak: deps-test ## 200 clients on the demo model for SOAK_SECONDS: texts, memory
 overload: deps-test ## goodput, refusals and memory at ten times what the engine can serve
 	$(SUBMAKE) all
 	@BITNET_BUILD=$(BUILD) SAN=$(SAN) OVERLOAD_SECONDS=$(OVERLOAD_SECONDS) node tests/e2e/overload.mjs
+swaps: deps-test ## STREAMS streams through SWAPS swaps: good, slow, wrong and broken models, by every strategy
+	$(SUBMAKE) all
+	@BITNET_BUILD=$(BUILD) SAN=$(SAN) SWAPS=$(SWAPS) STREAMS=$(STREAMS) node tests/e2e/swaps.mjs
+crash: deps-test ## kill -9 of the engine in every phase of load, swap and unload, KILLS times
+	$(SUBMAKE) all
+	@BITNET_BUILD=$(BUILD) SAN=$(SAN) KILLS=$(KILLS) node tests/e2e/restart.mjs
 accuracy-cost: deps-test ## throughput with and without live accuracy, in turns for COST_SECONDS each
 	$(SUBMAKE) all
 	@BITNET_BUILD=$(BUILD) SAN=$(SAN) COST_SECONDS=$(COST_SECONDS) node tests/measure/accuracy_cost.mjs

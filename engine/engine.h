@@ -97,6 +97,7 @@ struct engine_model {
     uint64_t device_memory_bytes; /* of the device; for a CPU what the process may use */
     uint32_t n_threads;          /* that compute */
     uint32_t vocab_size, context_length, n_kv_blocks, kv_block_size;
+    uint32_t embedding_size;     /* of the vectors of a model that computes embeddings, and generates nothing; 0 = it generates */
     int64_t created_unix;
     double load_seconds;
     const char *fallback_reason; /* why the asked device is not used; NULL when it is */
@@ -105,6 +106,9 @@ const struct engine_model *engine_model(const struct engine *e);
 
 /* Whether the device is known to fail (see engine/breaker.h): OPEN refuses new requests, HALF_OPEN lets one through to see. */
 enum breaker_state { BREAKER_CLOSED, BREAKER_OPEN, BREAKER_HALF_OPEN };
+
+/* Keeps the calling thread, and those that it will make, off the CPUs that pinned compute threads have (see backend_spare_thread). */
+void engine_spare_thread(const struct engine *e);
 
 /* Counters since start and gauges of now. Any thread; a consistent copy. */
 struct engine_stats {
@@ -230,6 +234,7 @@ struct request {
     uint32_t top_logprobs;       /* 0..20 */
     bool prompt_logprobs;        /* those of the prompt's tokens too, with `logprobs`; all of the prompt is computed then, none is taken from the cache */
     bool ignore_eos;
+    bool embed;                  /* the vector of the text is asked for, of a model with an embedding_size; max_tokens, stop, n, logprobs, grammar stay 0 */
     struct grammar *grammar;     /* what the answer must be, or NULL; not together with ignore_eos. A reference is taken */
     enum priority priority;
     int64_t deadline_ns;         /* clock_now_ns; 0 = the engine's default, CLOCK_NEVER = none */
@@ -287,6 +292,8 @@ struct stream_event {
         uint32_t n_prompt_tokens, n_generated_tokens, n_cached_tokens;
         double queue_ms, first_token_ms, total_ms, tokens_per_second, mean_batch_size;
     } summary;
+    const float *embedding;      /* COMPLETE of `embed`, when it went well: the pooled vector, of length 1; valid until stream_close */
+    size_t n_embedding;          /* embedding_size */
 };
 
 /* Takes what is there without waiting; NOTHING when there is nothing yet. At most max_tokens tokens (0 = all). After

@@ -46,6 +46,7 @@ struct job {
     uint32_t *prompt; /* [n_prompt] */
     uint32_t n_prompt, max_tokens, n_choices, n_top;
     bool logprobs, ignore_eos;
+    double *pooled; /* [embedding_size] what an embedding is so far; NULL: it generates */
     bool prompt_logprobs, prompt_shown; /* shown: all of them are with the reader */
     bool in_step; /* has rows in the step that is made */
     bool in_batch; /* started, and not all of it preempted */

@@ -50,6 +50,12 @@ void backend_close(struct backend *be)
 
 void backend_adopt_thread(struct backend *be) { pool_adopt(be->pool); }
 
+void backend_spare_thread(struct backend *be)
+{
+    if (be->ops->spare)
+        be->ops->spare(be);
+}
+
 const struct backend_info *backend_info(const struct backend *be) { return &be->info; }
 
 void *backend_alloc(struct backend *be, size_t n_bytes) { return be->ops->alloc(be, n_bytes ? n_bytes : 1); }

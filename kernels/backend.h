@@ -42,6 +42,7 @@ struct rope {
  * n = 0. */
 struct backend_ops {
     void (*close)(struct backend *be); /* all but the pool */
+    void (*spare)(struct backend *be); /* NULL: no CPU is taken from others */
     void *(*alloc)(struct backend *be, size_t n_bytes);
     void (*free)(struct backend *be, void *dev);
     void (*upload)(struct backend *be, void *dev, const void *host, size_t n_bytes);

@@ -97,7 +97,8 @@ struct backend_options {
     const char *isa;          /* highest instruction set to use: "portable", then on x86-64 "avx2", "avx512", "amx", on aarch64 "neon",
                                * "dotprod"; NULL = the best there is. One that the CPU lacks gives the best below it (see
                                * backend_info), one of another architecture is an error */
-    bool pin;                 /* CPU: each compute thread keeps to a CPU of its own, of those that the process may use */
+    bool pin;                 /* CPU: each compute thread keeps to a CPU of its own, of those that the process may use;
+                               * backend_spare_thread keeps others off them */
     bool idle_priority;       /* CPU: compute threads run when no other thread of the machine wants to */
     const char *numa;         /* CPU, of several memory nodes: "auto" (or NULL): each thread's part of the weights lies on its node, and threads
                                * stay there; "interleave": weights lie evenly over all nodes; "off": as the system does */
@@ -121,6 +122,9 @@ void backend_close(struct backend *be);
 /* Makes the calling thread the backend's: it gets the place and the priority of a compute thread, for good, and workers are started anew that
  * inherit its own. Whoever will call operations does this once; without it only the workers have them. */
 void backend_adopt_thread(struct backend *be);
+/* Keeps the calling thread, and those that it will make, to the CPUs that no compute thread has for its own (option `pin`), where there are
+ * any: for threads that wait for networks and files. */
+void backend_spare_thread(struct backend *be);
 /* Strings live as long as the backend. Any thread. */
 const struct backend_info *backend_info(const struct backend *be);
 

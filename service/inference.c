@@ -9,8 +9,8 @@
  * ends the sequence when the client went away.
  */
 #include "base/clock.h"
-#include "base/id.h"
 #include "base/log.h"
+#include "service/caller.h"
 #include "service/collect.h"
 #include "service/convert.h"
 #include "service/echo.h"
@@ -20,8 +20,7 @@
 #include <string.h>
 
 #define MAX_CHOICES CONVERT_MAX_CHOICES
-#define EVENT_TOKENS 64 /* tokens of one message, at most */
-#define PEER_BYTES 128
+#define EVENT_TOKENS COLLECT_EVENT_TOKENS
 
 struct generation {
     struct service *service;
@@ -33,7 +32,7 @@ struct generation {
     bool call_deadline; /* the call's deadline comes before timeout_ms: then there is no answer */
     uint32_t n_choices, n_answers, n_top; /* generated; of these, in the answer */
     uint64_t seed;
-    char request_id[129], fingerprint[CONVERT_FINGERPRINT_BYTES];
+    char request_id[CALLER_BYTES], fingerprint[CONVERT_FINGERPRINT_BYTES];
     struct echo echo;
     struct buffer texts; /* of the event that is being packed */
     struct collected choices[MAX_CHOICES];
@@ -65,12 +64,13 @@ static char *model_of(const struct generation *g)
 /* Room for the log-probabilities of one message, each with its alternatives. */
 struct logprob_room {
     Bitnet__V1__TokenLogprob entry[EVENT_TOKENS];
-    Bitnet__V1__TopLogprob top[EVENT_TOKENS * COLLECT_MAX_TOP], *top_list[EVENT_TOKENS * COLLECT_MAX_TOP];
+    Bitnet__V1__TopLogprob top[EVENT_TOKENS], *top_list[EVENT_TOKENS];
 };
 
 static bool send_tokens(struct generation *g, struct rpc_call *call, const struct stream_event *e)
 {
-    static _Thread_local struct logprob_room room; /* 100 KB: one a completion thread */
+    struct logprob_room room;
+    size_t n_top = 0; /* in the room */
     Bitnet__V1__Token tokens[EVENT_TOKENS], *list[EVENT_TOKENS];
     size_t offsets[EVENT_TOKENS];
     Bitnet__V1__TokenEvent event = BITNET__V1__TOKEN_EVENT__INIT;
@@ -91,8 +91,9 @@ static bool send_tokens(struct generation *g, struct rpc_call *call, const struc
         tokens[i].text = g->texts.data + offsets[i];
         if (g->logprobs) {
             collect_logprob(tokenizer_of(g), t->id, t->logprob, t->top, t->n_top,
-                            &room.entry[i], &room.top[i * COLLECT_MAX_TOP], &room.top_list[i * COLLECT_MAX_TOP]);
+                            &room.entry[i], &room.top[n_top], &room.top_list[n_top]);
             tokens[i].logprob = &room.entry[i];
+            n_top += t->n_top;
         }
         list[i] = &tokens[i];
     }
@@ -273,7 +274,7 @@ static void advance(void *service, struct rpc_call *call)
 {
     struct generation *g = rpc_call_user(call);
     struct stream_event e;
-    size_t max_tokens = g && g->streaming && !g->service->coalesce ? 1 : EVENT_TOKENS;
+    size_t max_tokens = !g || !g->streaming ? EVENT_TOKENS : g->service->coalesce ? collect_event_tokens(g->logprobs, g->n_top) : 1;
     (void)service;
     if (g && !g->over && g->sending && stream_stalled(g->stream))
         give_up(g, call);
@@ -339,18 +340,6 @@ static void on_ready(void *user)
     rpc_post(user, advance);
 }
 
-static void take_request_id(struct generation *g, struct rpc_call *call, const char *field)
-{
-    const char *header = rpc_call_metadata(call, "x-request-id");
-    if (id_request_id_valid(field))
-        snprintf(g->request_id, sizeof g->request_id, "%s", field);
-    else if (header && id_request_id_valid(header))
-        snprintf(g->request_id, sizeof g->request_id, "%s", header);
-    else
-        id_uuid(g->request_id);
-    rpc_call_add_metadata(call, "x-request-id", g->request_id);
-}
-
 static struct generation *generation_new(struct service *s, bool streaming)
 {
     struct generation *g = calloc(1, sizeof *g);
@@ -365,26 +354,11 @@ static struct generation *generation_new(struct service *s, bool streaming)
     return g;
 }
 
-/* Who asks: what a gateway says, or who is at the other end, whatever the port. */
-static const char *client_of(struct rpc_call *call, const char *field, char room[PEER_BYTES])
-{
-    const char *header = rpc_call_metadata(call, "x-client-id"), *peer = rpc_call_peer(call);
-    if (field[0])
-        return field;
-    if (header && header[0])
-        return header;
-    snprintf(room, PEER_BYTES, "%s", peer ? peer : "");
-    char *port = strrchr(room, ':');
-    if (port && strncmp(room, "ip", 2) == 0)
-        *port = '\0';
-    return room;
-}
-
 static enum error_code submit(struct generation *g, struct rpc_call *call, const Bitnet__V1__GenerateRequest *r,
                               struct error *err)
 {
     struct converted c;
-    char peer[PEER_BYTES];
+    char peer[CALLER_BYTES];
     if (registry_acquire(g->service->registry, r->model, &g->served, err))
         return err->code;
     struct engine *engine = served_engine(g->served);
@@ -398,7 +372,7 @@ static enum error_code submit(struct generation *g, struct rpc_call *call, const
         buffer_append(&g->choices[i].text, g->echo.text.data, g->echo.text.n_bytes);
     if (!code) {
         c.request.id = g->request_id;
-        c.request.client_id = client_of(call, r->client_id, peer);
+        c.request.client_id = caller_name(call, r->client_id, peer);
         c.request.on_ready = on_ready;
         c.request.user = call;
         g->n_choices = c.request.n;
@@ -428,7 +402,7 @@ static void start(struct service *s, struct rpc_call *call, const void *data, si
     if (r && !g)
         error_set(&err, ERROR_MEMORY_EXHAUSTED, "no memory for a request");
     if (g)
-        take_request_id(g, call, r->request_id);
+        caller_request_id(call, r->request_id, g->request_id);
     if (!g || submit(g, call, r, &err)) {
         service_metrics_reject(s->metrics, err.reason);
         log_info("service", "request refused", LOG_STR("request_id", g ? g->request_id : NULL),

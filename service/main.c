@@ -114,6 +114,15 @@ static enum error_code load(struct program *p, struct error *err)
     return ERROR_NONE;
 }
 
+static void spare_thread(const struct service *s)
+{
+    struct served *served;
+    if (registry_acquire(s->registry, "", &served, NULL))
+        return;
+    engine_spare_thread(served_engine(served));
+    served_release(served);
+}
+
 static enum error_code listen_all(struct program *p, struct error *err)
 {
     const struct service_config *c = p->service.config;
@@ -216,8 +225,10 @@ static int run(struct program *p)
         code = open_parts(&p->service, &err);
     if (!code)
         code = load(p, &err);
-    if (!code)
+    if (!code) {
+        spare_thread(&p->service); /* and so the threads of the ports */
         code = listen_all(p, &err);
+    }
     if (code) {
         log_error("service", err.message, LOG_STR("code", error_info(code)->name));
     } else {

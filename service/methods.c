@@ -11,6 +11,7 @@ static struct rpc_method table[] = {
      .on_message = inference_stream,
      .on_sent = inference_sent,
      .on_done = inference_done},
+    {.path = INFERENCE "Embed", .kind = RPC_UNARY, .on_message = embed_call, .on_done = embed_done},
     {.path = INFERENCE "Tokenize", .kind = RPC_UNARY, .on_message = tokens_tokenize},
     {.path = INFERENCE "Detokenize", .kind = RPC_UNARY, .on_message = tokens_detokenize},
     {.path = MODELS "List", .kind = RPC_UNARY, .on_message = models_list},

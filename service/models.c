@@ -43,7 +43,8 @@ static void fill_facts(const struct served *served, Bitnet__V1__Model *out)
         out->accuracy = accuracy.recent;
     }
     out->has_chat_template = m->chat_template != NULL;
-    out->generates = true;
+    out->computes_embeddings = m->embedding_size > 0;
+    out->generates = !out->computes_embeddings;
 }
 
 void models_fill_served(const struct served *served, Bitnet__V1__Model *out)

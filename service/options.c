@@ -61,7 +61,7 @@ static const struct option_def defs[] = {
     STR("device", device, "auto", "auto, cpu, gpu or cuda:N; auto and gpu fall back to the CPU"),
     STR("isa", isa, NULL, "highest instruction set to use; the best there is by default"),
     INT("threads", threads, "0", 0, 512, NULL, "compute threads; 0 = what the machine and its cgroup offer"),
-    BOOL("pin", pin, "keep each compute thread to a CPU of its own"),
+    BOOL("pin", pin, "keep each compute thread to a CPU of its own, and what serves the ports off these where there are others"),
     BOOL("idle-priority", idle_priority, "compute gives way to every other thread of the machine"),
     CHOICE("numa", numa, "auto", "auto|interleave|off", "where weights lie on machines with several memory nodes"),
     CHOICE("quantization", quantization, "auto", "auto|i2s|tl1|tl2", "layout that the ternary kernels read"),

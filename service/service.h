@@ -78,6 +78,8 @@ void inference_generate(void *service, struct rpc_call *call, const void *data, 
 void inference_stream(void *service, struct rpc_call *call, const void *data, size_t n_bytes);
 void inference_sent(void *service, struct rpc_call *call, bool ok);
 void inference_done(void *service, struct rpc_call *call, bool cancelled);
+void embed_call(void *service, struct rpc_call *call, const void *data, size_t n_bytes);
+void embed_done(void *service, struct rpc_call *call, bool cancelled);
 void tokens_tokenize(void *service, struct rpc_call *call, const void *data, size_t n_bytes);
 void tokens_detokenize(void *service, struct rpc_call *call, const void *data, size_t n_bytes);
 void models_list(void *service, struct rpc_call *call, const void *data, size_t n_bytes);

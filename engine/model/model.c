@@ -123,7 +123,7 @@ static enum error_code bind_ends(struct model *m, const struct model_options *op
         m->head = NULL;
         code = bind_dense(m, "output.weight", &m->head, err);
     }
-    if (!code && options->screen_head)
+    if (!code && options->screen_head && m->shape.pooling == POOLING_NONE)
         screen_head(m);
     return code;
 }

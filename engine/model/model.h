@@ -10,6 +10,9 @@
 
 enum model_arch { ARCH_BITNET_B158, ARCH_BITNET, ARCH_LLAMA };
 
+/* What becomes of the rows of a text: with POOLING_NONE logits, else one vector, with the numbers of GGUF's key. */
+enum pooling { POOLING_NONE, POOLING_MEAN, POOLING_CLS, POOLING_LAST };
+
 /* Shapes, read from the metadata and validated against the tensors before anything runs. */
 struct model_shape {
     enum model_arch arch;
@@ -20,6 +23,8 @@ struct model_shape {
     enum rope_style rope_style;
     enum ffn_act ffn_act;
     bool has_sub_norms;
+    enum pooling pooling;
+    bool causal; /* a row attends to the positions up to its own; else to all of its text, which is then computed in one step */
 };
 
 struct model_layer {
@@ -83,5 +88,10 @@ size_t forward_memory_bytes(const struct forward *f);
 enum error_code forward_run(struct forward *f, const struct kv_cache *kv, const struct batch_view *batch, const int32_t *ids,
                             const int32_t *out_rows, size_t n_out, const struct logits_need *needs, bool round_head_f16,
                             float *logits, struct error *err);
+
+/* The same without the head, for a model that pools: the normalised hidden states -> host [n_out][dim]. Of a model that is not causal the
+ * batch has whole texts. */
+enum error_code forward_hidden(struct forward *f, const struct kv_cache *kv, const struct batch_view *batch, const int32_t *ids,
+                               const int32_t *out_rows, size_t n_out, float *hidden, struct error *err);
 
 #endif

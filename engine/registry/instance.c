@@ -3,25 +3,13 @@
 
 #include "base/clock.h"
 #include "base/log.h"
-#include "engine/registry/allow.h"
+#include "engine/estimate.h"
 
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 
 /* ---- opening ----------------------------------------------------------------------------------------------------- */
-
-/* The operator names the first model without the bounds of those who may load others. */
-static bool is_operators(const struct registry *r, const char *path)
-{
-    return r->options.engine.model_path && strcmp(path, r->options.engine.model_path) == 0;
-}
-
-static int open_allowed(void *dirs, const char *path, struct error *err)
-{
-    return allow_open(dirs, path, err);
-}
 
 static struct engine_options options_of(const struct registry *r, const char *id, const struct model_source *source)
 {
@@ -39,21 +27,44 @@ static struct engine_options options_of(const struct registry *r, const char *id
     return o;
 }
 
-enum error_code instance_open(struct registry *r, const char *id, const struct model_source *source, struct served **out,
-                              struct error *err)
+uint64_t instance_estimate(const struct registry *r, const struct model_source *source, const struct gguf *g,
+                           const struct model_shape *shape)
+{
+    const struct engine_options o = options_of(r, "", source);
+    return engine_estimate_bytes(g, shape, &o, r->device_bytes);
+}
+
+/* The first one says what there is. */
+static void note_device(struct registry *r, uint64_t device_bytes)
+{
+    if (r->device_bytes)
+        return;
+    r->device_bytes = device_bytes;
+    r->budget_bytes = r->options.memory_budget ? r->options.memory_budget : device_bytes / 10 * 9;
+}
+
+static void give_room(struct registry *r, uint64_t n_bytes)
+{
+    pthread_mutex_lock(&r->lock);
+    r->used_bytes -= n_bytes;
+    pthread_cond_broadcast(&r->changed);
+    pthread_mutex_unlock(&r->lock);
+}
+
+enum error_code instance_open(struct registry *r, const char *id, const struct model_source *source, const struct instance_how *how,
+                              struct served **out, struct error *err)
 {
     struct engine_options options = options_of(r, id, source);
-    const struct file_opener allowed = {open_allowed, (void *)(uintptr_t)r->options.allowed_dirs};
-    if (!is_operators(r, source->path)) {
-        options.opener = &allowed;
-        options.load_in_background = true;
-    }
+    options.opener = how->opener;
+    options.on_load = how->on_load;
+    options.on_load_user = how->user;
+    options.load_in_background = how->background;
     struct served *s = calloc(1, sizeof *s);
-    if (!s)
-        return error_set(err, ERROR_MEMORY_EXHAUSTED, "no memory for a model");
-    enum error_code code = engine_open(&options, &s->engine, err);
+    enum error_code code =
+        s ? engine_open(&options, &s->engine, err) : error_set(err, ERROR_MEMORY_EXHAUSTED, "no memory for a model");
     if (code) {
         free(s);
+        give_room(r, how->reserved_bytes);
         return code;
     }
     const struct engine_model *m = engine_model(s->engine);
@@ -64,7 +75,8 @@ enum error_code instance_open(struct registry *r, const char *id, const struct m
     s->last_used_ns = clock_now_ns();
     pthread_mutex_lock(&r->lock);
     s->number = ++r->n_instances;
-    r->used_bytes += s->memory_bytes;
+    note_device(r, m->device_memory_bytes);
+    r->used_bytes += s->memory_bytes - how->reserved_bytes;
     s->next = r->instances;
     r->instances = s;
     pthread_mutex_unlock(&r->lock);
@@ -106,6 +118,7 @@ static struct served *take_unused(struct registry *r)
         struct served *s = *at;
         if (s->n_refs == 0) {
             *at = s->next;
+            r->closing_bytes = s->memory_bytes;
             return s;
         }
     }
@@ -124,6 +137,7 @@ static void *reap(void *arg)
             instance_close(r, s);
             pthread_mutex_lock(&r->lock);
             r->used_bytes -= s->memory_bytes;
+            r->closing_bytes = 0;
             free(s);
             pthread_cond_broadcast(&r->changed);
         } else if (r->closing && !r->instances) {

@@ -1,9 +1,8 @@
 /* Loading one more model, and taking one out. */
-#include "engine/registry/parts.h"
+#include "engine/registry/prepare.h"
 
 #include "base/clock.h"
 #include "base/log.h"
-#include "engine/registry/allow.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -12,7 +11,7 @@
 
 /* ---- changes and slots ------------------------------------------------------------------------------------------- */
 
-static enum error_code shutting_down(struct error *err)
+enum error_code registry_shutting_down(struct error *err)
 {
     error_set(err, ERROR_SERVICE_UNAVAILABLE, "the engine is shutting down");
     if (err) {
@@ -28,7 +27,7 @@ enum error_code change_begin(struct registry *r, struct error *err)
     bool refused = r->draining;
     r->n_changes += !refused;
     pthread_mutex_unlock(&r->lock);
-    return refused ? shutting_down(err) : ERROR_NONE;
+    return refused ? registry_shutting_down(err) : ERROR_NONE;
 }
 
 void change_end(struct registry *r)
@@ -47,7 +46,7 @@ enum error_code slot_take(struct registry *r, struct error *err)
     bool refused = r->draining;
     r->n_loads += !refused;
     pthread_mutex_unlock(&r->lock);
-    return refused ? shutting_down(err) : ERROR_NONE;
+    return refused ? registry_shutting_down(err) : ERROR_NONE;
 }
 
 void slot_give(struct registry *r)
@@ -123,23 +122,6 @@ static enum error_code begin(struct registry *r, const struct load_request *q, c
 
 /* ---- load -------------------------------------------------------------------------------------------------------- */
 
-static enum error_code open_source(struct registry *r, const char *id, const struct load_request *q, struct model_source *source,
-                                   struct served **out, struct error *err)
-{
-    enum error_code code = allow_resolve(r->options.allowed_dirs, q->path, source->path, sizeof source->path, err);
-    if (!code)
-        code = slot_take(r, err);
-    if (code)
-        return code;
-    snprintf(source->device, sizeof source->device, "%s", q->device ? q->device : "");
-    source->format = q->format;
-    source->kv_cache_bytes = q->kv_cache_bytes;
-    source->no_prefix_cache = q->no_prefix_cache;
-    code = instance_open(r, id, source, out, err);
-    slot_give(r);
-    return code;
-}
-
 /* Serves the model and remembers it; when it cannot be remembered, it is not served either. */
 static enum error_code publish(struct registry *r, struct entry *e, const struct model_source *source, struct served *s, bool make_default,
                                struct error *err)
@@ -178,27 +160,40 @@ static void give_up(struct registry *r, struct entry *e, const char *id, const s
         o->on_load_failed(o->user, id, err);
 }
 
+static enum error_code load_as(struct registry *r, const struct load_request *q, struct entry *e, struct load_result *out, struct error *err)
+{
+    struct preparation p = {.r = r,
+                            .id = out->id,
+                            .path = q->path,
+                            .asked = q->validation,
+                            .on_progress = q->on_progress,
+                            .user = q->user,
+                            .start_ns = clock_now_ns(),
+                            .results = &out->validation};
+    struct served *s;
+    snprintf(p.source.device, sizeof p.source.device, "%s", q->device ? q->device : "");
+    p.source.format = q->format;
+    p.source.kv_cache_bytes = q->kv_cache_bytes;
+    p.source.no_prefix_cache = q->no_prefix_cache;
+    enum error_code code = prepare(&p, &s, err);
+    if (!code && !(code = publish(r, e, &p.source, s, q->make_default, err)))
+        out->served = s;
+    return code;
+}
+
 enum error_code registry_load(struct registry *r, const struct load_request *request, struct load_result *out, struct error *err)
 {
     int64_t start_ns = clock_now_ns();
     struct error unused = {0};
-    struct model_source source = {0};
     struct entry *e;
-    struct served *s;
     err = err ? err : &unused;
     *out = (struct load_result){0};
+    validation_clear(&out->validation);
     enum error_code code = change_begin(r, err);
     if (code)
         return code;
-    if (!(code = begin(r, request, out->id, &e, err))) {
-        code = open_source(r, out->id, request, &source, &s, err);
-        if (!code)
-            code = publish(r, e, &source, s, request->make_default, err);
-        if (code)
-            give_up(r, e, out->id, err);
-        else
-            out->served = s;
-    }
+    if (!(code = begin(r, request, out->id, &e, err)) && (code = load_as(r, request, e, out, err)))
+        give_up(r, e, out->id, err);
     out->load_ms = (double)(clock_now_ns() - start_ns) / (double)CLOCK_NS_PER_MS;
     change_end(r);
     return code;
@@ -248,7 +243,7 @@ static enum error_code let_go(struct registry *r, struct entry *e, uint64_t *fre
     while (has_instance(r, number) && !r->draining)
         pthread_cond_wait(&r->changed, &r->lock);
     if (has_instance(r, number))
-        return shutting_down(err);
+        return registry_shutting_down(err);
     *freed_bytes = n_bytes;
     return ERROR_NONE;
 }

@@ -12,10 +12,13 @@
  *   instance.c   instances and the reaper             load.c      load, unload and their slots
  *   swap.c       swap                                 state.c     the state file
  *   restore.c    what a start loads                   allow.c     which files may be loaded
+ *   prepare.c    a new model before it is served      budget.c    memory, and who gives way
+ *   validation.c, compare.c   whether it is sound     ask.c       the registry's own requests
  */
 #ifndef ENGINE_REGISTRY_PARTS_H
 #define ENGINE_REGISTRY_PARTS_H
 
+#include "engine/model/model.h"
 #include "engine/registry.h"
 #include "engine/turn.h"
 
@@ -64,7 +67,7 @@ struct entry {
 struct registry {
     /* Constant once open. */
     struct registry_options options;
-    uint64_t budget_bytes;
+    uint64_t device_bytes, budget_bytes; /* of the first model's device; of all models */
     char operator_id[REGISTRY_ID_BYTES]; /* of the model that the process was started with; "" = none */
 
     struct turn turn;     /* of all engines */
@@ -75,6 +78,7 @@ struct registry {
     char default_id[REGISTRY_ID_BYTES];
     uint64_t n_instances;      /* that there ever were */
     uint64_t used_bytes;       /* of instances, and of loads that have begun */
+    uint64_t closing_bytes;    /* of these, of the one that the reaper closes */
     unsigned n_changes;        /* that are at work */
     unsigned n_loads;          /* of these, that hold a slot */
     bool draining, closing;
@@ -102,9 +106,19 @@ void served_drop(struct registry *r, struct served *s);
 
 /* ---- instance.c ---- */
 
+struct instance_how {
+    const struct file_opener *opener;          /* NULL = open(2) */
+    bool (*on_load)(void *user, double share); /* see engine_options; or NULL */
+    void *user;
+    uint64_t reserved_bytes;                   /* by room_take, given back in any case */
+    bool background;                           /* others are served meanwhile */
+};
 /* Opens an engine over what `source` says. The caller gets the one reference. */
-enum error_code instance_open(struct registry *r, const char *id, const struct model_source *source, struct served **out,
-                              struct error *err);
+enum error_code instance_open(struct registry *r, const char *id, const struct model_source *source, const struct instance_how *how,
+                              struct served **out, struct error *err);
+/* Bytes that it will take, about. */
+uint64_t instance_estimate(const struct registry *r, const struct model_source *source, const struct gguf *g,
+                           const struct model_shape *shape);
 /* The observer hears of it: it is going to be served. */
 void instance_observe(struct served *s);
 /* It is served by the entry from now on; its one reference is the entry's. With the lock held. */
@@ -120,7 +134,15 @@ enum error_code restore_models(struct registry *r, struct error *err);
 /* Writes the state file, when there is to be one. INTERNAL: it could not be written, and is as it was. */
 enum error_code registry_save(struct registry *r, struct error *err);
 
+/* ---- budget.c ---- */
+
+/* Reserves memory for model `id`; may_evict: others may be taken out for it. MEMORY_EXHAUSTED says what there is. May wait. */
+enum error_code room_take(struct registry *r, const char *id, uint64_t n_bytes, bool may_evict, struct error *err);
+
 /* ---- changes: load.c ---- */
+
+/* The error of what a draining registry refuses. */
+enum error_code registry_shutting_down(struct error *err);
 
 /* SERVICE_UNAVAILABLE once the registry drains. A change that has begun is ended with change_end. */
 enum error_code change_begin(struct registry *r, struct error *err);

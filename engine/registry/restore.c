@@ -2,6 +2,7 @@
 #include "engine/registry/state.h"
 
 #include "base/log.h"
+#include "engine/registry/allow.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -77,6 +78,42 @@ static struct entry *entry_for(struct registry *r, const struct state_model *m)
     return e;
 }
 
+static int open_allowed(void *dirs, const char *path, struct error *err)
+{
+    return allow_open(dirs, path, err);
+}
+
+/* Memory for a model beside those that are there already. */
+static enum error_code reserve(struct registry *r, const struct state_model *m, struct instance_how *how, struct error *err)
+{
+    struct gguf *g;
+    struct model_shape shape;
+    enum error_code code = gguf_open_by(how->opener, m->source.path, &g, err);
+    if (code)
+        return code;
+    if (!(code = model_shape_read(g, &shape, err))) {
+        how->reserved_bytes = instance_estimate(r, &m->source, g, &shape);
+        code = room_take(r, m->id, how->reserved_bytes, false, err);
+    }
+    gguf_close(g);
+    return code;
+}
+
+/* The operator names the first model without the bounds of those who may load others. */
+static bool is_operators(const struct registry *r, const char *path)
+{
+    return r->options.engine.model_path && strcmp(path, r->options.engine.model_path) == 0;
+}
+
+/* The first one may take what it needs. */
+static enum error_code open_model(struct registry *r, const struct state_model *m, struct served **out, struct error *err)
+{
+    const struct file_opener allowed = {open_allowed, (void *)(uintptr_t)r->options.allowed_dirs};
+    struct instance_how how = {.opener = is_operators(r, m->source.path) ? NULL : &allowed};
+    enum error_code code = r->instances ? reserve(r, m, &how, err) : ERROR_NONE;
+    return code ? code : instance_open(r, m->id, &m->source, &how, out, err);
+}
+
 /* Loads a model that is served from the beginning; it is listed as failed when it does not load. */
 static enum error_code add_model(struct registry *r, const struct state_model *m, struct error *err)
 {
@@ -84,7 +121,7 @@ static enum error_code add_model(struct registry *r, const struct state_model *m
     struct entry *e = entry_for(r, m);
     if (!e)
         return error_set(err, ERROR_MEMORY_EXHAUSTED, "no memory for a model");
-    enum error_code code = instance_open(r, m->id, &m->source, &s, err);
+    enum error_code code = open_model(r, m, &s, err);
     if (!code)
         instance_observe(s);
     pthread_mutex_lock(&r->lock);

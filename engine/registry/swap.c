@@ -1,9 +1,8 @@
 /* Putting another file behind an id while requests run. */
-#include "engine/registry/parts.h"
+#include "engine/registry/prepare.h"
 
 #include "base/clock.h"
 #include "base/id.h"
-#include "engine/registry/allow.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -31,14 +30,10 @@ static enum error_code begin(struct registry *r, const char *id, struct entry **
 static enum error_code open_next(struct registry *r, struct entry *e, const struct swap_request *q, struct model_source *source,
                                  struct served **next, struct error *err)
 {
-    *source = e->source; /* written by whoever swaps only */
-    enum error_code code = allow_resolve(r->options.allowed_dirs, q->path, source->path, sizeof source->path, err);
-    if (!code)
-        code = slot_take(r, err);
-    if (code)
-        return code;
-    code = instance_open(r, e->id, source, next, err);
-    slot_give(r);
+    struct validation_results results;
+    struct preparation p = {.r = r, .id = e->id, .path = q->path, .source = e->source, .asked = q->validation, .results = &results};
+    enum error_code code = prepare(&p, next, err);
+    *source = p.source;
     return code;
 }
 

@@ -24,7 +24,7 @@ START_TEST(names)
     };
     struct registry_options o = options();
     struct registry *r = open_registry(&o);
-    struct load_request q = {.path = tales("b.gguf"), .id = "b-2_x", .aliases = "big,Org/Model.1"};
+    struct load_request q = {.path = tales("b.gguf"), .id = "b-2_x", .aliases = "big,Org/Model.1", .validation = {.no_cross_validation = true}};
     struct load_result result;
     struct error err = {0};
     ck_assert_msg(!registry_load(r, &q, &result, &err), "%s", err.message);
@@ -64,7 +64,7 @@ START_TEST(taken_names)
     struct registry *r = open_registry(&o);
     const char *path = tales("b.gguf");
     must_load(r, path, "o-ne");
-    struct load_request alias = {.path = path, .id = "two", .aliases = "one"};
+    struct load_request alias = {.path = path, .id = "two", .aliases = "one", .validation = {.no_cross_validation = true}};
     struct load_result result;
     struct error err = {0};
     ck_assert(!registry_load(r, &alias, &result, &err));
@@ -160,7 +160,7 @@ START_TEST(the_default)
     struct served *s = acquire(r, "");
     ck_assert_str_eq(served_id(s), "b");
     served_release(s);
-    struct load_request q = {.path = at("b.gguf"), .id = "c", .make_default = true};
+    struct load_request q = {.path = at("b.gguf"), .id = "c", .make_default = true, .validation = {.no_cross_validation = true}};
     struct load_result result;
     ck_assert(!registry_load(r, &q, &result, &err));
     served_release(result.served);
