@@ -142,6 +142,7 @@ static void add_gaps(struct crossval_stats *s, const float *ours, const uint32_t
     if (best == our_best[0])
         return;
     double gap = fmax((double)ours[our_best[0]] - ours[best], reference_gap(r, best, our_best[0])); /* of one that is NAN the other */
+    s->n_ties += gap < s->tie;
     s->gap_sum += gap;
     s->gap_max = gap > s->gap_max ? gap : s->gap_max;
 }
@@ -193,6 +194,7 @@ void crossval_finish(const struct crossval_stats *s, struct crossval_result *out
     *out = (struct crossval_result){
         .gap_mean = s->n_positions > s->n_top1 ? s->gap_sum / (double)(s->n_positions - s->n_top1) : NAN,
         .gap_max = s->n_positions > s->n_top1 ? s->gap_max : NAN,
+        .tied = (double)s->n_ties / n,
         .margin_rms = s->n_margins > 0 ? sqrt(s->margin_sum2 / (double)s->n_margins) : NAN,
         .top1 = (double)s->n_top1 / n,
         .top5 = s->top_shared / n,
@@ -223,8 +225,8 @@ static bool fails(struct buffer *why, const char *what, double value, const char
 bool crossval_judge(const struct crossval_result *r, const struct crossval_limits *l, struct buffer *why)
 {
     bool ok = true;
-    if (l->min_top1 > 0 && !(r->top1 >= l->min_top1))
-        ok = fails(why, "top-1 agreement", r->top1, "not at least", l->min_top1);
+    if (l->min_top1 > 0 && !(r->top1 + r->tied >= l->min_top1))
+        ok = fails(why, "top-1 agreement", r->top1 + r->tied, "not at least", l->min_top1);
     if (l->min_top5 > 0 && r->top5 < l->min_top5)
         ok = fails(why, "top-5 agreement", r->top5, "not at least", l->min_top5);
     if (l->min_cosine > 0 && r->cosine_min < l->min_cosine)

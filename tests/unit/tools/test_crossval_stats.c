@@ -85,6 +85,21 @@ START_TEST(gaps)
     crossval_finish(&s, &r);
     NEAR(r.gap_max, 1);
     ck_assert(isnan(r.margin_rms));
+    ck_assert_double_eq(r.tied, 0);
+    /* 0.5 apart is a tie for one who says so, 1 apart is not. */
+    const struct crossval_limits limits = {.min_top1 = 0.5};
+    struct buffer why;
+    buffer_init(&why, 4096);
+    s = (struct crossval_stats){.tie = 0.6};
+    add(&s, a, &(struct crossval_row){.logits = b, .target = NAN}, -1);
+    add(&s, c, &(struct crossval_row){.logits = a, .target = NAN}, -1);
+    crossval_finish(&s, &r);
+    ck_assert_double_eq(r.top1, 0);
+    ck_assert_double_eq(r.tied, 0.5);
+    ck_assert(crossval_judge(&r, &limits, &why));
+    r.tied = 0;
+    ck_assert(!crossval_judge(&r, &limits, &why));
+    buffer_fini(&why);
 }
 END_TEST
 
