@@ -1,4 +1,5 @@
 /* Requests in, statistics out: what callers' threads do, without touching what the loop owns. */
+#include "engine/accuracy.h"
 #include "engine/loop.h"
 
 #include "base/clock.h"
@@ -140,6 +141,14 @@ void engine_forget(struct engine *e)
     e->stats = (struct engine_stats){.n_kv_blocks = st.n_kv_blocks, .n_kv_blocks_kept = st.n_kv_blocks_kept, .last_turn_ns = st.last_turn_ns};
     e->loop.n_prefix_hits = e->loop.n_drafted = e->loop.n_accepted = 0;
     pthread_mutex_unlock(&e->stats_lock);
+}
+
+bool engine_accuracy(struct engine *e, struct engine_accuracy *out)
+{
+    *out = (struct engine_accuracy){.recent = -1, .lowest = -1};
+    if (e->accuracy)
+        accuracy_read(e->accuracy, out);
+    return e->accuracy && out->recent >= 0;
 }
 
 void engine_observe(struct engine *e, const struct engine_observer *observer)

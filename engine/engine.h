@@ -58,6 +58,8 @@ struct engine_options {
     int64_t stall_timeout_ns;    /* a request whose stream is full, and of which nothing was read, for this long ends with READER_STALLED; 0 = never */
     bool no_speculation;         /* one token of a sequence a step; see engine/draft.h. The tokens are the same */
     bool no_prefix_cache;        /* every prompt is computed whole, nothing is kept of one request for another */
+    double accuracy_share;       /* of requests that are computed again in idle time; see engine_accuracy. 0 = none, 1 = all */
+    double accuracy_threshold;   /* share of tokens that must be the same, up to 1; 0 = 0.99 */
     struct turn *turn;           /* engines that have the same one make their steps in turns, when they are on the CPU (engine/turn.h); NULL = none */
     const struct file_opener *opener; /* opens the model's files; NULL = open(2) by their paths. Until engine_open returns */
     bool load_in_background;     /* what loads gives way to what serves; the engine itself has the caller's priority */
@@ -125,6 +127,20 @@ struct engine_stats {
     double busy_seconds;         /* time spent in steps */
 };
 void engine_stats(struct engine *e, struct engine_stats *out);
+
+/* Live accuracy: a share of the requests is computed again by the portable kernels, on the same weights, by a thread of the lowest priority, and
+ * compared token by token; as results do not depend on the kernels, all are the same unless something is broken. Which ones: see
+ * engine/accuracy.h. Since start, but for `recent`. */
+struct engine_accuracy {
+    uint64_t n_requests, n_compared, n_same; /* requests; tokens */
+    uint64_t n_violations;       /* requests of whose tokens less than the threshold were the same */
+    uint64_t n_dropped;          /* requests whose turn it was while too many waited for theirs */
+    double recent, lowest;       /* share of tokens that were the same: of the last 32 such requests, the lowest of one */
+    double threshold;
+    bool degraded;               /* `recent` is below the threshold */
+};
+/* False when nothing has been compared so far; then only n_dropped and threshold say anything, and nothing at all when the share is 0. Any thread. */
+bool engine_accuracy(struct engine *e, struct engine_accuracy *out);
 
 /* Called on the loop thread for each finished request, for histograms; must not block. */
 struct engine_observation {

@@ -29,6 +29,7 @@ struct sequence {
     uint32_t n_draft, n_accepted; /* tokens behind the generated ones in `generated` that this step tries; of these, drawn */
     struct draft_state draft;
     uint32_t n_generated;
+    uint32_t n_drawn;    /* n_generated, and the token that ended the text, which lies behind them in `generated` */
     uint32_t *generated; /* [max_tokens], in the job's pool */
     struct detokenizer detokenizer;
     struct stopper_state stop;

@@ -264,6 +264,7 @@ static void note_turn(struct engine *e, int64_t now_ns, bool idle)
 {
     size_t n_waiting = queue_n_waiting(&e->queue);
     const struct kvcache *kv = &e->loop.kvcache;
+    atomic_store_explicit(&e->idle, idle, memory_order_relaxed);
     pthread_mutex_lock(&e->stats_lock);
     e->stats.last_turn_ns = now_ns;
     e->stats.n_waiting = (uint32_t)n_waiting;

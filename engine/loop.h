@@ -62,6 +62,7 @@ struct engine {
     size_t max_stream_bytes;
     struct turn *turn; /* or NULL */
     int64_t default_timeout_ns, stall_timeout_ns;
+    struct accuracy *accuracy; /* NULL: nothing is computed again */
     struct engine_observer observer; /* written before `observed`, which hands it to the loop */
     atomic_bool observed, stopped;
 
@@ -71,6 +72,7 @@ struct engine {
     atomic_bool draining; /* set with release after drain_deadline_ns, read with acquire */
     _Atomic int64_t drain_deadline_ns;
     atomic_bool closing;
+    atomic_bool idle;           /* the loop's last turn had nothing to compute */
     pthread_mutex_t stats_lock; /* for stats and what follows; never held while another lock is taken */
     pthread_cond_t drained;     /* with stats_lock: the loop ended a turn while draining */
     struct engine_stats stats;

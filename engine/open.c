@@ -1,4 +1,5 @@
 /* Opening and closing an engine: backend -> model -> memory -> locks -> thread, and back. */
+#include "engine/accuracy.h"
 #include "engine/loop.h"
 
 #include "base/clock.h"
@@ -6,7 +7,6 @@
 #include "engine/background.h"
 #include "engine/estimate.h"
 
-#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -27,6 +27,10 @@ static enum error_code check_options(const struct engine_options *o, struct erro
         {"queue_limit", o->queue_limit, MAX_QUEUE},
         {"queue_tokens", o->queue_tokens, MAX_QUEUE_TOKENS},
     };
+    const struct {
+        const char *name;
+        double value;
+    } shares[] = {{"accuracy_share", o->accuracy_share}, {"accuracy_threshold", o->accuracy_threshold}};
     if (!o->model_path)
         return error_set_param(err, ERROR_VALIDATION_FAILED, "model_path",
                                "expected the path of a GGUF file, found none");
@@ -34,6 +38,9 @@ static enum error_code check_options(const struct engine_options *o, struct erro
         if (fields[i].value > fields[i].max)
             return error_set_param(err, ERROR_VALIDATION_FAILED, fields[i].name, "expected at most %zu, found %zu",
                                    fields[i].max, fields[i].value);
+    for (size_t i = 0; i < sizeof shares / sizeof *shares; i++)
+        if (!(shares[i].value >= 0 && shares[i].value <= 1))
+            return error_set_param(err, ERROR_VALIDATION_FAILED, shares[i].name, "expected 0 to 1, found %g", shares[i].value);
     return ERROR_NONE;
 }
 
@@ -184,17 +191,6 @@ fail_stats:
     return false;
 }
 
-/* Signals are for the program's own threads: the loop takes none. */
-static bool start_thread(struct engine *e)
-{
-    sigset_t all, before;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    bool ok = !pthread_create(&e->thread, NULL, loop_main, e);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
-    return ok;
-}
-
 /* What takes long of opening: on a thread of its own, and the workers that it makes are at its priority until the loop starts them anew. */
 struct loading {
     struct engine *e;
@@ -223,7 +219,13 @@ static enum error_code start(struct engine *e, const struct engine_options *o, s
     e->stall_timeout_ns = o->stall_timeout_ns;
     e->turn = strcmp(backend_info(e->backend)->device, "cpu") == 0 ? o->turn : NULL;
     e->stats.last_turn_ns = clock_now_ns();
-    return start_thread(e) ? ERROR_NONE : error_set(err, ERROR_MEMORY_EXHAUSTED, "no thread for the engine's loop");
+    if (o->accuracy_share > 0) {
+        enum error_code code = accuracy_open(e, o->accuracy_share, o->accuracy_threshold, &e->accuracy, err);
+        if (code)
+            return code;
+    }
+    return waker_thread_start(&e->thread, loop_main, e) ? ERROR_NONE
+                                                        : error_set(err, ERROR_MEMORY_EXHAUSTED, "no thread for the engine's loop");
 }
 
 static void close_loop(struct loop *l)
@@ -249,6 +251,7 @@ static void close_loop(struct loop *l)
 /* Frees what there is of an engine whose thread is over. */
 static void free_engine(struct engine *e)
 {
+    accuracy_close(e->accuracy);
     if (e->has_sync) {
         queue_fini(&e->queue);
         pthread_cond_destroy(&e->drained);

@@ -1,5 +1,6 @@
 /* The ends of sequences and requests. What a request held is free, and the statistics know of its end, before its
  * reader hears of it, so a client that saw the end sees its effect. */
+#include "engine/accuracy.h"
 #include "engine/loop.h"
 
 #include "base/clock.h"
@@ -107,6 +108,8 @@ static void retire(struct engine *e, struct job *j, enum finish_reason finish, c
     }
     count_end(e, j, finish, error && error->reason);
     observe_end(e, j, finish, now_ns);
+    if (e->accuracy)
+        accuracy_offer(e->accuracy, j);
     log_debug("engine", "request ended", LOG_STR("request_id", j->id), LOG_INT("finish", finish),
               LOG_INT("prompt_tokens", j->n_prompt), LOG_INT("generated_tokens", j->n_generated));
     struct stream_summary summary = summarise(j, now_ns);

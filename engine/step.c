@@ -131,12 +131,14 @@ static void accept(struct engine *e, struct sequence *q, const struct sample *dr
 {
     struct job *j = q->job;
     struct buffer *text = &e->loop.text;
+    assert(q->n_generated < j->max_tokens && "step: room for the token");
+    q->generated[q->n_generated] = drawn->id;
+    q->n_drawn = q->n_generated + 1;
     if (!j->ignore_eos && tokenizer_is_eog(e->model->tokenizer, drawn->id)) {
         loop_end_sequence(e, q, FINISH_STOP, false);
         return;
     }
-    assert(q->n_generated < j->max_tokens && "step: room for the token");
-    q->generated[q->n_generated++] = drawn->id;
+    q->n_generated++;
     note_token(e, q);
     buffer_clear(text);
     detokenizer_push(&q->detokenizer, e->model->tokenizer, drawn->id, text);

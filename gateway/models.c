@@ -79,7 +79,7 @@ static void put_measured(struct buffer *b, const struct models_entry *e)
         emit_key(b, "avg_inference_time_ms");
         emit_fixed(b, m->avg_inference_time_ms, 3);
     }
-    if (m->_accuracy_case) {
+    if (m->_accuracy_case == BITNET__V1__MODEL___ACCURACY_ACCURACY) {
         emit_key(b, "accuracy_score");
         emit_fixed(b, m->accuracy, 6);
     }

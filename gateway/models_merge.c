@@ -37,6 +37,10 @@ static void add(struct models_entry *e, const Bitnet__V1__Model *m)
         mean(into->avg_tokens_per_second, into->total_requests, m->avg_tokens_per_second, m->total_requests);
     into->avg_inference_time_ms =
         mean(into->avg_inference_time_ms, into->total_requests, m->avg_inference_time_ms, m->total_requests);
+    if (m->_accuracy_case && (!into->_accuracy_case || m->accuracy < into->accuracy)) {
+        into->_accuracy_case = m->_accuracy_case;
+        into->accuracy = m->accuracy;
+    }
     into->total_requests += m->total_requests;
     into->is_default |= m->is_default;
     if (m->_accuracy_case && (!into->_accuracy_case || m->accuracy < into->accuracy)) {

@@ -31,6 +31,10 @@ static void add_engine(struct stats *s, const Bitnet__V1__StatsResponse *a)
     add(&s->cpu_utilization, a->_cpu_utilization_case != 0, a->cpu_utilization < 1 ? a->cpu_utilization : 1, 1);
     add(&s->batch_size, a->_avg_batch_size_case != 0, a->avg_batch_size, a->batches);
     add(&s->formation_ms, a->_batch_formation_ms_case != 0, a->batch_formation_ms, a->inferences);
+    if (a->_accuracy_case != 0 && (s->accuracy.weight == 0 || a->lowest_accuracy < s->lowest_accuracy))
+        s->lowest_accuracy = a->lowest_accuracy;
+    s->accuracy_violations += a->accuracy_violations;
+    add(&s->accuracy, a->_accuracy_case != 0, a->accuracy, a->recomputed_tokens);
     add(&s->efficiency, a->_batch_efficiency_case != 0, a->batch_efficiency, a->batches);
 }
 

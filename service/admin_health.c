@@ -30,7 +30,8 @@ struct overview {
     struct service_state state;
     uint64_t gpu_bytes;
     const char *fallback_reason; /* of one that runs elsewhere than asked for; as long as the list */
-    char failed[TEXT_BYTES], stalled[TEXT_BYTES], full[TEXT_BYTES], broken[TEXT_BYTES]; /* ids, separated by commas */
+    char failed[TEXT_BYTES], stalled[TEXT_BYTES], full[TEXT_BYTES], broken[TEXT_BYTES],
+        inaccurate[TEXT_BYTES]; /* ids, separated by commas */
     bool refused; /* of the broken ones, one refuses requests */
 };
 
@@ -61,6 +62,9 @@ static void add_loaded(const struct service *s, const struct model_entry *e, int
         add_id(o->full, e->id);
     if (stats.breaker != BREAKER_CLOSED)
         add_id(o->broken, e->id);
+    struct engine_accuracy accuracy;
+    if (engine_accuracy(engine, &accuracy) && accuracy.degraded)
+        add_id(o->inaccurate, e->id);
     o->refused |= stats.breaker == BREAKER_OPEN;
     if (e->is_default) {
         o->state.queue_has_room = room;
@@ -132,7 +136,7 @@ static bool fill_components(const struct service *s, const struct overview *o, B
               o->refused ? "the device fails; requests are refused: %s" : "the device has failed; it is tried again: %s", o->broken);
     if (o->state.device_refused)
         parts[3].status = BITNET__V1__HEALTH_STATUS__HEALTH_STATUS_UNHEALTHY;
-    component(&parts[4], rooms[4], "quantization_engine", "%s", "");
+    component(&parts[4], rooms[4], "quantization_engine", "recomputed tokens are not the same: %s", o->inaccurate);
     for (size_t i = 0; i < N_COMPONENTS; i++)
         all &= parts[i].status == BITNET__V1__HEALTH_STATUS__HEALTH_STATUS_HEALTHY;
     return all;

@@ -159,6 +159,11 @@ static void answer_init(struct answer *a, struct generation *g, const struct str
     a->response.quantization = convert_quantization(m->quantization);
     a->response.device = (char *)(uintptr_t)m->device;
     a->response.memory_bytes = m->weight_bytes + m->kv_bytes + m->scratch_bytes;
+    struct engine_accuracy accuracy;
+    if (engine_accuracy(served_engine(g->served), &accuracy)) {
+        a->response._accuracy_case = BITNET__V1__GENERATE_RESPONSE___ACCURACY_ACCURACY;
+        a->response.accuracy = accuracy.recent;
+    }
 }
 
 static void send_complete(struct generation *g, struct rpc_call *call, const struct stream_event *e)

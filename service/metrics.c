@@ -165,6 +165,15 @@ uint64_t service_metrics_n_generated(struct service_metrics *m)
     return n;
 }
 
+struct engine_accuracy service_metrics_accuracy(struct service_metrics *m)
+{
+    model_metrics_collect(m);
+    pthread_mutex_lock(&m->lock);
+    struct engine_accuracy a = m->accuracy;
+    pthread_mutex_unlock(&m->lock);
+    return a;
+}
+
 struct service_window service_metrics_window(struct service_metrics *m)
 {
     int64_t now_ns = clock_now_ns();

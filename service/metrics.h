@@ -46,6 +46,8 @@ struct service_window service_metrics_window(struct service_metrics *m);
 struct history_window service_metrics_history(struct service_metrics *m, int64_t now_ns, int64_t seconds);
 /* Tokens that all models have generated since the start. Any thread. */
 uint64_t service_metrics_n_generated(struct service_metrics *m);
+/* Counts of live accuracy of all models since the start, and the lowest of a request; the rest is not set. Any thread. */
+struct engine_accuracy service_metrics_accuracy(struct service_metrics *m);
 /* CPU time that the process has used. Any thread. */
 int64_t service_cpu_ns(void);
 /* Share of the machine's cores that the process has used, 0..1, over at least the last second, up to the time since somebody asked. Any thread. */

@@ -20,6 +20,7 @@ struct service_metrics {
     struct history history;
     struct model_metrics *models;
     uint64_t n_generated; /* tokens, followed */
+    struct engine_accuracy accuracy; /* followed: the counts of all models, and the lowest */
     struct { int64_t wall_ns, cpu_ns; } marks[2]; /* when the CPU was looked at: [0] at least a second ago, [1] last */
 };
 

@@ -24,6 +24,7 @@ enum {
     M_INFERENCE, M_FIRST_TOKEN, M_GAP, M_QUEUE, M_BATCH, M_ROWS, M_LOAD,
     M_STOP, M_LENGTH, M_CANCELLED, M_DEADLINE, M_ERROR, /* in the order of enum finish_reason */
     M_PREEMPTED, M_PROMPT_TOKENS, M_GENERATED_TOKENS, M_PREFIX_QUERIES, M_PREFIX_HITS, M_DRAFTED, M_DRAFT_ACCEPTED,
+    M_ACCURACY, M_VIOLATIONS, M_SAME, M_OTHER, M_COMPARED, M_DROPPED,
     M_RUNNING, M_WAITING, M_DEPTH, M_QUEUE_TOKENS, M_ACTIVE, M_RATE, M_EFFICIENCY, M_BREAKER,
     M_KV_USAGE, M_KV_USED, M_KV_KEPT, M_KV_FREE, M_CACHE_CONFIG, M_WEIGHTS, M_KV, M_SCRATCH,
     M_DEVICE_INFO, M_DEVICE_UTILIZATION, M_GPU_MEMORY,
@@ -41,6 +42,8 @@ struct series_def {
 #define COUNTER(n, h, l, w) {METRICS_COUNTER, "bitnet_" n, h, l, w, NULL, 0}
 #define GAUGE(n, h, l, w) {METRICS_GAUGE, "bitnet_" n, h, l, w, NULL, 0}
 #define ENDED(w) COUNTER("inference_requests_total", "Requests by how they ended.", "model,finish_reason", w)
+#define RECOMPUTED(w) COUNTER("accuracy_tokens_total", "Tokens that the portable reference computed again.", "model,result", w)
+#define TURNS(w) COUNTER("accuracy_requests_total", "Requests whose turn it was to be computed again.", "model,result", w)
 #define BLOCKS(w) GAUGE("kv_cache_blocks", "KV blocks.", "model,state", w)
 #define MEMORY(w) GAUGE("model_memory_usage_bytes", "Memory of a model.", "model,component", w)
 
@@ -64,6 +67,13 @@ static const struct series_def defs[N_MODEL_SERIES] = {
     [M_PREFIX_HITS] = COUNTER("prefix_cache_hits_total", "Tokens of prompts that were found in it.", "model", NULL),
     [M_DRAFTED] = COUNTER("draft_tokens_total", "Tokens that were tried ahead.", "model", NULL),
     [M_DRAFT_ACCEPTED] = COUNTER("draft_tokens_accepted_total", "Tokens tried ahead that were the drawn ones.", "model", NULL),
+    [M_ACCURACY] = GAUGE("quantization_accuracy_ratio", "Share of recomputed tokens that were the same, of the last 32 such requests.",
+                         "model,quantization", NULL),
+    [M_VIOLATIONS] = COUNTER("accuracy_violations_total", "Requests of whose recomputed tokens too few were the same.", "model", NULL),
+    [M_SAME] = RECOMPUTED("same"),
+    [M_OTHER] = RECOMPUTED("other"),
+    [M_COMPARED] = TURNS("compared"),
+    [M_DROPPED] = TURNS("dropped"),
     [M_RUNNING] = GAUGE("requests_running", "Requests in the batch.", "model", NULL),
     [M_WAITING] = GAUGE("requests_waiting", "Requests in the queue.", "model", NULL),
     [M_DEPTH] = GAUGE("queue_depth", "Requests in the queue.", "model", NULL),
@@ -97,6 +107,7 @@ struct model_metrics {
     /* under the metrics' lock */
     struct model_metrics *next;
     struct engine_stats followed; /* what the counters have taken */
+    struct engine_accuracy accuracy; /* the same */
     struct history history;
     uint64_t n_ended;
     double total_ms;
@@ -229,6 +240,8 @@ struct model_metrics *model_metrics_open(struct service_metrics *m, const char *
         if (i != M_GPU_MEMORY || strncmp(model->device, "cuda", 4) == 0)
             mm->series[i] = make_series(m->page, &defs[i], id, model);
     metrics_hide(mm->series[M_EFFICIENCY]); /* until there are steps */
+    if (!shared_from(m->models, mm, M_ACCURACY))
+        metrics_hide(mm->series[M_ACCURACY]); /* until something has been compared */
     mm->next = m->models;
     m->models = mm;
     pthread_mutex_unlock(&m->lock);
@@ -266,12 +279,31 @@ static void follow(struct service_metrics *m, struct model_metrics *mm, const st
     *then = *now;
 }
 
+static void follow_accuracy(struct service_metrics *m, struct model_metrics *mm)
+{
+    struct engine_accuracy now, *then = &mm->accuracy, *all = &m->accuracy;
+    if (engine_accuracy(mm->engine, &now) && (!all->n_compared || now.lowest < all->lowest))
+        all->lowest = now.lowest;
+#define FOLLOW(counter, field)                                                                                         \
+    metrics_inc(counter, (double)(now.field - then->field));                                                           \
+    all->field += now.field - then->field
+    FOLLOW(mm->series[M_VIOLATIONS], n_violations);
+    FOLLOW(mm->series[M_SAME], n_same);
+    FOLLOW(mm->series[M_COMPARED], n_requests);
+    FOLLOW(mm->series[M_DROPPED], n_dropped);
+#undef FOLLOW
+    all->n_compared += now.n_compared - then->n_compared;
+    metrics_inc(mm->series[M_OTHER], (double)(now.n_compared - now.n_same) - (double)(then->n_compared - then->n_same));
+    *then = now;
+}
+
 /* What is shown of engines that share a model's gauges. */
 struct sum {
     struct engine_stats stats; /* of gauges, those that are shown */
     struct history_sums recent;
     uint64_t weight_bytes, kv_bytes, scratch_bytes;
     int64_t opened_ns; /* of the first */
+    double accuracy;   /* the lowest; negative: none */
 };
 
 static void sum_add(struct sum *s, struct model_metrics *mm, int64_t now_ns)
@@ -290,6 +322,8 @@ static void sum_add(struct sum *s, struct model_metrics *mm, int64_t now_ns)
     s->recent.n_step_sequences += w.sums.n_step_sequences;
     s->recent.n_step_tokens += w.sums.n_step_tokens;
     s->recent.busy_s += w.sums.busy_s;
+    if (mm->accuracy.recent >= 0 && (s->accuracy < 0 || mm->accuracy.recent < s->accuracy))
+        s->accuracy = mm->accuracy.recent;
     s->weight_bytes += m->weight_bytes;
     s->kv_bytes += m->kv_bytes;
     s->scratch_bytes += m->scratch_bytes;
@@ -328,6 +362,11 @@ static void show_model(struct service_metrics *m, struct metrics_series *const *
     metrics_set(series[M_SCRATCH], (double)s->scratch_bytes);
     metrics_set(series[M_RATE], ratio((double)s->recent.n_step_tokens, recent_s(s, now_ns)));
     metrics_set(series[M_EFFICIENCY], ratio((double)s->recent.n_step_sequences, (double)(s->recent.n_steps * m->max_sequences)));
+    metrics_set(series[M_ACCURACY], s->accuracy);
+    if (s->accuracy >= 0)
+        metrics_show(series[M_ACCURACY]);
+    else
+        metrics_hide(series[M_ACCURACY]);
     if (s->recent.n_steps)
         metrics_show(series[M_EFFICIENCY]);
     else
@@ -345,7 +384,7 @@ static void show_device(struct metrics_series *const *series, const struct sum *
 /* Of all engines that have series i in common with mm. Under the lock. */
 static struct sum sum_of(struct service_metrics *m, const struct model_metrics *mm, size_t i, int64_t now_ns)
 {
-    struct sum s = {0};
+    struct sum s = {.accuracy = -1};
     for (struct model_metrics *other = m->models; other; other = other->next)
         if (other->series[i] == mm->series[i])
             sum_add(&s, other, now_ns);
@@ -360,6 +399,7 @@ void model_metrics_collect(struct service_metrics *m)
     for (struct model_metrics *mm = m->models; mm; mm = mm->next) {
         engine_stats(mm->engine, &now);
         follow(m, mm, &now);
+        follow_accuracy(m, mm);
     }
     for (struct model_metrics *mm = m->models; mm; mm = mm->next) {
         struct sum model = sum_of(m, mm, M_RUNNING, now_ns), device = sum_of(m, mm, M_DEVICE_UTILIZATION, now_ns);
@@ -397,6 +437,7 @@ void model_metrics_close(struct model_metrics *mm)
     pthread_mutex_lock(&m->lock);
     engine_stats(mm->engine, &now);
     follow(m, mm, &now);
+    follow_accuracy(m, mm);
     while (*link != mm)
         link = &(*link)->next;
     *link = mm->next;

@@ -37,6 +37,11 @@ static void fill_facts(const struct served *served, Bitnet__V1__Model *out)
     out->total_requests = figures.n_requests;
     out->avg_tokens_per_second = figures.tokens_per_second;
     out->avg_inference_time_ms = figures.mean_ms;
+    struct engine_accuracy accuracy;
+    if (engine_accuracy(served_engine(served), &accuracy)) {
+        out->_accuracy_case = BITNET__V1__MODEL___ACCURACY_ACCURACY;
+        out->accuracy = accuracy.recent;
+    }
     out->has_chat_template = m->chat_template != NULL;
     out->computes_embeddings = m->embedding_size > 0;
     out->generates = !out->computes_embeddings;

@@ -38,6 +38,11 @@
         .name = n, .type = OPTION_INT, .offset = offsetof(struct service_config, field), .default_value = def,         \
         .min = lo, .max = hi, .unit = u, .flag_only = true, .help = text                                               \
     }
+#define SHARE(n, field, def, lo, text)                                                                                 \
+    {                                                                                                                  \
+        .name = n, .type = OPTION_FLOAT, .offset = offsetof(struct service_config, field), .default_value = def,       \
+        .min = lo, .max = 1, .help = text                                                                              \
+    }
 #define BOOL(n, field, text)                                                                                           \
     {                                                                                                                  \
         .name = n, .type = OPTION_BOOL, .offset = offsetof(struct service_config, field), .help = text                 \
@@ -80,6 +85,10 @@ static const struct option_def defs[] = {
     INT("drain-timeout-ms", drain_timeout_ms, "45000", 0, 3600000, "ms",
         "that running requests get to finish after SIGTERM"),
     INT("lame-duck-ms", lame_duck_ms, "300", 0, 600000, "ms", "that calls are still accepted after SIGTERM"),
+    SHARE("accuracy-share", accuracy_share, "0.01", 0,
+          "of the requests that are computed again in idle time by the portable kernels and compared; 0 = none"),
+    SHARE("accuracy-threshold", accuracy_threshold, "0.99", 0.5,
+          "share of the recomputed tokens that must be the same; below it health is degraded"),
     SIZE("max-message-size", max_message_size, "4M", 1024, 1073741824, "largest message received"),
     STR("tls-cert", tls_cert, NULL, "PEM file of the server's certificate"),
     STR("tls-key", tls_key, NULL, "PEM file of its key"),
@@ -178,6 +187,8 @@ struct engine_options options_engine(const struct service_config *c, struct null
                                .default_timeout_ns = c->default_timeout_ms * CLOCK_NS_PER_MS,
                                .stall_timeout_ns = c->stall_timeout_ms * CLOCK_NS_PER_MS,
                                .target_step_ns = c->target_itl_ms * CLOCK_NS_PER_MS,
+                               .accuracy_share = c->accuracy_share,
+                               .accuracy_threshold = c->accuracy_threshold,
                                .no_speculation = strcmp(c->speculation, "off") == 0,
                                .no_prefix_cache = strcmp(c->prefix_cache, "off") == 0};
     if (c->null_model)

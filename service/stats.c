@@ -32,6 +32,11 @@ static void fill(struct service *s, const struct history_window *w, int64_t now_
     r->inferences_gpu = sums->n_by_device[1];
     r->fallback_events = sums->n_fallbacks;
     r->batches = sums->n_steps;
+    const struct engine_accuracy accuracy = service_metrics_accuracy(s->metrics);
+    r->recomputed_tokens = accuracy.n_compared;
+    r->accuracy_violations = accuracy.n_violations;
+    MEAN(r, accuracy, ACCURACY, accuracy.n_same, accuracy.n_compared)
+    MEAN(r, lowest_accuracy, LOWEST_ACCURACY, accuracy.lowest, accuracy.n_compared > 0)
     MEAN(r, avg_response_time_ms, AVG_RESPONSE_TIME_MS, sums->total_ms, sums->n_ended)
     MEAN(r, avg_tokens_per_second, AVG_TOKENS_PER_SECOND, sums->n_tokens, sums->running_s)
     MEAN(r, cpu_utilization, CPU_UTILIZATION, service_cpu_ns() - w->cpu_ns,
