@@ -2,38 +2,19 @@
  * What a model that computes embeddings must show: a vector of length 1 for a text, the same one again to the bit, and another one for another
  * text. There are no tokens to compare with the reference, so nothing of that is measured.
  */
+#include "engine/registry/ask.h"
 #include "engine/registry/validation.h"
-
-#include "base/clock.h"
 
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
-#define LOOK_NS (100 * CLOCK_NS_PER_MS)
 #define LENGTH_TOLERANCE 1e-3
 
-/* The vector of n tokens, [embedding_size]. */
+/* The vector of the text's first n tokens, [embedding_size]. */
 static enum error_code ask(struct validation *v, size_t n, float *out, struct error *err)
 {
-    const struct request q = {.id = "registry", .tokens = v->ids->ids, .n_tokens = n, .embed = true, .deadline_ns = v->deadline_ns};
-    struct stream *s;
-    struct stream_event ev;
-    enum error_code code = engine_submit(v->engine, &q, &s, err);
-    if (code)
-        return code;
-    do {
-        stream_wait(s, LOOK_NS);
-        stream_read(s, 0, &ev);
-    } while (ev.type != STREAM_COMPLETE);
-    if (ev.embedding)
-        memcpy(out, ev.embedding, ev.n_embedding * sizeof *out);
-    else if (ev.finish == FINISH_ERROR)
-        code = error_set(err, ev.error.code, "%s", ev.error.message);
-    else
-        code = error_set(err, ERROR_DEADLINE_EXCEEDED, "the model has not answered in time");
-    stream_close(s);
-    return code;
+    return ask_embedding(v->engine, v->ids->ids, n, v->deadline_ns, out, err);
 }
 
 static enum error_code judge(struct validation *v, const float *whole, const float *again, const float *half, size_t size, struct error *err)

@@ -51,6 +51,18 @@ static enum error_code begin(struct swapping *s, struct error *err)
     return code;
 }
 
+/* What clients ask of the old model they must be able to ask of the new one. */
+static enum error_code check_kind(struct swapping *s)
+{
+    uint32_t previous = engine_model(s->previous->engine)->embedding_size, next = engine_model(s->next->engine)->embedding_size;
+    char expected[64], found[64];
+    if (previous == next)
+        return ERROR_NONE;
+    snprintf(expected, sizeof expected, previous ? "a model that computes embeddings of %u" : "a model that generates", previous);
+    snprintf(found, sizeof found, next ? "one that computes embeddings of %u" : "one that generates", next);
+    return validation_fail(&s->out->validation, s->err, ERROR_MODEL_LOAD_FAILED, "kind", expected, "%s", found);
+}
+
 static enum error_code open_next(struct swapping *s)
 {
     int64_t start_ns = clock_now_ns();
@@ -65,6 +77,10 @@ static enum error_code open_next(struct swapping *s)
                                 .results = &s->out->validation};
     enum error_code code = prepare(&s->p, &s->next, s->err);
     s->out->validation_ms = ms_since(start_ns);
+    if (!code && (code = check_kind(s))) {
+        served_release(s->next);
+        s->next = NULL;
+    }
     if (code)
         return code;
     s->out->next.served = served_ref(s->next);
@@ -101,7 +117,7 @@ static void check_blue_green(struct swapping *s)
 {
     set_share(s, 100);
     health_answers(s, "accuracy", false);
-    if (!s->failed[0] && health_watch(s, 1))
+    if (!s->failed[0] && health_traffic(s, 1))
         health_errors(s, "error_rate");
 }
 
@@ -116,7 +132,7 @@ static void check_rolling(struct swapping *s)
                  {100, "error_rate_100", "accuracy_100"}};
     for (size_t i = 0; !s->failed[0] && i < sizeof steps / sizeof *steps; i++) {
         set_share(s, steps[i].share);
-        if (!health_watch(s, steps[i].share / 100.0))
+        if (!health_traffic(s, steps[i].share / 100.0))
             return;
         health_errors(s, steps[i].errors);
         health_answers(s, steps[i].accuracy, steps[i].share < 100);

@@ -34,7 +34,7 @@ void health_note(struct swapping *s, const char *name, bool passed, enum error_c
     __attribute__((format(printf, 5, 6)));
 
 /* Watches the new model's live traffic for the request's time, or SWAP_WATCH_REQUESTS requests. False when the registry drains. */
-bool health_watch(struct swapping *s, double share);
+bool health_traffic(struct swapping *s, double share);
 /* Checks "error_rate": of requests since `before`, which it moves on. */
 void health_errors(struct swapping *s, const char *name);
 /* Checks that the prompts are answered, and that the portable reference answers likewise. `first`: only the first of them, as one check. */
