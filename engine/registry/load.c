@@ -188,7 +188,7 @@ enum error_code registry_load(struct registry *r, const struct load_request *req
 {
     int64_t start_ns = clock_now_ns();
     struct error unused = {0};
-    struct entry *e;
+    struct entry *e = NULL;
     err = err ? err : &unused;
     *out = (struct load_result){0};
     validation_clear(&out->validation);
