@@ -135,16 +135,29 @@ static enum error_code compare(struct answering *a, const uint32_t *ids, size_t 
     return ERROR_NONE;
 }
 
+/* Of a model that computes embeddings a vector is the answer, with which there is nothing to compare. */
+static enum error_code answer_vector(struct answering *a, const struct token_list *ids)
+{
+    struct engine *e = a->s->next->engine;
+    float *vector = malloc(engine_model(e)->embedding_size * sizeof *vector);
+    if (!vector)
+        return error_set(&a->err, ERROR_MEMORY_EXHAUSTED, "no memory for a vector");
+    enum error_code code = ask_embedding(e, ids->ids, ids->n, a->s->deadline_ns, vector, &a->err);
+    free(vector);
+    return code;
+}
+
 static enum error_code answer(struct answering *a, const char *prompt)
 {
     struct engine *e = a->s->next->engine;
     struct token_list ids = {0};
     struct answer got;
     enum error_code code = tokenizer_encode(engine_tokenizer(e), prompt, strlen(prompt), true, false, &ids, &a->err);
+    bool embeds = engine_model(e)->embedding_size > 0;
     if (!code)
-        code = ask_tokens(e, ids.ids, ids.n, N_ANSWER, a->s->deadline_ns, &got, &a->err);
+        code = embeds ? answer_vector(a, &ids) : ask_tokens(e, ids.ids, ids.n, N_ANSWER, a->s->deadline_ns, &got, &a->err);
     a->n_answered += !code;
-    if (!code && !a->s->q->validation.no_cross_validation) {
+    if (!code && !embeds && !a->s->q->validation.no_cross_validation) {
         uint32_t *all = realloc(ids.ids, (ids.n + got.n) * sizeof *all);
         if (all) {
             ids.ids = all;

@@ -51,6 +51,18 @@ static enum error_code begin(struct swapping *s, struct error *err)
     return code;
 }
 
+/* What clients ask of the old model they must be able to ask of the new one. */
+static enum error_code check_kind(struct swapping *s)
+{
+    uint32_t previous = engine_model(s->previous->engine)->embedding_size, next = engine_model(s->next->engine)->embedding_size;
+    char expected[64], found[64];
+    if (previous == next)
+        return ERROR_NONE;
+    snprintf(expected, sizeof expected, previous ? "a model that computes embeddings of %u" : "a model that generates", previous);
+    snprintf(found, sizeof found, next ? "one that computes embeddings of %u" : "one that generates", next);
+    return validation_fail(&s->out->validation, s->err, ERROR_MODEL_LOAD_FAILED, "kind", expected, "%s", found);
+}
+
 static enum error_code open_next(struct swapping *s)
 {
     int64_t start_ns = clock_now_ns();
@@ -65,6 +77,10 @@ static enum error_code open_next(struct swapping *s)
                                 .results = &s->out->validation};
     enum error_code code = prepare(&s->p, &s->next, s->err);
     s->out->validation_ms = ms_since(start_ns);
+    if (!code && (code = check_kind(s))) {
+        served_release(s->next);
+        s->next = NULL;
+    }
     if (code)
         return code;
     s->out->next.served = served_ref(s->next);
