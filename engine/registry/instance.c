@@ -5,6 +5,7 @@
 #include "base/log.h"
 #include "engine/estimate.h"
 
+#include <malloc.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -109,6 +110,7 @@ static void instance_close(struct registry *r, struct served *s)
     if (s->observed && o->on_close)
         o->on_close(o->user, s->user);
     engine_close(s->engine);
+    malloc_trim(0); /* the threads that loaded and checked it leave what they have freed in arenas of their own */
     log_info("registry", "model closed", LOG_STR("model", s->id), LOG_INT("memory_bytes", s->memory_bytes));
 }
 
