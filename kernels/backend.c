@@ -111,6 +111,11 @@ enum ternary_format ternary_format(const struct ternary *w) { return w->format; 
 
 size_t ternary_memory_bytes(const struct ternary *w) { return w->memory_bytes; }
 
+bool ternary_share(struct backend *be, const struct backend *owner, const struct ternary *w)
+{
+    return be->ops == owner->ops && be->ops->ternary_share && be->ops->ternary_share(be, w);
+}
+
 /* Checks type (a dense one, or of vectors) and size of a tensor of floating-point weights. */
 static enum error_code check_dense(const struct tensor_view *v, bool vector, struct error *err)
 {

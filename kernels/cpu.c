@@ -175,6 +175,7 @@ static const struct backend_ops ops = {
     .logits_needed = cpu_op_logits_needed,
     .dense_read_bytes = cpu_dense_read_bytes,
     .measure = cpu_measure,
+    .ternary_share = cpu_ternary_share,
     .has_kv_int8 = true,
 };
 
