@@ -156,6 +156,8 @@ enum error_code validation_run(struct validation *v, struct error *err)
         double share; /* done before it */
         bool compares;
     } steps[] = {{check_text, 0, false}, {check_answers, 0.15, false}, {measure_speed, 0.2, false}, {validation_compare, 0.25, true}};
+    if (engine_model(v->engine)->embedding_size)
+        return validation_embeddings(v, err);
     for (size_t i = 0; i < sizeof steps / sizeof *steps; i++) {
         if (steps[i].compares && v->asked.no_cross_validation)
             continue;
