@@ -109,16 +109,16 @@ static void set_share(struct swapping *s, unsigned share)
 static void check_atomic(struct swapping *s)
 {
     set_share(s, 100);
-    health_answers(s, "accuracy", false);
-    health_errors(s, "error_rate");
+    swap_check_answers(s, "accuracy", false);
+    swap_check_errors(s, "error_rate");
 }
 
 static void check_blue_green(struct swapping *s)
 {
     set_share(s, 100);
-    health_answers(s, "accuracy", false);
-    if (!s->failed[0] && health_traffic(s, 1))
-        health_errors(s, "error_rate");
+    swap_check_answers(s, "accuracy", false);
+    if (!s->failed[0] && swap_watch(s, 1))
+        swap_check_errors(s, "error_rate");
 }
 
 static void check_rolling(struct swapping *s)
@@ -132,10 +132,10 @@ static void check_rolling(struct swapping *s)
                  {100, "error_rate_100", "accuracy_100"}};
     for (size_t i = 0; !s->failed[0] && i < sizeof steps / sizeof *steps; i++) {
         set_share(s, steps[i].share);
-        if (!health_traffic(s, steps[i].share / 100.0))
+        if (!swap_watch(s, steps[i].share / 100.0))
             return;
-        health_errors(s, steps[i].errors);
-        health_answers(s, steps[i].accuracy, steps[i].share < 100);
+        swap_check_errors(s, steps[i].errors);
+        swap_check_answers(s, steps[i].accuracy, steps[i].share < 100);
     }
 }
 
@@ -148,9 +148,9 @@ static void check(struct swapping *s)
     prepare_progress(&s->p, "switching", 0, "");
     strategies[s->q->strategy](s);
     if (!s->failed[0] && !s->draining)
-        health_speed(s);
+        swap_check_speed(s);
     if (s->draining)
-        health_note(s, "shutdown", false, ERROR_SERVICE_UNAVAILABLE, "the engine is shutting down");
+        swap_note(s, "shutdown", false, ERROR_SERVICE_UNAVAILABLE, "the engine is shutting down");
     s->out->health_check_ms = ms_since(start_ns) - s->out->switch_ms;
 }
 
@@ -174,7 +174,7 @@ static void commit(struct swapping *s)
     if (!code)
         return;
     remember(s, &before);
-    health_note(s, "state_file", false, code, "%s", why.message);
+    swap_note(s, "state_file", false, code, "%s", why.message);
 }
 
 static void roll_back(struct swapping *s)

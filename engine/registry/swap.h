@@ -30,17 +30,17 @@ struct swapping {
 };
 
 /* Notes a check; the first that does not pass decides. `format` are its details. */
-void health_note(struct swapping *s, const char *name, bool passed, enum error_code code, const char *format, ...)
+void swap_note(struct swapping *s, const char *name, bool passed, enum error_code code, const char *format, ...)
     __attribute__((format(printf, 5, 6)));
 
 /* Watches the new model's live traffic for the request's time, or SWAP_WATCH_REQUESTS requests. False when the registry drains. */
-bool health_traffic(struct swapping *s, double share);
+bool swap_watch(struct swapping *s, double share);
 /* Checks "error_rate": of requests since `before`, which it moves on. */
-void health_errors(struct swapping *s, const char *name);
+void swap_check_errors(struct swapping *s, const char *name);
 /* Checks that the prompts are answered, and that the portable reference answers likewise. `first`: only the first of them, as one check. */
-void health_answers(struct swapping *s, const char *name, bool first);
+void swap_check_answers(struct swapping *s, const char *name, bool first);
 /* Checks "speed". */
-void health_speed(struct swapping *s);
+void swap_check_speed(struct swapping *s);
 
 /* Tokens a second of one sequence on one thread, of each of two engines, measured in turns and apart from their loops, so that what they
  * serve meanwhile does not matter. DEVICE_UNAVAILABLE: the CPU cannot read their weights. */

@@ -104,7 +104,7 @@ static enum error_code check_text(struct validation *v, struct error *err)
     v->results->bits_per_byte = bits;
     if (bits < CHECK_PLAUSIBLE_BITS)
         return ERROR_NONE;
-    return validation_fail(v->results, err, ERROR_MODEL_LOAD_FAILED, "text", "less than 1.5 bits for a byte of a plain English text",
+    return validation_fail(v->results, err, ERROR_MODEL_LOAD_FAILED, "text", "less than 1.5 bits a byte of a plain English text",
                            "%.2f: weights, tokenizer or hyperparameters are not those that belong together", bits);
 }
 

@@ -154,4 +154,31 @@ START_TEST(progress)
 }
 END_TEST
 
-SUITE("validation", sound, not_compared, refused, bounds_and_time, progress)
+/* The parts of a split file obey the rule of the first: one that is a link to outside, or no file, is not read. */
+START_TEST(parts)
+{
+    struct registry_options o = options();
+    struct registry *r = open_registry(&o);
+    struct rw_file *f = rw_open(TALES);
+    const char *first = at("p-00001-of-00002.gguf"), *second = at("p-00002-of-00002.gguf"), *outside = rw_path("part.gguf");
+    size_t half = f->n_tensors / 2;
+    struct error err = {0};
+    uint64_t freed;
+    rw_save_part(f, first, true, 0, half, 0, 2, (uint32_t)f->n_tensors);
+    rw_save_part(f, second, false, half, f->n_tensors - half, 1, 2, (uint32_t)f->n_tensors);
+    rw_close(f);
+    must_load(r, first, "p");
+    ck_assert(!registry_unload(r, "p", &freed, &err));
+    copy_file(second, outside);
+    ck_assert(!unlink(second) && !symlink(outside, second));
+    ck_assert_int_eq(load(r, first, "p", &err), ERROR_MODEL_LOAD_FAILED);
+    ck_assert_msg(strstr(err.message, "part 2 of 2: expected a file in one of the directories"), "%s", err.message);
+    ck_assert(!unlink(second) && !mkfifo(second, 0644));
+    ck_assert_int_eq(load(r, first, "p", &err), ERROR_MODEL_LOAD_FAILED);
+    ck_assert_msg(strstr(err.message, "is a FIFO"), "%s", err.message);
+    unlink(outside);
+    registry_close(r);
+}
+END_TEST
+
+SUITE("validation", sound, not_compared, refused, parts, bounds_and_time, progress)
