@@ -100,6 +100,10 @@ static enum error_code listen_all(struct program *p, struct error *err)
                                                .tls_key_file = c->tls_key,
                                                .tls_client_ca_file = c->tls_client_ca,
                                                .max_message_bytes = (size_t)c->max_message_size,
+                                               .max_connection_age_ms = (int)c->max_connection_age_ms,
+                                               .max_connection_age_grace_ms = (int)c->max_connection_age_grace_ms,
+                                               .keepalive_ms = (int)c->keepalive_ms,
+                                               .keepalive_timeout_ms = (int)c->keepalive_timeout_ms,
                                                .n_threads =
                                                    sysconf(_SC_NPROCESSORS_ONLN) >= CORES_FOR_TWO_THREADS ? 2 : 1};
     enum error_code code = rpc_server_open(&options, &p->server, err);
