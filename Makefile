@@ -11,6 +11,7 @@ T            ?=
 FUZZ_SECONDS ?= 60
 SOAK_SECONDS ?= 300
 OVERLOAD_SECONDS ?= 30
+CHAOS_SECONDS ?= 60
 MUTATIONS    ?= 100000
 BENCH_ARGS   ?= --model models/tales.gguf --set standard
 
@@ -20,7 +21,7 @@ MAKEFLAGS += --no-builtin-rules
 .SECONDARY:
 .SECONDEXPANSION:
 .DELETE_ON_ERROR:
-.PHONY: help deps-demo deps-test all tools tests fuzzers demo serve test bench soak overload connections mutate mutator fuzz format install clean FORCE
+.PHONY: help deps-demo deps-test all tools tests fuzzers demo serve test bench soak overload scale chaos connections mutate mutator fuzz format install clean FORCE
 
 ifeq ($(origin CC),default)
 CC := $(if $(filter fuzz,$(SAN)),clang,gcc)
@@ -183,6 +184,13 @@ soak: deps-test ## 200 clients on the demo model for SOAK_SECONDS: texts, memory
 overload: deps-test ## goodput, refusals and memory at ten times what the engine can serve
 	$(SUBMAKE) all
 	@BITNET_BUILD=$(BUILD) SAN=$(SAN) OVERLOAD_SECONDS=$(OVERLOAD_SECONDS) node tests/e2e/overload.mjs
+scale: deps-test ## in network namespaces: 1, 2 and 4 engines, restarts in turn, engines that are lost, certificates that rotate
+	$(SUBMAKE) all
+	@BITNET_BUILD=$(BUILD) SAN=$(SAN) SCALE=full node tests/e2e/scale.mjs
+	@BITNET_BUILD=$(BUILD) SAN=$(SAN) SCALE=full node tests/e2e/rotate.mjs
+chaos: deps-test ## CHAOS_SECONDS of load with kills, pauses, partitions, full disks, ..: build/chaos.json and .svg
+	$(SUBMAKE) all
+	@BITNET_BUILD=$(BUILD) SAN=$(SAN) CHAOS_SECONDS=$(CHAOS_SECONDS) CHAOS_OUT=$(OUT)/chaos node tests/e2e/chaos.mjs
 connections: deps-test ## 1,000 open streams, a token every 10 s each: what they cost the gateway
 	$(SUBMAKE) all
 	@BITNET_BUILD=$(BUILD) SAN=$(SAN) CONNECTIONS=1000 STEP_MS=10000 node tests/e2e/connections.mjs
