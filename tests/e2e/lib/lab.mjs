@@ -7,7 +7,7 @@
 //   pull(node); plug(node);
 import { execFileSync, spawn, spawnSync } from 'node:child_process';
 import dgram from 'node:dgram';
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
 
@@ -43,7 +43,19 @@ export async function lab(name) {
 
 const folder = process.env[INSIDE] ? mkdtempSync(path.join(os.tmpdir(), 'bitnet-lab-')) : undefined;
 export const file = (name) => path.join(folder, name);
-process.on('exit', () => { if (folder) rmSync(folder, { recursive: true, force: true }); });
+process.on('exit', () => {
+  for (const mounted of disks) spawnSync('umount', ['-l', mounted]);
+  if (folder) rmSync(folder, { recursive: true, force: true });
+});
+
+// A disk of its own, which can be full.
+const disks = [];
+export function addDisk(name, size) {
+  mkdirSync(file(name));
+  execFileSync('mount', ['-t', 'tmpfs', '-o', `size=${size}`, 'tmpfs', file(name)]);
+  disks.push(file(name));
+  return file(name);
+}
 
 function setUp() {
   writeFileSync(file('resolv.conf'), `nameserver ${HUB}\noptions timeout:1 attempts:2\n`);
@@ -58,6 +70,8 @@ function setUp() {
 
 // Name -> addresses; each answer has them in another order, as round robin DNS does.
 export const names = new Map();
+// Names that are not answered, as if the server were lost.
+export const mute = new Set();
 
 // RFC 1035: answers A questions, and says of any other type that there is none.
 function answer(query) {
@@ -68,6 +82,7 @@ function answer(query) {
     at += query[at] + 1;
   }
   const question = query.subarray(12, at + 5), name = labels.join('.').toLowerCase(), addresses = names.get(name);
+  if (mute.has(name)) return undefined;
   const found = addresses && query.readUInt16BE(at + 1) === 1 ? addresses : [];
   if (found.length) addresses.push(addresses.shift());
   const head = Buffer.from(query.subarray(0, 12));
@@ -81,7 +96,10 @@ function answer(query) {
 
 async function serveNames() {
   const socket = dgram.createSocket('udp4');
-  socket.on('message', (query, from) => socket.send(answer(query), from.port, from.address));
+  socket.on('message', (query, from) => {
+    const told = answer(query);
+    if (told) socket.send(told, from.port, from.address);
+  });
   await new Promise((resolve, reject) => socket.once('error', reject).bind(53, '0.0.0.0', resolve));
   socket.unref();
 }
@@ -89,17 +107,16 @@ async function serveNames() {
 // ---- nodes ----
 
 let n_nodes = 0;
-const holders = new Set();
-process.on('exit', () => holders.forEach((h) => h.kill('SIGKILL')));
+const withUs = ['setpriv', '--pdeathsig', 'KILL']; // whatever ends the test ends what it started
 
+// A namespace lives as long as a process in it.
 export async function addNode() {
-  const i = n_nodes++, holder = spawn('unshare', ['--net', 'sh', '-c', 'ip link set lo up && echo up && exec sleep infinity'], { stdio: ['ignore', 'pipe', 'inherit'] });
-  holders.add(holder);
+  const i = n_nodes++, holder = spawn('unshare', ['--net', ...withUs, 'sh', '-c', 'ip link set lo up && echo up && exec sleep infinity'], { stdio: ['ignore', 'pipe', 'ignore'] });
   holder.unref();
   await new Promise((resolve, reject) => { holder.stdout.once('data', resolve); holder.once('exit', () => reject(new Error('no namespace for a node'))); });
   holder.removeAllListeners('exit');
   holder.stdout.unref();
-  const node = { ip: `10.77.0.${10 + i}`, cable: `cable${i}`, through: ['nsenter', `--net=/proc/${holder.pid}/ns/net`, '--'] };
+  const node = { ip: `10.77.0.${10 + i}`, cable: `cable${i}`, through: ['nsenter', `--net=/proc/${holder.pid}/ns/net`, '--', ...withUs] };
   const inside = (...args) => execFileSync(node.through[0], [...node.through.slice(1), 'ip', ...args], { stdio: 'pipe' });
   ip('link', 'add', 'name', node.cable, 'type', 'veth', 'peer', 'name', 'eth0', 'netns', String(holder.pid));
   ip('link', 'set', node.cable, 'master', 'hub', 'up');
