@@ -219,7 +219,7 @@ for (const name of Object.keys(survivors)) console.log(`# ${name}: ${atRest[name
 
 if (REPORT) {
   const seconds = Math.ceil(lasted), width = Math.max(1, Math.round(seconds / 240)), bins = Array.from({ length: Math.ceil(seconds / width) }, (_, i) => ended.filter((r) => Math.floor(r.t / width) === i));
-  const over = (value) => bins.map((list, i) => ({ t: i * width, v: value(list) }));
+  const over = (value, all = true) => bins.map((list, i) => ({ t: i * width, v: all || list.length ? value(list) : undefined })).filter((p) => p.v !== undefined);
   const memory = (name) => samples.filter((s) => s.name === name).filter((_, i) => i % width === 0).map((s) => ({ t: s.t, v: s.rss }));
   writeFileSync(`${OUT}.json`, JSON.stringify({ summary, events, lost, wrong, crashes: fleet.crashes, samples }, null, 1));
   writeFileSync(`${OUT}.svg`, picture({
@@ -228,7 +228,7 @@ if (REPORT) {
     seconds, events, panels: [
       { title: 'requests a second', series: [{ label: 'answered', values: over((l) => l.filter((r) => r.ok).length / width) }, { label: 'lost', values: over((l) => l.filter((r) => !r.ok).length / width) },
                                             { label: 'tried again', values: over((l) => l.filter((r) => r.tries > 1).length / width) }] },
-      { title: 'latency, ms', log: true, series: [{ label: 'p50', values: over((l) => 1000 * percentile(l.map((r) => r.seconds), 0.5)) }, { label: 'p99', values: over((l) => 1000 * percentile(l.map((r) => r.seconds), 0.99)) }] },
+      { title: 'latency, ms', log: true, series: [{ label: 'p50', values: over((l) => 1000 * percentile(l.map((r) => r.seconds), 0.5), false) }, { label: 'p99', values: over((l) => 1000 * percentile(l.map((r) => r.seconds), 0.99), false) }] },
       { title: 'memory of those never killed, MiB', series: Object.keys(survivors).map((name) => ({ label: name, values: memory(name) })) },
     ] }));
   console.log(`# ${OUT}.json ${OUT}.svg`);

@@ -41,10 +41,10 @@ export class Member {
     if (how.code !== 0) this.fleet.crashes.push({ name: this.name, ...how, log: this.child.log().slice(-3000) });
     await this.up();
   }
-  // Its own memory, in MiB, and how many files it has open: pages of the mapped model come and go as the system likes.
+  // Its resident memory in MiB, what of that is its own, and how many files it has open.
   look() {
-    const rss = Number(/RssAnon:\s+(\d+)/.exec(readFileSync(`/proc/${this.child.pid}/status`, 'utf8'))[1]) / 1024;
-    return { pid: this.child.pid, rss, fds: readdirSync(`/proc/${this.child.pid}/fd`).length };
+    const status = readFileSync(`/proc/${this.child.pid}/status`, 'utf8'), mib = (name) => Number(new RegExp(`${name}:\\s+(\\d+)`).exec(status)[1]) / 1024;
+    return { pid: this.child.pid, rss: mib('VmRSS'), own: mib('RssAnon'), fds: readdirSync(`/proc/${this.child.pid}/fd`).length };
   }
 }
 

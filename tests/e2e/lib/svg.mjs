@@ -1,6 +1,6 @@
 // The picture of a run over time: panels above each other on one axis of seconds, and what was done to the system as bars above them. Colours follow the
 // reader's light or dark scheme.
-const WIDTH = 1100, LEFT = 84, RIGHT = 1076, ROW = 13;
+const WIDTH = 1100, LEFT = 132, RIGHT = 1076, ROW = 13;
 
 const style = `<style>
 :root{color-scheme:light dark}
@@ -51,7 +51,7 @@ function drawPanel({ title, log, series }, top, height, x) {
     out.push(line('grid', LEFT, y(v), RIGHT, y(v)), `<text x="${LEFT - 8}" y="${(y(v) + 4).toFixed(1)}" text-anchor="end">${Number(v.toPrecision(6))}</text>`);
   }
   out.push(`<text class="name" x="${LEFT}" y="${top - 8}">${escaped(title)}</text>`, line('axis', LEFT, top, LEFT, bottom), line('axis', LEFT, bottom, RIGHT, bottom));
-  let at = LEFT + 200;
+  let at = LEFT + 40 + 7.5 * title.length;
   series.forEach((s, i) => {
     const kind = 'abcd'[i % 4];
     out.push(`<polyline class="${kind}" points="${s.values.map((p) => `${x(p.t).toFixed(1)},${y(p.v).toFixed(1)}`).join(' ')}"/>`,
