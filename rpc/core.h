@@ -54,6 +54,9 @@ struct queue {
     _Atomic(struct rpc_call *) posted;
 };
 
+/* From now on accept4 of this thread, one of gRPC's, has no error that ends a listener (accept.c). */
+void accept_for_grpc(void);
+
 /* Makes the queue, without its thread. */
 void cq_init(struct queue *q);
 /* Starts the thread that runs the tags. `name` shows in ps. */
