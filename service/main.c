@@ -21,6 +21,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -246,6 +247,16 @@ static int run(struct program *p)
     return code ? EXIT_FAILURE : EXIT_SUCCESS;
 }
 
+/* Each connection and model file is a descriptor, and what shells and service managers grant at first is less than they allow. */
+static void raise_descriptors(void)
+{
+    struct rlimit limit;
+    if (getrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_cur < limit.rlim_max) {
+        limit.rlim_cur = limit.rlim_max;
+        setrlimit(RLIMIT_NOFILE, &limit);
+    }
+}
+
 /* Before the first thread: all inherit what is blocked, so that only sigwait sees a signal. */
 static void block_signals(sigset_t *signals)
 {
@@ -285,6 +296,7 @@ static int start(struct program *p, const struct service_config *config)
 {
     log_init((enum log_level)log_level_from_name(config->log_level), log_format_of(config->log_format));
     block_signals(&p->signals);
+    raise_descriptors();
     rpc_init();
     int status = run(p);
     rpc_fini();
