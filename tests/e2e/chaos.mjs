@@ -5,6 +5,7 @@
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
 import { existsSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import net from 'node:net';
 import { done, haveModel, sleep, test, until } from './lib/harness.mjs';
 import { Fleet, Pipe } from './lib/fleet.mjs';
 import { addDisk, file, lab, mute, names, plug, pull } from './lib/lab.mjs';
@@ -62,7 +63,7 @@ const requests = Array.from({ length: N_REQUESTS }, (_, i) => ({
 }));
 // The tokens and texts of an answer, whichever way it came.
 function said({ streaming }, text) {
-  if (!streaming) return JSON.parse(text).generated_text ?? JSON.parse(text).text;
+  if (!streaming) return JSON.parse(text).text;
   return text.split('\n').filter((line) => line.startsWith('data: ') && line.includes('"type":"token"')).map((line) => { const t = JSON.parse(line.slice(6)); return `${t.token_id}'${t.text}'`; }).join(';');
 }
 
@@ -130,6 +131,12 @@ const sampler = setInterval(() => {
 // ---- what is done to them ----
 
 const prlimit = (m, what) => execFileSync('prlimit', ['--pid', String(m.child.pid), what], { stdio: 'pipe' });
+// Whether an HTTP/2 server says something on a new connection.
+const greeted = (host, port) => new Promise((resolve) => {
+  const socket = net.connect(port, host, () => socket.write('PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0')).setTimeout(1000);
+  const end = (yes) => () => { socket.destroy(); resolve(yes); };
+  socket.once('data', end(true)).once('error', end(false)).once('close', end(false)).once('timeout', end(false));
+});
 const backAgain = (m) => until(`${m.name} is back`, 60000, async () => names.get(m.kind).includes(m.node.ip));
 const pause = async (m, ms) => { const { child } = m; child.kill('SIGSTOP'); await sleep(ms); child.kill('SIGCONT'); };
 const cut = async (m, ms) => { pull(m.node); await sleep(ms); plug(m.node); };
@@ -154,10 +161,13 @@ const actions = {
     rmSync(file('disk/fill'));
   }],
   'no more files': [() => pick([e0, e1, g0, g1]), async (m) => {
-    const before = /open files\s+(\d+)\s+(\d+)/.exec(readFileSync(`/proc/${m.child.pid}/limits`, 'utf8'));
+    const before = /open files\s+(\d+)\s+(\d+)/.exec(readFileSync(`/proc/${m.child.pid}/limits`, 'utf8')), port = m.kind === 'engines' ? 50051 : 8080;
     prlimit(m, `--nofile=${m.look().fds + 2}:${before[2]}`);
+    const strangers = Array.from({ length: 8 }, () => net.connect(port, m.node.ip).on('error', () => {}));
     await sleep(3000 * long);
+    strangers.forEach((s) => s.destroy());
     prlimit(m, `--nofile=${before[1]}:${before[2]}`);
+    await until(`${m.name} takes connections again`, 10000, () => greeted(m.node.ip, port));
   }],
   'no more memory': [() => e2, async (m) => {
     const size = Number(/VmSize:\s+(\d+)/.exec(readFileSync(`/proc/${m.child.pid}/status`, 'utf8'))[1]) * 1024, { child } = m;

@@ -87,11 +87,10 @@ await test('scale: an engine that comes into the name gets work, one that goes g
   const before = await c.served();
   for (let i = 0; i < 6; i++) assert.equal((await infer(gateway)).status, 200);
   assert.equal(await c.served() - before, 2);
-  const running = Array.from({ length: 6 }, () => stream(gateway, { max_tokens: 60 }));
+  const then = await a.served(), running = Array.from({ length: 6 }, () => stream(gateway, { max_tokens: 100 }));
   await Promise.all(running.map((s) => s.begun));
   names.set('pool', [b.node.ip, c.node.ip]);
   await up(gateway, 2);
-  const then = await a.served();
   for (let i = 0; i < 6; i++) assert.equal((await infer(gateway)).status, 200);
   for (const s of running) assert.match((await s.ended).text, /event: complete/);
   assert.equal(await a.served() - then, 2); // what it had
