@@ -12,9 +12,9 @@ import { RetryingClient } from './lib/retries.mjs';
 await lab('scale');
 
 const FULL = process.env.SCALE === 'full';
-const REQUESTS = FULL ? 10000 : 400, LOAD_S = FULL ? 10 : 1;
+const REQUESTS = FULL ? 10000 : 400, LOAD_S = FULL ? 10 : 0.5;
 const STEP_US = 20000, SEQUENCES = 8, LINEAR = 0.05;
-const KEEPALIVE_MS = 1000, KEEPALIVE_TIMEOUT_MS = 1000;
+const KEEPALIVE_MS = 1000, KEEPALIVE_TIMEOUT_MS = 1000, LAME_DUCK_MS = FULL ? 500 : 300;
 
 async function engine(node, ...extra) {
   const admin = `http://${node.ip}:9090`;
@@ -48,7 +48,7 @@ function stream(gateway, extra) {
   return s;
 }
 const load = (url, clients) => new Promise((resolve, reject) => {
-  execFile(path.join(build, 'bitnet-load'), [`${url}/v1/completions`, '--clients', String(clients), '--duration', String(LOAD_S), '--warmup', '0.5', '--max-tokens', '32', '--prompt-tokens', '8', '--json'],
+  execFile(path.join(build, 'bitnet-load'), [`${url}/v1/completions`, '--clients', String(clients), '--duration', String(LOAD_S), '--warmup', FULL ? '1' : '0.2', '--max-tokens', '32', '--prompt-tokens', '8', '--json'],
            { timeout: 120000, maxBuffer: 1 << 26 }, (error, out, err) => (error ? reject(new Error(`${err}${out}`)) : resolve(JSON.parse(out).levels[0])));
 });
 
@@ -97,7 +97,7 @@ await test('scale: an engine that comes into the name gets work, one that goes g
 });
 
 await test('scale: an engine lost without a word: its streams end within the keepalive limit, new requests go elsewhere, and it is used again when it is back', async () => {
-  const streams = Array.from({ length: 8 }, () => stream(gateway, { max_tokens: 400 }));
+  const streams = Array.from({ length: 8 }, () => stream(gateway, { max_tokens: 250 }));
   await Promise.all(streams.map((s) => s.begun));
   pull(b.node);
   const pulledAt = performance.now();
@@ -130,7 +130,7 @@ await test('scale: connections that are ended by age, watches too, cost no reque
   names.set('aged', [d.node.ip]);
   const old = await gatewayOf('aged');
   await up(old, 1);
-  const end = performance.now() + (FULL ? 10000 : 3000);
+  const end = performance.now() + (FULL ? 10000 : 2000);
   for (let n = 0; performance.now() < end; n++) assert.equal((await infer(old)).status, 200, `request ${n}`);
   assert.ok(!/"state":"down","before":"serving"/.test(old.child.log()), 'the engine was up all the time');
   await stop(old.child);
@@ -141,12 +141,12 @@ await Promise.all([stop(gateway.child), ...[a, b, c].map((e) => stop(e.child))])
 // As an orchestrator does it: a new one is there before the old one goes, and the name follows.
 await test('scale: all engines and gateways are restarted in turn under load, and no request of a client that retries fails', async () => {
   const spare = await Promise.all(Array.from({ length: 5 }, addNode));
-  const settings = ['--null-step-us', '2000', '--lame-duck-ms', '500'];
+  const settings = ['--null-step-us', '2000', '--lame-duck-ms', String(LAME_DUCK_MS)], restarts = 5;
   let running = await Promise.all([nodes[0], nodes[1], nodes[2]].map((node) => engine(node, ...settings)));
   names.set('engines', running.map((e) => e.node.ip));
   const gatewayIn = async (node) => {
     const child = start('bitnet-gateway', ['--engine', 'dns:///engines:50051', '--engine-resolve-ms', '200', '--listen', `${node.ip}:8080`, '--admin-listen', `${node.ip}:9091`,
-                                           '--rate-limits', 'off', '--lame-duck-ms', '500'], {}, node.through);
+                                           '--rate-limits', 'off', '--lame-duck-ms', String(LAME_DUCK_MS)], {}, node.through);
     await until('gateway ready', 15000, async () => (await get(`http://${node.ip}:9091/health/ready`)).status === 200, child);
     return { node, child };
   };
@@ -162,8 +162,11 @@ await test('scale: all engines and gateways are restarted in turn under load, an
       if (sent > REQUESTS * 20) break;
     }
   });
+  // Over the whole of the load.
+  const turn = async () => { while (sent < (REQUESTS * restarted) / restarts) await sleep(20); };
   let free = nodes[3];
   for (const old of running.slice()) {
+    await turn();
     const fresh = await engine(free, ...settings);
     running = [...running.filter((e) => e !== old), fresh];
     names.set('engines', running.map((e) => e.node.ip));
@@ -173,10 +176,11 @@ await test('scale: all engines and gateways are restarted in turn under load, an
   }
   const gone = pairs.slice();
   for (const [i, old] of gone.entries()) {
+    await turn();
     pairs.splice(pairs.indexOf(old), 1);
     pairs.push(await gatewayIn(spare[2 + i]));
     names.set('gateways', pairs.map((g) => g.node.ip));
-    await sleep(500); // as preStop does: the name is gone before the process is
+    await sleep(LAME_DUCK_MS); // as preStop does: the name is gone before the process is
     assert.equal((await stop(old.child)).code, 0);
     restarted++;
   }
