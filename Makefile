@@ -25,7 +25,7 @@ MAKEFLAGS += --no-builtin-rules
 .SECONDARY:
 .SECONDEXPANSION:
 .DELETE_ON_ERROR:
-.PHONY: help deps-demo deps-test all tools tests fuzzers demo serve test bench soak overload scale chaos swaps crash connections mutate mutator fuzz format install clean accuracy-cost broken FORCE
+.PHONY: help deps-demo deps-test all tools tests fuzzers demo serve test bench soak overload scale chaos swaps crash connections mutate mutator fuzz chart format install clean accuracy-cost broken FORCE
 
 ifeq ($(origin CC),default)
 CC := $(if $(filter fuzz,$(SAN)),clang,gcc)
@@ -216,6 +216,9 @@ fuzz: ## runs every fuzzer for FUZZ_SECONDS
 	$(SUBMAKE) SAN=fuzz fuzzers
 	@tests/fuzz.sh build/fuzz/tests/fuzz $(FUZZ_SECONDS)
 fuzzers: $(FUZZERS)
+chart: all ## writes the chart's schema and dashboard from the options and their table
+	$(Q)node tools/host/values_schema.mjs $(BUILD) >helm/bitnet/values.schema.json
+	$(Q)node tools/host/dashboard.mjs >helm/bitnet/dashboards/bitnet.json
 format: ## clang-format on all sources
 	$(Q)git ls-files -co --exclude-standard '*.c' '*.h' '*.cu' | xargs clang-format -i
 install: all ## programs, model and licence below DESTDIR/PREFIX
