@@ -11,6 +11,7 @@ T            ?=
 FUZZ_SECONDS ?= 60
 SOAK_SECONDS ?= 300
 OVERLOAD_SECONDS ?= 30
+CHAOS_SECONDS ?= 60
 COST_SECONDS ?= 8
 MUTATIONS    ?= 100000
 SWAPS        ?= 20
@@ -24,7 +25,7 @@ MAKEFLAGS += --no-builtin-rules
 .SECONDARY:
 .SECONDEXPANSION:
 .DELETE_ON_ERROR:
-.PHONY: help deps-demo deps-test all tools tests fuzzers demo serve test bench soak overload swaps crash connections mutate mutator fuzz chart format install clean accuracy-cost broken FORCE
+.PHONY: help deps-demo deps-test all tools tests fuzzers demo serve test bench soak overload scale chaos swaps crash connections mutate mutator fuzz chart format install clean accuracy-cost broken FORCE
 
 ifeq ($(origin CC),default)
 CC := $(if $(filter fuzz,$(SAN)),clang,gcc)
@@ -124,7 +125,7 @@ LIBS_load    := load rpc proto llhttp base
 SYS_base     := -lm -lpthread
 SYS_kernels  := $(core)
 SYS_engine   := $(core)
-SYS_rpc      := $(grpc) $(SYS_base)
+SYS_rpc      := $(grpc) -lcrypto $(SYS_base)
 SYS_service  := $(grpc) $(events) $(core)
 SYS_gateway  := $(grpc) $(events) -lnghttp2 -lrhonabwy -lz $(SYS_base)
 SYS_tools    := $(core)
@@ -187,6 +188,13 @@ soak: deps-test ## 200 clients on the demo model for SOAK_SECONDS: texts, memory
 overload: deps-test ## goodput, refusals and memory at ten times what the engine can serve
 	$(SUBMAKE) all
 	@BITNET_BUILD=$(BUILD) SAN=$(SAN) OVERLOAD_SECONDS=$(OVERLOAD_SECONDS) node tests/e2e/overload.mjs
+scale: deps-test ## in network namespaces: 1, 2 and 4 engines, restarts in turn, engines that are lost, certificates that rotate
+	$(SUBMAKE) all
+	@BITNET_BUILD=$(BUILD) SAN=$(SAN) SCALE=full node tests/e2e/scale.mjs
+	@BITNET_BUILD=$(BUILD) SAN=$(SAN) SCALE=full node tests/e2e/rotate.mjs
+chaos: deps-test ## CHAOS_SECONDS of load with kills, pauses, partitions, full disks, ..: build/chaos.json and .svg
+	$(SUBMAKE) all
+	@BITNET_BUILD=$(BUILD) SAN=$(SAN) CHAOS_SECONDS=$(CHAOS_SECONDS) CHAOS_OUT=$(OUT)/chaos node tests/e2e/chaos.mjs
 swaps: deps-test ## STREAMS streams through SWAPS swaps: good, slow, wrong and broken models, by every strategy
 	$(SUBMAKE) all
 	@BITNET_BUILD=$(BUILD) SAN=$(SAN) SWAPS=$(SWAPS) STREAMS=$(STREAMS) node tests/e2e/swaps.mjs

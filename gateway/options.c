@@ -3,6 +3,7 @@
 
 #include "gateway/gateway.h"
 #include "gateway/listener.h"
+#include "rpc/rpc.h"
 
 #include <stddef.h>
 #include <string.h>
@@ -24,6 +25,10 @@ static const struct option_def defs[] = {
      .help = "A request without a first token by then goes to a second engine too, and the first to answer wins; 0 for never."},
     {"engine-resolve-ms", OPTION_INT, AT(engine_resolve_ms), .default_value = "5000", .min = 100, .max = 3600000,
      .unit = "ms", .help = "Time between two lookups of an engine's name."},
+    {"engine-keepalive-ms", OPTION_INT, AT(engine_keepalive_ms), .default_value = "10000", .min = RPC_MIN_KEEPALIVE_MS,
+     .max = 3600000, .unit = "ms", .help = "An engine that has sent nothing for so long is pinged."},
+    {"engine-keepalive-timeout-ms", OPTION_INT, AT(engine_keepalive_timeout_ms), .default_value = "5000", .min = 100,
+     .max = 3600000, .unit = "ms", .help = "Without an answer to that for so long its connection is given up."},
     {"engine-tls-ca", OPTION_STRING, AT(engine_tls_ca),
      .help = "TLS to the engines: PEM file of the CA that signed their certificates."},
     {"engine-tls-cert", OPTION_STRING, AT(engine_tls_cert),

@@ -21,6 +21,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -132,6 +133,10 @@ static enum error_code listen_all(struct program *p, struct error *err)
                                                .tls_key_file = c->tls_key,
                                                .tls_client_ca_file = c->tls_client_ca,
                                                .max_message_bytes = (size_t)c->max_message_size,
+                                               .max_connection_age_ms = (int)c->max_connection_age_ms,
+                                               .max_connection_age_grace_ms = (int)c->max_connection_age_grace_ms,
+                                               .keepalive_ms = (int)c->keepalive_ms,
+                                               .keepalive_timeout_ms = (int)c->keepalive_timeout_ms,
                                                .n_threads =
                                                    sysconf(_SC_NPROCESSORS_ONLN) >= CORES_FOR_TWO_THREADS ? 2 : 1};
     enum error_code code = rpc_server_open(&options, &p->server, err);
@@ -242,6 +247,16 @@ static int run(struct program *p)
     return code ? EXIT_FAILURE : EXIT_SUCCESS;
 }
 
+/* Each connection and model file is a descriptor, and what shells and service managers grant at first is less than they allow. */
+static void raise_descriptors(void)
+{
+    struct rlimit limit;
+    if (getrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_cur < limit.rlim_max) {
+        limit.rlim_cur = limit.rlim_max;
+        setrlimit(RLIMIT_NOFILE, &limit);
+    }
+}
+
 /* Before the first thread: all inherit what is blocked, so that only sigwait sees a signal. */
 static void block_signals(sigset_t *signals)
 {
@@ -281,6 +296,7 @@ static int start(struct program *p, const struct service_config *config)
 {
     log_init((enum log_level)log_level_from_name(config->log_level), log_format_of(config->log_format));
     block_signals(&p->signals);
+    raise_descriptors();
     rpc_init();
     int status = run(p);
     rpc_fini();
