@@ -397,7 +397,7 @@ START_TEST(help_names_every_option)
 {
     struct buffer out;
     buffer_init(&out, 100000);
-    option_help(&table, &out);
+    option_help(&table, OPTION_HELP_TEXT, &out);
     ck_assert_msg(strncmp(out.data, "usage: prog\n", 12) == 0, "%s", out.data);
     for (const struct option_def *def = defs; def->name; def++) {
         ck_assert_msg(strstr(out.data, def->name), "%s", def->name);
