@@ -36,18 +36,13 @@ install -m 644 tools/package/debian/copyright "$doc/copyright"
 } | gzip -9n >"$doc/changelog.gz"
 gzip -9n <CHANGELOG.md >"$doc/NEWS.gz"
 
-# Packages of the libraries that the programs name, as `libssl3`.
-depends() {
-    local library path
-    readelf -d "$root"/usr/bin/* | sed -nE 's/.*\(NEEDED\).*\[(.*)\]/\1/p' | sort -u | while read -r library; do
-        path=$(ldconfig -p | awk -v l="$library" '$1 == l { print $NF; exit }')
-        dpkg -S "$path" 2>/dev/null || dpkg -S "$(realpath "$path")" || dpkg -S "/usr$path"
-    done | sed 's/[:,].*//' | sort -u | paste -sd, | sed 's/,/, /g'
-}
+. tools/package/owners.sh
+# shellcheck disable=SC2046 # paths
+depends=$(owners $(needed "$root"/usr/bin/*) | sed 's/:.*//' | sort -u | paste -sd, | sed 's/,/, /g')
 install -d "$root/DEBIAN"
 (cd "$root" && find etc -type f -printf '/%p\n' | sort) >"$root/DEBIAN/conffiles"
 (cd "$root" && find usr -type f -print0 | sort -z | xargs -0 md5sum) >"$root/DEBIAN/md5sums"
-sed -e "s/@VERSION@/$version/; s/@ARCHITECTURE@/$(dpkg --print-architecture)/; s/@DEPENDS@/$(depends)/" \
+sed -e "s/@VERSION@/$version/; s/@ARCHITECTURE@/$(dpkg --print-architecture)/; s/@DEPENDS@/$depends/" \
     -e "s/@SIZE@/$(du -ks --exclude=DEBIAN "$root" | cut -f1)/" tools/package/debian/control >"$root/DEBIAN/control"
 for script in postinst prerm postrm; do
     install -m 755 "tools/package/debian/$script" "$root/DEBIAN/$script"
