@@ -68,6 +68,10 @@ user= cmd= health=
 while read -r -u 9 instruction rest; do
     [ "$instruction" = FROM ] || [ -z "$skip" ] || continue
     status=0
+    if [[ $instruction == COPY && $rest == --from=* ]]; then
+        from=${rest#--from=}
+        [ -d "$work/stage-${from%% *}" ] || { skip=1 && echo "skip image: stage $stage (it needs stage ${from%% *})" && continue; }
+    fi
     case $instruction in
     FROM) # shellcheck disable=SC2086 # words
         begin $rest ;;
@@ -88,11 +92,11 @@ done 9< <(instructions)
 
 # ---- what was made ----
 root=$work/stage-last
-ours=$(du -skc "$root"/usr/bin/bitnet* "$root"/usr/share/bitnet "$root"/usr/share/man | tail -1 | cut -f1)
+ours=$(chroot "$root" dpkg-query -W -f '${Installed-Size}' bitnetd)
 echo "# base $((before / 1024)) MiB, image $((after / 1024)) MiB: $(((after - before) / 1024)) MiB over the base, $((ours / 1024)) of them ours"
 [ $((after - before)) -lt $((60 * 1024)) ]
 check "image: under 60 MiB over the base" $? || true
-! find "$root" -xdev \( -name gcc -o -name cc1 -o -name '*.h' -path '*/include/*' \) | grep -q .
+! find "$root" -xdev \( -type f -name gcc -o -type f -name cc1 -o -name '*.h' -path '*/include/*' \) | grep -q .
 check "image: no compiler, no headers" $?
 
 # The container: its own mounts, processes and network.
@@ -101,14 +105,14 @@ set -u
 ip link set lo up
 mapfile -t engine < <(jq -r '.[]' <<<"$CMD")
 mapfile -t probe < <(jq -r '.[]' <<<"$HEALTH")
-as() { chroot "$R" /usr/bin/setpriv --reuid "${USER_%:*}" --regid "${USER_#*:}" --clear-groups --no-new-privs --bounding-set -all --inh-caps -all "$@"; }
-! touch "$R/planted" 2>/dev/null && ! as sh -c 'echo >/tmp/planted' 2>/dev/null || { echo "the root can be written to" >&2; exit 1; }
-! as "${probe[@]}" 2>/dev/null || { echo "the probe found something where nothing runs" >&2; exit 1; }
-as "${engine[@]}" & engine_pid=$!
-as bitnet-gateway --rate-limits off & gateway_pid=$!
+as=(chroot "$R" /usr/bin/setpriv --reuid "${USER_%:*}" --regid "${USER_#*:}" --clear-groups --no-new-privs --bounding-set -all --inh-caps -all)
+! touch "$R/planted" 2>/dev/null && ! "${as[@]}" sh -c 'echo >/tmp/planted' 2>/dev/null || { echo "the root can be written to" >&2; exit 1; }
+! "${as[@]}" "${probe[@]}" 2>/dev/null || { echo "the probe found something where nothing runs" >&2; exit 1; }
+"${as[@]}" "${engine[@]}" & engine_pid=$!
+"${as[@]}" bitnet-gateway --rate-limits off & gateway_pid=$!
 for i in $(seq 300); do curl -fsS -o /dev/null http://127.0.0.1:8080/health/ready 2>/dev/null && break; sleep 0.1; done
 set -e
-as "${probe[@]}"
+"${as[@]}" "${probe[@]}"
 for pid in $engine_pid $gateway_pid; do # the user, no capability, no new one
     grep -qE "^Uid:\s${USER_%:*}\s" /proc/$pid/status
     grep -qE '^CapEff:\s0+$' /proc/$pid/status && grep -qE '^NoNewPrivs:\s1$' /proc/$pid/status
