@@ -4,10 +4,12 @@
 #include "rpc/tls_check.h"
 
 #include <errno.h>
+#include <libgen.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/un.h>
+#include <unistd.h>
 
 #define REPORT_MAX_BYTES (1 << 20)
 
@@ -65,6 +67,32 @@ static enum error_code check_model(const char *path, struct error *err)
     return code ? error_prefix(err, "--model") : ERROR_NONE;
 }
 
+static enum error_code check_folder(const char *name, const char *path, int mode, struct error *err)
+{
+    struct stat found;
+    if (stat(path, &found) == 0 && !S_ISDIR(found.st_mode))
+        errno = ENOTDIR;
+    else if (access(path, mode) == 0)
+        return ERROR_NONE;
+    return error_set_param(err, ERROR_VALIDATION_FAILED, name, "--%s: folder %.200s: %s", name, path, strerror(errno));
+}
+
+/* Folders that models may come from are there; that of the state file can be written to. */
+static enum error_code check_folders(const struct service_config *c, struct error *err)
+{
+    char *copy = strdup(c->model_dirs ? c->model_dirs : ""), *rest = copy, *one;
+    char *state = strdup(c->state_file ? c->state_file : "");
+    enum error_code code = copy && state ? ERROR_NONE : error_set(err, ERROR_MEMORY_EXHAUSTED, "out of memory");
+    while (!code && (one = strsep(&rest, ":")) != NULL)
+        if (one[0] != '\0')
+            code = check_folder("model-dirs", one, R_OK | X_OK, err);
+    if (!code && state[0])
+        code = check_folder("state-file", dirname(state), W_OK | X_OK, err);
+    free(copy);
+    free(state);
+    return code;
+}
+
 enum error_code options_preflight(const struct service_config *c, struct error *err)
 {
     const struct tls_check tls = {"tls-cert", c->tls_cert, "tls-key", c->tls_key, "tls-client-ca", c->tls_client_ca};
@@ -75,5 +103,7 @@ enum error_code options_preflight(const struct service_config *c, struct error *
         code = check_device(c->device, err);
     if (!code)
         code = tls_check(&tls, err);
+    if (!code)
+        code = check_folders(c, err);
     return code ? code : check_model(c->model, err);
 }

@@ -79,7 +79,7 @@ refused() { # PATTERN ARGUMENT...: exit status 1, the reason in one line, and no
 }
 program=bitnet-engine
 run --model $model --tls-cert "$work/one.pem" --tls-key "$work/one.key" --tls-client-ca "$work/two.pem" --listen '127.0.0.1:0,[::1]:0,unix:/x/y' \
-    --check-config >"$work/out" 2>"$work/log"
+    --model-dirs "$work" --state-file "$work/state" --check-config >"$work/out" 2>"$work/log"
 check "$program takes files that fit" $?
 refused 'expected a GGUF file' --listen 127.0.0.1:1
 refused '--model.*No such file' --model "$work/none.gguf"
@@ -92,6 +92,9 @@ refused '--device: expected auto' --model $model --device tpu
 refused '--tls-key .*two.key: .*mismatch' --model $model --tls-cert "$work/one.pem" --tls-key "$work/two.key"
 refused '--tls-cert .*no.pem: ' --model $model --tls-cert "$work/no.pem" --tls-key "$work/one.key"
 refused '--tls-client-ca .*none.pem: No such file' --model $model --tls-cert "$work/one.pem" --tls-key "$work/one.key" --tls-client-ca "$work/none.pem"
+refused '--model-dirs: folder .*none: No such' --model $model --model-dirs "$work:$work/none"
+refused '--model-dirs: folder .*no.pem: Not a directory' --model $model --model-dirs "$work/no.pem"
+refused '--state-file: folder .*none: No such' --model $model --state-file "$work/none/state"
 program=bitnet-gateway
 run --tls-cert "$work/one.pem" --tls-key "$work/one.key" --engine-tls-ca "$work/two.pem" --listen https://127.0.0.1:0 --engine dns:///engine:50051 \
     --check-config >"$work/out" 2>"$work/log"

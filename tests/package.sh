@@ -28,7 +28,7 @@ else
     (cd "$work/root" && md5sum --quiet -c "$work/control/md5sums" >"$work/log" 2>&1) &&
         diff <(cd "$work/root" && find etc -type f -printf '/%p\n' | sort) "$work/control/conffiles" >>"$work/log"
     check "its sums are right, and all of /etc are configuration files" $?
-    "$work/root/usr/bin/bitnet-engine" --config "$work/root/etc/bitnet/bitnet-engine.conf" --model models/tales.gguf --check-config >"$work/log" 2>&1 &&
+    "$work/root/usr/bin/bitnet-engine" --config "$work/root/etc/bitnet/bitnet-engine.conf" --model models/tales.gguf --model-dirs= --state-file= --check-config >"$work/log" 2>&1 &&
         "$work/root/usr/bin/bitnet-gateway" --config "$work/root/etc/bitnet/bitnet-gateway.conf" --check-config >"$work/log" 2>&1
     check "the programs take its configuration" $?
     for script in postinst prerm postrm; do sh -n "$work/control/$script"; done 2>"$work/log" && ! [ -s "$work/log" ]

@@ -59,7 +59,7 @@ debian_root() { # ROOT: a minimal Debian, as debian:12-slim is
 in_root() { # ROOT COMMAND...
     local root=$1
     shift
-    R=$root MOUNTS=${MOUNTS:-:} CHROOT=${CHROOT:-} unshare --mount --pid --fork --kill-child --propagation private bash -c '
+    R=$root MOUNTS=${MOUNTS:-:} CHROOT=${CHROOT:-} unshare --mount --pid --fork --kill-child --propagation private ${UNSHARE:-} bash -c '
         mount --bind "$R" "$R" && mount -t proc proc "$R/proc" && mount -t tmpfs -o mode=755 dev "$R/dev" &&
         for n in null zero full random urandom tty; do touch "$R/dev/$n" && mount --bind "/dev/$n" "$R/dev/$n"; done &&
         ln -s /proc/self/fd "$R/dev/fd" && ln -s fd/0 "$R/dev/stdin" && ln -s fd/1 "$R/dev/stdout" && ln -s fd/2 "$R/dev/stderr" &&

@@ -18,12 +18,17 @@ rm "$root/usr/share/bitnet/LICENSE" # in copyright
 find "$root/usr/bin" "$root/usr/lib" -type f \( -perm -u+x -o -name '*.so' \) -exec strip --strip-unneeded --remove-section=.comment {} +
 find "$root/usr/share/man" -type f -exec gzip -9n {} +
 
-# The samples become the configuration, with the bundled model.
-install -d "$root/etc/bitnet" "$root/etc/default"
+# The samples become the configuration, with the bundled model first and a place for others.
+install -d "$root/etc/bitnet" "$root/etc/default" "$root/var/lib/bitnet/models"
 mv "$root"/usr/share/doc/bitnetd/examples/*.conf "$root/etc/bitnet"
 rmdir "$root/usr/share/doc/bitnetd/examples"
-sed -i 's#^\#model =$#model = /usr/share/bitnet/tales.gguf#' "$root/etc/bitnet/bitnet-engine.conf"
-grep -q '^model = ' "$root/etc/bitnet/bitnet-engine.conf"
+set_option() { # NAME VALUE
+    sed -i "s|^#$1 =\$|$1 = $2|" "$root/etc/bitnet/bitnet-engine.conf"
+    grep -q "^$1 = $2" "$root/etc/bitnet/bitnet-engine.conf"
+}
+set_option model /usr/share/bitnet/tales.gguf
+set_option model-dirs /var/lib/bitnet/models:/usr/share/bitnet
+set_option state-file /var/lib/bitnet/state
 for program in bitnet-engine bitnet-gateway; do
     printf '# Variables of %s, such as BITNET_LOG_LEVEL=debug; they win over /etc/bitnet/%s.conf.\n' $program $program >"$root/etc/default/$program"
 done
