@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # lib.sh: fresh Debian systems below a folder, for tests of what is installed; sourced. Needs root and debootstrap. Nothing of it is kept.
 #
 # A root gets this machine's apt sources, proxies and certificates, so that it finds packages as the machine does.

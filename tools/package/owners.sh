@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # owners.sh: sourced. Which Debian packages own what programs link.
 
 # owners PATH...: the packages of these files, sorted. Libraries may be registered below /lib or /usr/lib, and by name or by what it links to.
