@@ -35,5 +35,5 @@ CMD ["bitnet-engine", "--model", "/usr/share/bitnet/tales.gguf"]
 FROM runtime AS cuda
 COPY --from=cuda-build /out/release-cpu_gpu_opentelemetry_prometheus/libbitnet-cuda.so /usr/lib/bitnet/libbitnet-cuda.so
 
-# What is built without --target.
+# The default: without the CUDA library.
 FROM runtime

@@ -23,7 +23,8 @@ holds "both reload" systemctl reload $units
 holds "and go on" systemctl is-active -q $units
 running_as() { grep -qE "^Uid:\s$(id -u bitnet)\s" "/proc/$1/status" && grep -qE '^CapBnd:\s0+$' "/proc/$1/status" && grep -qE '^Seccomp:\s2$' "/proc/$1/status"; }
 for unit in $units; do holds "$unit is the user bitnet, without capabilities, with a filter of system calls" running_as "$(state $unit MainPID)"; done
-holds "the engine remembers its models" test -s /var/lib/bitnet/state
+owner() { [ "$(stat -c %U "$1")" = bitnet ]; }
+holds "the folders for models and state are its own" owner /var/lib/bitnet/models
 
 before=$(state bitnet-engine MainPID)
 kill -STOP "$before"
