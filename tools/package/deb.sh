@@ -1,9 +1,11 @@
 #!/bin/bash
 # deb.sh BUILD VERSION OUT: a Debian package of what was built in BUILD, with nothing but dpkg-deb. It depends on the packages whose
-# libraries the programs link, which are looked up on this machine, so build it on the release that it is for.
+# libraries the programs link, which are looked up on this machine, so build it on the release that it is for. DEBFULLNAME and DEBEMAIL say who
+# makes it, as for Debian's own tools.
 set -eu
 cd "$(dirname "$0")/../.."
 build=$1 version=$2 out=$(realpath -m "$3")
+maintainer="${DEBFULLNAME:-bitnetd} <${DEBEMAIL:-root@localhost}>"
 case $build in *address* | *undefined* | *thread* | *fuzz*) echo "deb: expected a build without a sanitizer, found $build" >&2 && exit 1 ;; esac
 
 root=$(mktemp -d)
@@ -37,7 +39,7 @@ doc=$root/usr/share/doc/bitnetd
 install -m 644 tools/package/debian/copyright "$doc/copyright"
 {
     printf 'bitnetd (%s) unstable; urgency=medium\n\n  * See /usr/share/doc/bitnetd/NEWS.gz.\n\n' "$version"
-    printf ' -- bitnetd <root@localhost>  %s\n' "$(date -u -R -d "@$SOURCE_DATE_EPOCH")"
+    printf ' -- %s  %s\n' "$maintainer" "$(date -u -R -d "@$SOURCE_DATE_EPOCH")"
 } | gzip -9n >"$doc/changelog.gz"
 gzip -9n <CHANGELOG.md >"$doc/NEWS.gz"
 
@@ -48,7 +50,7 @@ install -d "$root/DEBIAN"
 (cd "$root" && find etc -type f -printf '/%p\n' | sort) >"$root/DEBIAN/conffiles"
 (cd "$root" && find usr -type f -print0 | sort -z | xargs -0 md5sum) >"$root/DEBIAN/md5sums"
 sed -e "s/@VERSION@/$version/; s/@ARCHITECTURE@/$(dpkg --print-architecture)/; s/@DEPENDS@/$depends/" \
-    -e "s/@SIZE@/$(du -ks --exclude=DEBIAN "$root" | cut -f1)/" tools/package/debian/control >"$root/DEBIAN/control"
+    -e "s|@MAINTAINER@|$maintainer|; s/@SIZE@/$(du -ks --exclude=DEBIAN "$root" | cut -f1)/" tools/package/debian/control >"$root/DEBIAN/control"
 for script in postinst prerm postrm; do
     install -m 755 "tools/package/debian/$script" "$root/DEBIAN/$script"
 done
