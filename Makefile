@@ -24,8 +24,7 @@ MAKEFLAGS += --no-builtin-rules
 .SECONDARY:
 .SECONDEXPANSION:
 .DELETE_ON_ERROR:
-.PHONY: help deps-demo deps-test all tools tests fuzzers demo serve test bench soak overload swaps crash connections mutate mutator fuzz features deb sbom deb-test image-test \
-        readme-test format install clean accuracy-cost broken FORCE
+.PHONY: help deps-demo deps-test all tools tests fuzzers demo serve test bench soak overload swaps crash connections mutate mutator fuzz chart format install clean accuracy-cost broken FORCE
 
 ifeq ($(origin CC),default)
 CC := $(if $(filter fuzz,$(SAN)),clang,gcc)
@@ -207,6 +206,7 @@ mutate: deps-test ## MUTATIONS broken requests over each protocol, with the addr
 	$(SUBMAKE) SAN=address all mutator
 	@BITNET_BUILD=$(OUT)/address SAN=address MUTATIONS=$(MUTATIONS) node tests/e2e/mutate.mjs
 mutator: $(BUILD)/tests/mutate/mutate
+.PHONY: features deb sbom deb-test image-test readme-test
 features: deps-test ## builds and unit-tests with no feature, each one alone, and all
 	$(Q)set -e; for f in "" $(ALL_FEATURES) "$(ALL_FEATURES)"; do echo "FEATURES=\"$$f\""; \
 	  $(MAKE) --no-print-directory $(if $(filter -j%,$(MAKEFLAGS)),,-j$(shell nproc)) FEATURES="$$f" all; \
@@ -216,6 +216,9 @@ fuzz: ## runs every fuzzer for FUZZ_SECONDS
 	$(SUBMAKE) SAN=fuzz fuzzers
 	@tests/fuzz.sh build/fuzz/tests/fuzz $(FUZZ_SECONDS)
 fuzzers: $(FUZZERS)
+chart: all ## writes the chart's schema and dashboard from the options and their table
+	$(Q)node tools/host/values_schema.mjs $(BUILD) >helm/bitnet/values.schema.json
+	$(Q)node tools/host/dashboard.mjs >helm/bitnet/dashboards/bitnet.json
 format: ## clang-format on all sources
 	$(Q)git ls-files -co --exclude-standard '*.c' '*.h' '*.cu' | xargs clang-format -i
 install: all ## programs, model, manual pages, sample configuration and units below DESTDIR/PREFIX

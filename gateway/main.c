@@ -188,7 +188,7 @@ static enum error_code open_access(struct program *p, struct error *err)
 static enum error_code open_tls(struct program *p, struct error *err)
 {
     const struct gateway_config *c = p->config;
-    const struct tls_files files = {c->tls_cert, c->tls_key, c->tls_client_ca};
+    const struct tls_files files = {c->tls_cert, c->tls_key, c->tls_client_ca, c->tls_client_id};
     if (!c->tls_cert)
         return ERROR_NONE;
     p->m_expires = metrics_get(metrics_add(p->loops[0].g.metrics, METRICS_GAUGE,

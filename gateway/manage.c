@@ -20,7 +20,7 @@
 /* Segments are anything but "." and "..": the last one has a name in front of .gguf. */
 #define PATH_PATTERN "^/(([^/.]|\\.[^/.]|\\.\\.[^/])[^/]*/)*[^/]+\\.gguf$"
 #define PATH                                                                                                           \
-    .min = 1, .max = 4096, .pattern = PATH_PATTERN,                                                                    \
+    .min = 1, .max = 4095, .pattern = PATH_PATTERN,                                                                    \
     .form = "an absolute path of a .gguf file, without . and .. segments"
 #define ID .max = 64
 

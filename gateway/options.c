@@ -5,6 +5,7 @@
 #include "gateway/listener.h"
 
 #include <stddef.h>
+#include <string.h>
 
 #define AT(member) .offset = offsetof(struct gateway_config, member)
 
@@ -50,6 +51,9 @@ static const struct option_def defs[] = {
     {"tls-key", OPTION_STRING, AT(tls_key), .help = "PEM file of its key."},
     {"tls-client-ca", OPTION_STRING, AT(tls_client_ca),
      .help = "PEM file of the CA whose clients are let in (mutual TLS); others are refused."},
+    {"tls-client-id", OPTION_CHOICE, AT(tls_client_id), .default_value = "none", .choices = "none|cn|uri",
+     .help = "What of a client's certificate names it in limits, fairness and log, where it has no token or key: the common name, or the "
+             "first URI of its alternative names; none: it is known by its address."},
     /* What a connection may be, and a request. */
     {"max-connections", OPTION_INT, AT(max_connections), .default_value = "4096", .min = 1, .max = 1 << 20,
      .help = "Connections at a time; more wait to be accepted."},
@@ -147,6 +151,8 @@ enum error_code gateway_options_check(const struct gateway_config *c, struct err
         {c->engine_tls_cert, "engine-tls-cert", c->engine_tls_ca, "engine-tls-ca"},
         {c->engine_tls_name, "engine-tls-name", c->engine_tls_ca, "engine-tls-ca"},
     };
+    if (c->tls_client_id && strcmp(c->tls_client_id, "none") != 0 && !c->tls_client_ca)
+        return error_set_param(err, ERROR_VALIDATION_FAILED, "tls-client-id", "--tls-client-id: expected --tls-client-ca with it");
     for (size_t i = 0; i < sizeof pairs / sizeof *pairs; i++)
         if (pairs[i].one && !pairs[i].other)
             return error_set_param(err, ERROR_VALIDATION_FAILED, pairs[i].name, "--%s: expected --%s with it",

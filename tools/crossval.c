@@ -23,6 +23,7 @@ struct config {
     const char *gguf, *dir, *file, *vectors, *command;
     struct crossval_server_options server;
     struct crossval_limits limits;
+    double tie;
     int64_t samples, context, top, timeout_ms;
     bool dry_run, json;
 };
@@ -53,6 +54,8 @@ static const struct option_def defs[] = {
      .help = "length of a window, BOS included"},
     {.name = "min-top1", .type = OPTION_FLOAT, .offset = AT(limits.min_top1), .default_value = "0.99", .max = 1,
      .help = "share of positions with the same best token; 0 = any, as in all limits"},
+    {.name = "tie", .type = OPTION_FLOAT, .offset = AT(tie), .default_value = "0", .max = 10, .unit = "nats",
+     .help = "best tokens that differ but are closer than this, with both, count for min-top1: which is first is rounding's choice"},
     {.name = "min-top5", .type = OPTION_FLOAT, .offset = AT(limits.min_top5), .default_value = "0", .max = 1,
      .help = "mean share of the reference's five best tokens that are among ours"},
     {.name = "min-cosine", .type = OPTION_FLOAT, .offset = AT(limits.min_cosine), .default_value = "0", .max = 1,
@@ -261,7 +264,7 @@ static int run_model(const struct config *c, const char *path, struct buffer *ou
     struct session *s = NULL;
     struct crossval_sequences q = {0};
     struct crossval_reference reference = {0};
-    struct crossval_stats stats = {0};
+    struct crossval_stats stats = {.tie = c->tie};
     struct crossval_result result;
     struct buffer why;
     flags.model = path;

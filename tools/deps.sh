@@ -64,3 +64,6 @@ if [ "${1:-}" = test ] && [ -f tests/e2e/package-lock.json ]; then
         sha256sum tests/e2e/package-lock.json >"$stamp"
     fi
 fi
+if [ "${1:-}" = test ]; then
+    tests/helm/tools.sh || exit 1
+fi

@@ -17,17 +17,9 @@ void prepare_progress(const struct preparation *p, const char *phase, double sha
         p->on_progress(p->user, &progress);
 }
 
-static bool is_draining(struct registry *r)
-{
-    pthread_mutex_lock(&r->lock);
-    bool draining = r->draining;
-    pthread_mutex_unlock(&r->lock);
-    return draining;
-}
-
 static bool goes_on(const struct preparation *p)
 {
-    return clock_now_ns() < p->deadline_ns && !is_draining(p->r);
+    return clock_now_ns() < p->deadline_ns && !atomic_load(&p->r->draining);
 }
 
 static bool on_load(void *user, double share)
@@ -156,6 +148,7 @@ static enum error_code prepare_in_slot(struct preparation *p)
         return code;
     background_run(validate, p);
     engine_forget(p->served->engine);
+    p->served->accuracy = p->results->accuracy;
     return p->code;
 }
 
@@ -180,5 +173,5 @@ enum error_code prepare(struct preparation *p, struct served **out, struct error
         return ERROR_NONE;
     }
     served_release(p->served);
-    return is_draining(p->r) ? registry_shutting_down(err) : code;
+    return atomic_load(&p->r->draining) ? registry_shutting_down(err) : code;
 }

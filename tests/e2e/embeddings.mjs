@@ -127,7 +127,7 @@ await test('embeddings: a deadline is a 504, and a queue that is full is waited 
 });
 
 await test('embeddings: beside a model that generates, each does its own', async () => {
-  const key = 'a secret of at least thirty-two bytes', headers = bearer(token({ alg: 'HS256', key }, { scopes: ['model:write', 'model:read'] }));
+  const key = 'a secret of at least thirty-two bytes', headers = bearer(token({ alg: 'HS256', key }, { scopes: ['model:write', 'model:read', 'model:manage'] }));
   const both = await startEngine(['--model-dirs', folder]);
   const door = await startGateway(both.target, ['--jwt-key', file('secret', key), '--jwt-alg', 'HS256']);
   await until('it serves', 10000, async () => (await get(`${door.url}/health/ready`)).status === 200);
@@ -138,6 +138,14 @@ await test('embeddings: beside a model that generates, each does its own', async
                    (await create('a king', { encoding_format: 'float' })).data[0].embedding);
   assert.equal((await ask('/v1/inference', { prompt: 'a', max_tokens: 1 })).model_id, 'tales');
   assert.equal((await ask('/v1/embeddings', { input: 'a' })).error.param, 'model'); // the default generates
+  const swap = (to, id) => post(`${door.url}/v1/models/swap`, { new_model_path: to, target_model_id: id, health_check_config: { inference_test_prompts: ['a king'] } }, { headers });
+  const swapped = await swap(files.last, 'mean');
+  assert.equal(swapped.status, 200, swapped.text);
+  assert.equal(swapped.json.health_check_results.overall_healthy, true);
+  const other = await swap(files.last, 'tales');
+  assert.equal(other.status, 422, other.text);
+  assert.equal(other.json.error_details.validation_failures[0].validation_type, 'kind');
+  assert.equal((await ask('/v1/inference', { prompt: 'a', max_tokens: 1 })).model_id, 'tales');
 });
 
 await done();

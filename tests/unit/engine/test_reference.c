@@ -47,7 +47,7 @@ static const struct {
 
 START_TEST(logits_are_the_portable_kernels)
 {
-    static const size_t n_last[] = {N_TOKENS, 33, 1, 0};
+    static const size_t n_last[] = {N_TOKENS, 33};
     uint32_t tokens[N_TOKENS];
     struct error err = {0};
     fill_tokens(tokens);
@@ -215,7 +215,6 @@ int main(void)
 {
     Suite *suite = suite_create("reference");
     TCase *tcase = tcase_create("reference");
-    tcase_set_timeout(tcase, 120);
     tcase_add_loop_test(tcase, logits_are_the_portable_kernels, 0, sizeof layouts / sizeof *layouts);
     tcase_add_loop_test(tcase, tokens_are_drawn_again, 0, sizeof samplings / sizeof *samplings);
     tcase_add_test(tcase, a_comparison_can_be_ended);
