@@ -39,7 +39,7 @@ static enum error_code check_tls(const struct gateway_config *c, struct error *e
     const struct tls_check clients = {"tls-cert", c->tls_cert, "tls-key", c->tls_key, "tls-client-ca", c->tls_client_ca};
     const struct tls_check engines = {"engine-tls-cert", c->engine_tls_cert, "engine-tls-key", c->engine_tls_key,
                                       "engine-tls-ca",   c->engine_tls_ca};
-    const struct tls_files files = {c->tls_cert, c->tls_key, c->tls_client_ca};
+    const struct tls_files files = {.cert = c->tls_cert, .key = c->tls_key, .client_ca = c->tls_client_ca};
     struct tls *tls = NULL;
     enum error_code code = tls_check(&clients, err);
     if (code == ERROR_NONE)
