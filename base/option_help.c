@@ -71,7 +71,8 @@ static const struct {
     {"config", " FILE", "Configuration file: lines of `name = value`, comments begin with #.", "BITNET_CONFIG"},
     {"check-config", "", "Check all values, print them as a configuration file, and exit.", NULL},
     {"version", "", "Print version and build, and exit.", NULL},
-    {"help", "", "Print this, and exit; --help=man: as a manual page, --help=config: as a sample configuration file.", NULL},
+    {"help", "", "Print this, and exit; --help=man: as a manual page, --help=config: as a sample configuration file.",
+     NULL},
 };
 #define N_COMMON (sizeof common / sizeof *common)
 
@@ -177,8 +178,10 @@ static void man_usage(const char *usage, struct buffer *out)
 static void help_man(const struct option_table *table, struct buffer *out)
 {
     man_usage(table->usage, out);
-    buffer_append_str(out, ".SH OPTIONS\nA flag wins over the environment variable in brackets, which wins over the configuration file, "
-                           "which wins over the default.\n");
+    buffer_append_str(
+        out,
+        ".SH OPTIONS\nA flag wins over the environment variable in brackets, which wins over the configuration file, "
+        "which wins over the default.\n");
     for (const struct option_def *def = table->defs; def->name; def++)
         man_one(def, out);
     for (size_t i = 0; i < N_COMMON; i++) {
@@ -210,7 +213,7 @@ void option_man_title(const char *name, int section, const char *summary, const 
 
 static void sample_one(const struct option_def *def, struct buffer *out)
 {
-    static const char *const zeros[] = {[OPTION_STRING] = "",      [OPTION_INT] = "0",  [OPTION_FLOAT] = "0",
+    static const char *const zeros[] = {[OPTION_STRING] = "",    [OPTION_INT] = "0",   [OPTION_FLOAT] = "0",
                                         [OPTION_BOOL] = "false", [OPTION_CHOICE] = "", [OPTION_SIZE] = "0"};
     if (def->flag_only)
         return;

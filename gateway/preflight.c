@@ -36,9 +36,10 @@ static enum error_code check_addresses(const char *name, const char *list, bool 
 /* Both sides: first as rpc's check names the options, then as the listeners take the files. */
 static enum error_code check_tls(const struct gateway_config *c, struct error *err)
 {
-    const struct tls_check clients = {"tls-cert", c->tls_cert, "tls-key", c->tls_key, "tls-client-ca", c->tls_client_ca};
-    const struct tls_check engines = {"engine-tls-cert", c->engine_tls_cert, "engine-tls-key", c->engine_tls_key,
-                                      "engine-tls-ca",   c->engine_tls_ca};
+    const struct tls_check clients = {"tls-cert", c->tls_cert,     "tls-key",
+                                      c->tls_key, "tls-client-ca", c->tls_client_ca};
+    const struct tls_check engines = {"engine-tls-cert", c->engine_tls_cert, "engine-tls-key",
+                                      c->engine_tls_key, "engine-tls-ca",    c->engine_tls_ca};
     const struct tls_files files = {.cert = c->tls_cert, .key = c->tls_key, .client_ca = c->tls_client_ca};
     struct tls *tls = NULL;
     enum error_code code = tls_check(&clients, err);

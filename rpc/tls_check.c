@@ -12,7 +12,8 @@ static enum error_code refuse(const char *name, const char *path, struct error *
     const char *reason = ERR_reason_error_string(ERR_peek_last_error());
     if (access(path, R_OK) != 0)
         reason = strerror(errno);
-    error_set_param(err, ERROR_VALIDATION_FAILED, name, "--%s %.200s: %s", name, path, reason ? reason : "not readable");
+    error_set_param(err, ERROR_VALIDATION_FAILED, name, "--%s %.200s: %s", name, path,
+                    reason ? reason : "not readable");
     ERR_clear_error();
     return ERROR_VALIDATION_FAILED;
 }
@@ -22,7 +23,8 @@ static enum error_code check(SSL_CTX *ssl, const struct tls_check *f, struct err
     ERR_clear_error();
     if (f->cert && SSL_CTX_use_certificate_chain_file(ssl, f->cert) != 1)
         return refuse(f->cert_name, f->cert, err);
-    if (f->key && (SSL_CTX_use_PrivateKey_file(ssl, f->key, SSL_FILETYPE_PEM) != 1 || SSL_CTX_check_private_key(ssl) != 1))
+    if (f->key &&
+        (SSL_CTX_use_PrivateKey_file(ssl, f->key, SSL_FILETYPE_PEM) != 1 || SSL_CTX_check_private_key(ssl) != 1))
         return refuse(f->key_name, f->key, err);
     if (f->ca && SSL_CTX_load_verify_locations(ssl, f->ca, NULL) != 1)
         return refuse(f->ca_name, f->ca, err);

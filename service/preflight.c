@@ -47,7 +47,8 @@ static enum error_code check_device(const char *device, struct error *err)
             return ERROR_NONE;
     if (strncmp(device, "cuda:", 5) == 0 && device[5] && strspn(device + 5, "0123456789") == strlen(device + 5))
         return ERROR_NONE;
-    return error_set_param(err, ERROR_VALIDATION_FAILED, "device", "--device: expected auto, cpu, gpu or cuda:N, found \"%.64s\"", device);
+    return error_set_param(err, ERROR_VALIDATION_FAILED, "device",
+                           "--device: expected auto, cpu, gpu or cuda:N, found \"%.64s\"", device);
 }
 
 /* The file's headers, as compat-check reads them; its weights are looked at when it is loaded. */
@@ -60,7 +61,8 @@ static enum error_code check_model(const char *path, struct error *err)
     if (stat(path, &found) != 0)
         return error_set_param(err, ERROR_VALIDATION_FAILED, "model", "--model %.200s: %s", path, strerror(errno));
     if (!S_ISREG(found.st_mode))
-        return error_set_param(err, ERROR_VALIDATION_FAILED, "model", "--model %.200s: expected a file, found something else", path);
+        return error_set_param(err, ERROR_VALIDATION_FAILED, "model",
+                               "--model %.200s: expected a file, found something else", path);
     buffer_init(&report, REPORT_MAX_BYTES);
     enum error_code code = model_compat_check(path, false, false, false, &report, err);
     buffer_fini(&report);

@@ -13,18 +13,24 @@ struct config {
     int64_t timeout_ms;
 };
 
-static const struct option_def defs[] = {
-    {.name = "timeout-ms", .type = OPTION_INT, .offset = offsetof(struct config, timeout_ms), .default_value = "3000", .min = 1,
-     .max = 60000, .unit = "ms", .help = "that each answer may take"},
-    {.name = NULL}};
+static const struct option_def defs[] = {{.name = "timeout-ms",
+                                          .type = OPTION_INT,
+                                          .offset = offsetof(struct config, timeout_ms),
+                                          .default_value = "3000",
+                                          .min = 1,
+                                          .max = 60000,
+                                          .unit = "ms",
+                                          .help = "that each answer may take"},
+                                         {.name = NULL}};
 
-static const struct option_table table = {
-    "bitnet healthcheck",
-    "usage: bitnet healthcheck [URL...] [options]\n\n"
-    "Asks each URL, such as http://127.0.0.1:9090/health/ready, and wants the status 200. Without a URL it asks /health/live of the ports "
-    "9090 and 9091\nof this host, the engine's and the gateway's: one must answer, and none with another status. No TLS.\n"
-    "Exit status: 0 = well, 1 = not, 2 = wrong usage.\n",
-    defs};
+static const struct option_table table = {"bitnet healthcheck",
+                                          "usage: bitnet healthcheck [URL...] [options]\n\n"
+                                          "Asks each URL, such as http://127.0.0.1:9090/health/ready, and wants the "
+                                          "status 200. Without a URL it asks /health/live of the ports "
+                                          "9090 and 9091\nof this host, the engine's and the gateway's: one must "
+                                          "answer, and none with another status. No TLS.\n"
+                                          "Exit status: 0 = well, 1 = not, 2 = wrong usage.\n",
+                                          defs};
 
 enum answer { ANSWER_WELL, ANSWER_ILL, ANSWER_NONE };
 

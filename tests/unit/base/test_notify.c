@@ -19,7 +19,8 @@ static int manager(const char *path)
     else
         unlink(path);
     int fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_NONBLOCK, 0);
-    ck_assert_int_eq(bind(fd, (struct sockaddr *)&a, (socklen_t)(offsetof(struct sockaddr_un, sun_path) + strlen(path))), 0);
+    ck_assert_int_eq(
+        bind(fd, (struct sockaddr *)&a, (socklen_t)(offsetof(struct sockaddr_un, sun_path) + strlen(path))), 0);
     setenv("NOTIFY_SOCKET", path, 1);
     return fd;
 }
@@ -82,7 +83,12 @@ START_TEST(watchdog_is_due_at_half_of_its_time)
     static const struct {
         const char *usec;
         int64_t ns;
-    } cases[] = {{"30000000", INT64_C(15) * CLOCK_NS_PER_S}, {"1", 500}, {"0", 0}, {"-5", 0}, {"x", 0}, {"9223372036854775807", 0}};
+    } cases[] = {{"30000000", INT64_C(15) * CLOCK_NS_PER_S},
+                 {"1", 500},
+                 {"0", 0},
+                 {"-5", 0},
+                 {"x", 0},
+                 {"9223372036854775807", 0}};
     unsetenv("WATCHDOG_PID");
     unsetenv("WATCHDOG_USEC");
     ck_assert_int_eq(notify_watchdog_ns(), 0);
@@ -99,4 +105,5 @@ START_TEST(watchdog_is_due_at_half_of_its_time)
 }
 END_TEST
 
-SUITE("notify", tells_a_socket_by_path_and_by_name, reloading_says_when, nobody_to_tell, watchdog_is_due_at_half_of_its_time)
+SUITE("notify", tells_a_socket_by_path_and_by_name, reloading_says_when, nobody_to_tell,
+      watchdog_is_due_at_half_of_its_time)
