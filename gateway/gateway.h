@@ -28,7 +28,7 @@ struct field;
 struct gateway_config {
     /* The engines. */
     const char *engine, *balance, *affinity;
-    int64_t engine_tries, hedge_ms, engine_resolve_ms;
+    int64_t engine_tries, hedge_ms, engine_resolve_ms, engine_keepalive_ms, engine_keepalive_timeout_ms;
     const char *engine_tls_ca, *engine_tls_cert, *engine_tls_key, *engine_tls_name;
     /* Listeners. */
     const char *listen, *admin_listen, *playground;

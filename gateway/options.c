@@ -3,6 +3,7 @@
 
 #include "gateway/gateway.h"
 #include "gateway/listener.h"
+#include "rpc/rpc.h"
 
 #include <stddef.h>
 #include <string.h>
@@ -24,6 +25,10 @@ static const struct option_def defs[] = {
      .help = "A request without a first token by then goes to a second engine too, and the first to answer wins; 0 for never."},
     {"engine-resolve-ms", OPTION_INT, AT(engine_resolve_ms), .default_value = "5000", .min = 100, .max = 3600000,
      .unit = "ms", .help = "Time between two lookups of an engine's name."},
+    {"engine-keepalive-ms", OPTION_INT, AT(engine_keepalive_ms), .default_value = "10000", .min = RPC_MIN_KEEPALIVE_MS,
+     .max = 3600000, .unit = "ms", .help = "An engine that has sent nothing for so long is pinged."},
+    {"engine-keepalive-timeout-ms", OPTION_INT, AT(engine_keepalive_timeout_ms), .default_value = "5000", .min = 100,
+     .max = 3600000, .unit = "ms", .help = "Without an answer to that for so long its connection is given up."},
     {"engine-tls-ca", OPTION_STRING, AT(engine_tls_ca),
      .help = "TLS to the engines: PEM file of the CA that signed their certificates."},
     {"engine-tls-cert", OPTION_STRING, AT(engine_tls_cert),
@@ -38,8 +43,10 @@ static const struct option_def defs[] = {
          "https:// or http:// in front of one says whether it speaks TLS, which without is as --tls-cert says."},
     {"admin-listen", OPTION_STRING, AT(admin_listen), .default_value = "127.0.0.1:9091",
      .help = "Addresses for metrics and health, plain unless https:// is in front; empty for none."},
+#ifdef FEATURE_PROMETHEUS
     {"metrics-on-main", OPTION_BOOL, AT(metrics_on_main), .default_value = "false",
      .help = "Answers /metrics on the clients' addresses too."},
+#endif
     {"playground", OPTION_CHOICE, AT(playground), .default_value = "on", .choices = "on|off",
      .help = "Serves a page to try the models with at / of the clients' addresses; off answers 404 there."},
     {"threads", OPTION_INT, AT(threads), .default_value = "1", .min = 1, .max = LISTENER_MAX_SERVERS,

@@ -6,8 +6,8 @@
 #include "gateway/tls.h"
 
 #include "base/clock.h"
+#include "base/file.h"
 #include "base/log.h"
-#include "gateway/file.h"
 
 #include <openssl/err.h>
 #include <openssl/ssl.h>

@@ -25,6 +25,7 @@ void cq_init(struct queue *q)
 static void *cq_main(void *arg)
 {
     struct queue *q = arg;
+    accept_for_grpc();
     gpr_timespec never = gpr_inf_future(GPR_CLOCK_MONOTONIC);
     for (;;) {
         grpc_event event = grpc_completion_queue_next(q->cq, never, NULL);

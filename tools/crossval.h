@@ -81,7 +81,7 @@ void crossval_sequences_free(struct crossval_sequences *q);
 bool crossval_sequences_read(struct crossval_sequences *q, const char *path, uint32_t n_vocab, struct error *err);
 
 struct crossval_server_options {
-    const char *url, *api, *key;          /* api: "llama" or "openai"; key: of a Bearer token, or NULL */
+    const char *url, *api, *key;          /* api: "llama", "llama-whole" or "openai"; key: of a Bearer token, or NULL */
     const char *model;                    /* its name on the server; openai */
     size_t n_top;                         /* tokens to ask for at each position; 0 = the vocabulary, of a large one 256 */
     int timeout_ms;                       /* of one request */
