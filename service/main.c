@@ -17,6 +17,7 @@
 #include "descriptors.h"
 #include "version.h"
 
+#include <malloc.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
@@ -28,6 +29,9 @@
 
 #define LAST_ANSWERS_NS CLOCK_NS_PER_S /* what the engine has ended still has to be sent */
 #define CORES_FOR_TWO_THREADS 4        /* a long prompt that is tokenised holds up the calls of its thread */
+
+/* Few threads allocate at a time. With an arena each, those that load models and go would leave behind what they have freed. */
+#define MALLOC_ARENAS 2
 
 /* SIGUSR1 is ours: it tells a thread in sigwait that what it waits beside is over. */
 #define SIGNAL_DONE SIGUSR1
@@ -331,6 +335,7 @@ int main(int argc, char **argv)
     struct option_result asked = {0};
     struct error err = {0};
     int status = EXIT_SUCCESS;
+    mallopt(M_ARENA_MAX, MALLOC_ARENAS);
     if (argc > 1 && strcmp(argv[1], "healthcheck") == 0)
         return healthcheck_main(argc - 1, argv + 1);
     enum error_code code = option_parse(&service_options, argc, argv, &config, &asked, &err);

@@ -56,7 +56,7 @@ const changes = {
     const t = named(parts, 'output_norm.weight');
     for (let i = 0; i < t.data.length; i += 4) t.data.writeFloatLE(t.data.readFloatLE(i) * by, i);
   },
-  // The same tokens, later: layers are added that add nothing that a float would show.
+  // The same tokens, later: layers are added that add too little for a float to show.
   slow(parts, nMore) {
     const key = 'bitnet-b1.58.block_count', value = Buffer.from(parts.keys.get(key)), layer = parts.tensors.filter((t) => t.name.startsWith('blk.0.'));
     const n = value.readUInt32LE(4);
@@ -65,7 +65,7 @@ const changes = {
     for (let i = 0; i < nMore; i++)
       for (const t of layer) {
         const data = Buffer.from(t.data);
-        if (/attn_output|ffn_down/.test(t.name)) data.writeFloatLE(1e-30, nCodes(t)); // the scale
+        if (/_sub_norm/.test(t.name)) for (let at = 0; at < data.length; at += 4) data.writeFloatLE(1e-30, at);
         parts.tensors.push({ ...t, name: t.name.replace('blk.0.', `blk.${n + i}.`), data });
       }
   },
