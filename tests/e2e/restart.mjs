@@ -73,10 +73,11 @@ async function killDuring(what, phase, asked) {
 
 for (let i = 0; i < KILLS; i++) {
   if (engine.child.exitCode !== null || engine.child.signalCode) api = clients((engine = await start()).target); // the case before failed
-  let [what, phase] = moments[KILLS < moments.length ? Math.floor(((i + 0.5) * moments.length) / KILLS) : i % moments.length];
-  const before = await serving(), extra = 'extra' in before;
-  if (what === 'Load' && extra) what = 'Unload';
-  else if (what === 'Unload' && !extra) what = 'Load';
+  const [what, phase] = moments[KILLS < moments.length ? Math.floor(((i + 0.5) * moments.length) / KILLS) : i % moments.length];
+  const extra = 'extra' in (await serving());
+  if (what === 'Load' && extra) await unary(api.models, 'Unload', { id: 'extra' });
+  if (what === 'Unload' && !extra) assert.equal((await stream(api.models.Load({ path: files.sure, id: 'extra', validation: { samples: 10 } }))).error, null);
+  const before = await serving();
   await test(`restart: ${i + 1}: ${what.toLowerCase()}, killed at ${phase}`, async () => {
     const target = before.tales === files.sure ? files.unsure : files.sure;
     const asked = what === 'Swap' ? { path: target, id: 'tales', strategy: strategies[i % 3], watch_seconds: 0.3, validation: { samples: 10 } } : what === 'Load' ? { path: target, id: 'extra', validation: { samples: 10 } } : { id: 'extra' };

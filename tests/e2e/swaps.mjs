@@ -18,10 +18,10 @@ if (!haveModel) {
 
 const dir = mkdtempSync(path.join(os.tmpdir(), 'bitnet-swaps-'));
 process.on('exit', () => rmSync(dir, { recursive: true, force: true }));
-const files = { tales: model, ...makeVariants(dir, { sure: ['tempered', 1.2], unsure: ['tempered', 0.85], slow: ['slow', 30], wrong: 'wrong', nan: 'scaleIsNan', cut: 'truncated' }) };
+const files = { tales: model, ...makeVariants(dir, { sure: ['tempered', 1.2], unsure: ['tempered', 0.85], slow: ['slow', 30], wrong: 'wrong', scrambled: 'scrambled', nan: 'scaleIsNan', cut: 'truncated' }) };
 const strategies = ['SWAP_STRATEGY_ATOMIC', 'SWAP_STRATEGY_BLUE_GREEN', 'SWAP_STRATEGY_ROLLING'];
 const validation = { timeout_seconds: 300, ...(SWAPS < 20 && { samples: 10 }) }; // as it comes, or in a hurry
-const plan = ['sure', 'wrong', 'unsure', 'slow', 'tales', 'cut', 'nan'], good = ['sure', 'unsure', 'tales'];
+const plan = ['sure', 'wrong', 'unsure', 'slow', 'tales', 'cut', 'scrambled', 'nan'], good = ['sure', 'unsure', 'tales'];
 
 const engine = await startEngine(['--model-dirs', `${dir}:${path.dirname(model)}`, '--max-sequences', `${STREAMS + 8}`, '--queue-limit', `${4 * STREAMS}`,
                                   '--kv-cache-size', `${Math.ceil(STREAMS / 3)}M`, '--log-level', 'warn']);

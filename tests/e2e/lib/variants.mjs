@@ -69,8 +69,13 @@ const changes = {
         parts.tensors.push({ ...t, name: t.name.replace('blk.0.', `blk.${n + i}.`), data });
       }
   },
-  // Fluent at best: the codes of every matrix of two layers are in the wrong places.
+  // Sound weights, and words that are not theirs: each token has its neighbour's embedding.
   wrong(parts) {
+    const t = named(parts, 'token_embd.weight'), row = t.dims[0] * 2; // F16
+    t.data = Buffer.concat([t.data.subarray(row), t.data.subarray(0, row)]);
+  },
+  // The codes of two layers are in the wrong places.
+  scrambled(parts) {
     for (const t of parts.tensors) if (t.type === I2_S && /^blk\.[23]\./.test(t.name)) t.data.subarray(0, nCodes(t)).reverse();
   },
   scaleIsNan(parts) {
