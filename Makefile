@@ -38,12 +38,15 @@ has         = $(if $(filter 0,$(shell $(PKG_CONFIG) --exists $(1) >/dev/null 2>&
 HAVE_NUMA  ?= $(call has,numa)
 HAVE_PCRE2 ?= $(call has,libpcre2-8)
 
+ALL_FEATURES := cpu gpu prometheus opentelemetry degraded-ok
+$(if $(filter-out $(ALL_FEATURES),$(FEATURES)),$(error FEATURES: expected some of $(ALL_FEATURES), found $(filter-out $(ALL_FEATURES),$(FEATURES))))
+
 empty   :=
 features = $(subst $(empty) ,_,$(sort $(1)))
 DEFAULT := $(call features,cpu prometheus opentelemetry)
 # Without NUMA or PCRE2 by request, so that it does not mix with the build that has them.
 without := $(foreach v,NUMA PCRE2,$(if $(findstring command,$(origin HAVE_$(v))),-$(v)$(HAVE_$(v))))
-CONFIG  := $(or $(SAN),release)$(CROSS:%=-%)$(subst $(empty) ,,$(without))$(if $(filter $(DEFAULT),$(call features,$(FEATURES))),,-$(call features,$(FEATURES)))
+CONFIG  := $(or $(SAN),release)$(CROSS:%=-%)$(subst $(empty) ,,$(without))$(if $(filter $(DEFAULT),$(call features,$(FEATURES))),,-$(or $(call features,$(FEATURES)),none))
 BUILD   := $(OUT)/$(CONFIG)
 GEN     := $(BUILD)/gen
 
@@ -87,7 +90,7 @@ GEN_C       := $(PROTOS:proto/%.proto=$(GEN)/%.pb-c.c) $(WELL_KNOWN:%.proto=$(GE
 GEN_H       := $(GEN_C:.c=.h) $(GEN)/descriptors.h
 
 SRC_base    := $(wildcard base/*.c)
-SRC_kernels := $(wildcard kernels/*.c $(if $(filter x86_64,$(TARGET)),kernels/x86/*.c) $(if $(filter aarch64,$(TARGET)),kernels/arm/*.c))
+SRC_kernels := $(wildcard kernels/*.c $(if $(filter cpu,$(FEATURES)),$(if $(filter x86_64,$(TARGET)),kernels/x86/*.c) $(if $(filter aarch64,$(TARGET)),kernels/arm/*.c)))
 SRC_engine  := $(wildcard engine/*.c engine/grammar/*.c engine/model/*.c engine/registry/*.c engine/text/*.c)
 SRC_rpc     := $(wildcard rpc/*.c)
 SRC_service := $(filter-out service/main.c,$(wildcard service/*.c))
@@ -211,6 +214,11 @@ mutate: deps-test ## MUTATIONS broken requests over each protocol, with the addr
 	$(SUBMAKE) SAN=address all mutator
 	@BITNET_BUILD=$(OUT)/address SAN=address MUTATIONS=$(MUTATIONS) node tests/e2e/mutate.mjs
 mutator: $(BUILD)/tests/mutate/mutate
+.PHONY: features deb sbom deb-test image-test readme-test
+features: deps-test ## builds and unit-tests with no feature, each one alone, and all
+	$(Q)set -e; for f in "" $(ALL_FEATURES) "$(ALL_FEATURES)"; do echo "FEATURES=\"$$f\""; \
+	  $(MAKE) --no-print-directory $(if $(filter -j%,$(MAKEFLAGS)),,-j$(shell nproc)) FEATURES="$$f" all; \
+	  $(MAKE) --no-print-directory FEATURES="$$f" T=tests/unit test; done
 broken: $(if $(filter x86_64,$(TARGET)),$(if $(main_service),$(BUILD)/broken/bitnet-engine))
 fuzz: ## runs every fuzzer for FUZZ_SECONDS
 	$(SUBMAKE) SAN=fuzz fuzzers
@@ -221,11 +229,19 @@ chart: all ## writes the chart's schema and dashboard from the options and their
 	$(Q)node tools/host/dashboard.mjs >helm/bitnet/dashboards/bitnet.json
 format: ## clang-format on all sources
 	$(Q)git ls-files -co --exclude-standard '*.c' '*.h' '*.cu' | xargs clang-format -i
-install: all ## programs, model and licence below DESTDIR/PREFIX
-	$(Q)install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/lib $(DESTDIR)$(PREFIX)/share/bitnet
-	$(Q)install -m 755 $(PROGRAMS:%=$(BUILD)/%) $(DESTDIR)$(PREFIX)/bin
-	$(Q)install -m 644 LICENSE $(wildcard models/*.gguf) $(DESTDIR)$(PREFIX)/share/bitnet
-	$(Q)! test -f $(BUILD)/libbitnet-cuda.so || install -m 755 $(BUILD)/libbitnet-cuda.so $(DESTDIR)$(PREFIX)/lib
+install: all ## programs, model, manual pages, sample configuration and units below DESTDIR/PREFIX
+	$(Q)tools/package/install.sh $(BUILD) '$(DESTDIR)' '$(PREFIX)'
+deb: all ## build/bitnetd.deb: programs, model, manual pages, configuration, services
+	$(Q)tools/package/deb.sh $(BUILD) $(VERSION) $(OUT)/bitnetd.deb
+sbom: all ## build/bitnetd.cdx.json: what the programs consist of and link, as CycloneDX
+	$(Q)tools/package/sbom.sh $(BUILD) $(VERSION) "$(git_sha)" >$(OUT)/bitnetd.cdx.json
+deb-test: ## builds the package, and installs, runs, upgrades and purges it in a fresh Debian (root, debootstrap)
+	$(SUBMAKE) deb
+	@tests/package/deb.sh $(OUT)/bitnetd.deb
+image-test: ## executes the Dockerfile's steps in fresh Debians and runs the image read-only as nobody (root, debootstrap)
+	@tests/package/image.sh
+readme-test: ## the README's first commands in a fresh Debian that has no compiler (root, debootstrap)
+	@tests/package/readme.sh
 clean: ## removes what was built
 	$(Q)rm -rf $(OUT)
 

@@ -13,7 +13,8 @@
 #include <string.h>
 
 #define AT(member) .offset = offsetof(struct manage_params, member)
-#define MARGIN_MS 600000 /* above the request's own limits: to read a large file, to watch live traffic, to let requests end */
+#define MARGIN_MS                                                                                                      \
+    600000 /* above the request's own limits: to read a large file, to watch live traffic, to let requests end */
 #define MAX_PROMPTS 5
 #define MB 1048576
 

@@ -43,8 +43,10 @@ static const struct option_def defs[] = {
          "https:// or http:// in front of one says whether it speaks TLS, which without is as --tls-cert says."},
     {"admin-listen", OPTION_STRING, AT(admin_listen), .default_value = "127.0.0.1:9091",
      .help = "Addresses for metrics and health, plain unless https:// is in front; empty for none."},
+#ifdef FEATURE_PROMETHEUS
     {"metrics-on-main", OPTION_BOOL, AT(metrics_on_main), .default_value = "false",
      .help = "Answers /metrics on the clients' addresses too."},
+#endif
     {"playground", OPTION_CHOICE, AT(playground), .default_value = "on", .choices = "on|off",
      .help = "Serves a page to try the models with at / of the clients' addresses; off answers 404 there."},
     {"threads", OPTION_INT, AT(threads), .default_value = "1", .min = 1, .max = LISTENER_MAX_SERVERS,

@@ -43,6 +43,7 @@ static void reply(struct evhttp_request *r, int code, const char *type, const ch
         evbuffer_free(body);
 }
 
+#ifdef FEATURE_PROMETHEUS
 static void on_metrics(struct evhttp_request *r, void *user)
 {
     struct admin_http *a = user;
@@ -57,6 +58,7 @@ static void on_metrics(struct evhttp_request *r, void *user)
           page.data ? page.data : "", page.n_bytes);
     buffer_fini(&page);
 }
+#endif
 
 static void on_live(struct evhttp_request *r, void *user)
 {
@@ -81,8 +83,11 @@ static void on_ready(struct evhttp_request *r, void *user)
 
 static void on_other(struct evhttp_request *r, void *user)
 {
-    static const char text[] = "{\"error\":{\"code\":\"NOT_FOUND\",\"message\":\"expected /metrics, /health, "
-                               "/health/live or /health/ready\"}}\n";
+    static const char text[] = "{\"error\":{\"code\":\"NOT_FOUND\",\"message\":\"expected "
+#ifdef FEATURE_PROMETHEUS
+                               "/metrics, "
+#endif
+                               "/health, /health/live or /health/ready\"}}\n";
     (void)user;
     reply(r, 404, "application/json", text, sizeof text - 1);
 }
@@ -172,7 +177,9 @@ static void set_handlers(struct admin_http *a)
     evhttp_set_timeout(a->http, TIMEOUT_SECONDS);
     evhttp_set_max_headers_size(a->http, HEADERS_MAX_BYTES);
     evhttp_set_max_body_size(a->http, BODY_MAX_BYTES);
+#ifdef FEATURE_PROMETHEUS
     evhttp_set_cb(a->http, "/metrics", on_metrics, a);
+#endif
     evhttp_set_cb(a->http, "/health", on_ready, a);
     evhttp_set_cb(a->http, "/health/live", on_live, a);
     evhttp_set_cb(a->http, "/health/ready", on_ready, a);

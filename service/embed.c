@@ -44,8 +44,9 @@ static void fail(struct embedding *m, struct rpc_call *call, const struct error 
 {
     m->over = true;
     service_metrics_reject(m->service->metrics, err->reason);
-    log_info("service", "request refused", LOG_STR("request_id", m->request_id), LOG_STR("code", error_info(err->code)->name),
-             LOG_STR("cause", err->reason), LOG_STR("reason", err->message));
+    log_info("service", "request refused", LOG_STR("request_id", m->request_id),
+             LOG_STR("code", error_info(err->code)->name), LOG_STR("cause", err->reason),
+             LOG_STR("reason", err->message));
     status_fail(m->service, call, err);
 }
 
@@ -62,7 +63,8 @@ static void cut(const float *from, size_t n, float *out)
         out[i] = (float)((double)from[i] / length);
 }
 
-static bool fill(const struct embedding *m, Bitnet__V1__Embedding *embeddings, Bitnet__V1__Embedding **list, float *values)
+static bool fill(const struct embedding *m, Bitnet__V1__Embedding *embeddings, Bitnet__V1__Embedding **list,
+                 float *values)
 {
     size_t size = engine_model(served_engine(m->served))->embedding_size;
     if (!embeddings || !list || !values)
@@ -92,8 +94,8 @@ static void answer(struct embedding *m, struct rpc_call *call)
         response.n_embeddings = m->n;
         response.embeddings = list;
         response.prompt_tokens = (uint32_t)m->n_tokens;
-        log_info("service", "embeddings finished", LOG_STR("request_id", m->request_id), LOG_STR("model", response.model),
-                 LOG_INT("inputs", m->n), LOG_INT("prompt_tokens", m->n_tokens));
+        log_info("service", "embeddings finished", LOG_STR("request_id", m->request_id),
+                 LOG_STR("model", response.model), LOG_INT("inputs", m->n), LOG_INT("prompt_tokens", m->n_tokens));
         message_answer(call, &response.base);
     } else {
         fail(m, call, &(struct error){.code = ERROR_MEMORY_EXHAUSTED, .message = "no memory for the embeddings"});
@@ -209,15 +211,18 @@ static enum error_code check(struct embedding *m, struct error *err)
 {
     const Bitnet__V1__EmbedRequest *r = m->message;
     if (r->n_inputs < 1 || r->n_inputs > MAX_INPUTS)
-        return error_set_param(err, ERROR_VALIDATION_FAILED, "inputs", "inputs: expected 1 to %d, found %zu", MAX_INPUTS, r->n_inputs);
+        return error_set_param(err, ERROR_VALIDATION_FAILED, "inputs", "inputs: expected 1 to %d, found %zu",
+                               MAX_INPUTS, r->n_inputs);
     if (registry_acquire(m->service->registry, r->model, &m->served, err))
         return err->code;
     uint32_t size = engine_model(served_engine(m->served))->embedding_size;
     if (size == 0)
         return error_set_param(err, ERROR_VALIDATION_FAILED, "model",
-                               "model: expected one that computes embeddings, found \"%.64s\", which generates", served_id(m->served));
+                               "model: expected one that computes embeddings, found \"%.64s\", which generates",
+                               served_id(m->served));
     if (r->dimensions > size)
-        return error_set_param(err, ERROR_VALIDATION_FAILED, "dimensions", "dimensions: expected at most %u, found %u", size, r->dimensions);
+        return error_set_param(err, ERROR_VALIDATION_FAILED, "dimensions", "dimensions: expected at most %u, found %u",
+                               size, r->dimensions);
     m->dimensions = r->dimensions ? r->dimensions : size;
     m->n = r->n_inputs;
     return ERROR_NONE;

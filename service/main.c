@@ -8,6 +8,7 @@
  */
 #include "base/clock.h"
 #include "base/log.h"
+#include "base/notify.h"
 #include "service/changes.h"
 #include "service/formats.h"
 #include "service/hosted.h"
@@ -194,22 +195,39 @@ static void reload(const struct program *p)
     option_free(&service_options, &fresh);
 }
 
+/* The next signal. Meanwhile the service manager is told that the engine turns, as often as it wants to know. */
+static int next_signal(struct program *p)
+{
+    const int64_t every_ns = notify_watchdog_ns();
+    const struct timespec limit = {every_ns / CLOCK_NS_PER_S, every_ns % CLOCK_NS_PER_S};
+    for (;;) {
+        int number = every_ns ? sigtimedwait(&p->signals, NULL, &limit) : sigwaitinfo(&p->signals, NULL);
+        if (number > 0)
+            return number;
+        if (every_ns && service_state(&p->service).engine_turns)
+            notify_send("WATCHDOG=1");
+    }
+}
+
 /* Waits for signals until the drain is done. */
 static void serve(struct program *p)
 {
     struct service *s = &p->service;
     pthread_t thread;
     for (;;) {
-        int number;
+        int number = next_signal(p);
         bool draining = atomic_load(&s->draining);
-        if (sigwait(&p->signals, &number) != 0 || (number == SIGNAL_DONE && !draining))
+        if (number == SIGNAL_DONE && !draining)
             continue;
         if (number == SIGNAL_DONE)
             break;
         if (number == SIGHUP) {
+            notify_reloading();
             reload(p);
+            notify_send("READY=1");
             continue;
         }
+        notify_send("STOPPING=1");
         log_info("service", draining ? "ending at once" : "draining", LOG_INT("signal", number));
         if (draining)
             _exit(0);
@@ -239,6 +257,7 @@ static int run(struct program *p)
     } else {
         log_info("service", "listening", LOG_STR("listen", c->listen), LOG_INT("port", rpc_server_port(p->server)),
                  LOG_STR("admin", c->admin_listen), LOG_STR("version", BITNET_VERSION));
+        notify_send("READY=1");
         serve(p);
     }
     close_all(p);
@@ -276,8 +295,10 @@ static void print(const struct option_result *asked, const struct service_config
 {
     struct buffer text;
     buffer_init(&text, 1 << 20);
+    if (asked->help == OPTION_HELP_MAN)
+        option_man_title("bitnet-engine", 8, "the engine of bitnetd: serves a ternary language model over gRPC", BITNET_VERSION, &text);
     if (asked->help)
-        option_help(&service_options, &text);
+        option_help(&service_options, asked->help, &text);
     else if (asked->version)
         buffer_append_str(&text,
                           "bitnet-engine " BITNET_VERSION " (" BITNET_GIT_SHA ") features: " BITNET_FEATURES "\n");
@@ -317,6 +338,8 @@ int main(int argc, char **argv)
         code = error_set(&err, ERROR_INVALID_REQUEST, "expected options, found \"%.100s\"", asked.args[0]);
     if (!code && asked.check_config)
         code = options_check(&config, &err);
+    if (!code && asked.check_config)
+        code = options_preflight(&config, &err);
     if (code) {
         fprintf(stderr, "bitnet-engine: %s\nTry: bitnet-engine --help\n", err.message);
         status = EXIT_FAILURE;

@@ -10,7 +10,7 @@ curl jq"
 
 if [ "${1:-}" = test ]; then
     packages="$packages iproute2 util-linux faketime ca-certificates check clang libclang-rt-14-dev chromium nghttp2-client nginx-light haproxy openssl qemu-user gcc-aarch64-linux-gnu
-    libc6-dev-arm64-cross wrk python3 python3-grpcio python3-protobuf python3-requests"
+    libc6-dev-arm64-cross mandoc wrk python3 python3-grpcio python3-protobuf python3-requests"
     # Node may come from elsewhere than Debian, and then Debian's npm must not be put over it.
     node_major=$(node --version 2>/dev/null | sed -E 's/^v([0-9]+).*/\1/')
     [ "${node_major:-0}" -ge 18 ] || packages="$packages nodejs"

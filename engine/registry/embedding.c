@@ -17,17 +17,21 @@ static enum error_code ask(struct validation *v, size_t n, float *out, struct er
     return ask_embedding(v->engine, v->ids->ids, n, v->deadline_ns, out, err);
 }
 
-static enum error_code judge(struct validation *v, const float *whole, const float *again, const float *half, size_t size, struct error *err)
+static enum error_code judge(struct validation *v, const float *whole, const float *again, const float *half,
+                             size_t size, struct error *err)
 {
     double square = 0;
     for (size_t i = 0; i < size; i++)
         square += (double)whole[i] * (double)whole[i];
     if (!(fabs(sqrt(square) - 1) < LENGTH_TOLERANCE))
-        return validation_fail(v->results, err, ERROR_MODEL_LOAD_FAILED, "embeddings", "a vector of length 1", "one of %g", sqrt(square));
+        return validation_fail(v->results, err, ERROR_MODEL_LOAD_FAILED, "embeddings", "a vector of length 1",
+                               "one of %g", sqrt(square));
     if (memcmp(whole, again, size * sizeof *whole) != 0)
-        return validation_fail(v->results, err, ERROR_MODEL_LOAD_FAILED, "embeddings", "the same vector for the same text", "another one");
+        return validation_fail(v->results, err, ERROR_MODEL_LOAD_FAILED, "embeddings",
+                               "the same vector for the same text", "another one");
     if (memcmp(whole, half, size * sizeof *whole) == 0)
-        return validation_fail(v->results, err, ERROR_MODEL_LOAD_FAILED, "embeddings", "another vector for another text", "the same one");
+        return validation_fail(v->results, err, ERROR_MODEL_LOAD_FAILED, "embeddings",
+                               "another vector for another text", "the same one");
     return ERROR_NONE;
 }
 
@@ -45,8 +49,9 @@ enum error_code validation_embeddings(struct validation *v, struct error *err)
     if (!code)
         code = ask(v, (n + 1) / 2, vectors + 2 * size, &why);
     if (code)
-        code = validation_fail(v->results, err, ERROR_MODEL_LOAD_FAILED, code == ERROR_DEADLINE_EXCEEDED ? "timeout" : "embeddings", "a vector", "%s",
-                               why.message);
+        code =
+            validation_fail(v->results, err, ERROR_MODEL_LOAD_FAILED,
+                            code == ERROR_DEADLINE_EXCEEDED ? "timeout" : "embeddings", "a vector", "%s", why.message);
     else
         code = judge(v, vectors, vectors + size, vectors + 2 * size, size, err);
     free(vectors);

@@ -112,6 +112,8 @@ static enum error_code load(struct preparation *p)
     code = instance_open(p->r, p->id, &p->source, &how, &p->served, p->err);
     if (code == ERROR_CANCELLED)
         return late(p);
+    if (code == ERROR_VALIDATION_FAILED) /* an option: the device, the cache's size */
+        return code;
     if (code)
         return note(p, code == ERROR_MEMORY_EXHAUSTED ? "memory" : code == ERROR_DEVICE_UNAVAILABLE ? "device" : "structure",
                     "a model that loads");
@@ -147,9 +149,11 @@ static enum error_code prepare_in_slot(struct preparation *p)
     if ((code = load(p)) || p->r->options.engine.null_model)
         return code;
     background_run(validate, p);
+    if (p->code)
+        return p->code;
     engine_forget(p->served->engine);
     p->served->accuracy = p->results->accuracy;
-    return p->code;
+    return ERROR_NONE;
 }
 
 enum error_code prepare(struct preparation *p, struct served **out, struct error *err)

@@ -3,8 +3,17 @@
 
 #include "tests/unit/engine/harness.h"
 
+#include <sched.h>
+
 #define N_PROMPT 3
 #define N_ANSWER 6
+
+/* In the place of the C library's: at the lowest priority a machine with other work would let the thread wait for minutes. */
+int sched_setscheduler(pid_t pid, int policy, const struct sched_param *param)
+{
+    (void)pid, (void)policy, (void)param;
+    return 0;
+}
 
 static struct engine_accuracy await_requests(struct engine *e, uint64_t n)
 {
