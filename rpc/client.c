@@ -104,9 +104,9 @@ static grpc_channel *make_channel(const struct rpc_client_options *o, grpc_chann
         INT_ARG(GRPC_ARG_ENABLE_HTTP_PROXY, 0),
         INT_ARG(GRPC_ARG_HTTP2_BDP_PROBE, 0),
         INT_ARG(GRPC_ARG_HTTP2_STREAM_LOOKAHEAD_BYTES, LOOKAHEAD_BYTES),
-        INT_ARG(GRPC_ARG_KEEPALIVE_TIME_MS, KEEPALIVE_MS),
+        INT_ARG(GRPC_ARG_KEEPALIVE_TIME_MS, o->no_keepalive ? INT32_MAX : KEEPALIVE_MS),
         INT_ARG(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, KEEPALIVE_TIMEOUT_MS),
-        INT_ARG(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1), /* so that one that vanished while idle is known before the next call */
+        INT_ARG(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, !o->no_keepalive), /* so that one that vanished while idle is known before the next call */
         INT_ARG(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0),
         INT_ARG(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, MIN_BACKOFF_MS),
         INT_ARG(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, CONNECT_MS),

@@ -32,6 +32,9 @@ struct rpc_status {
     size_t details_n_bytes;
 };
 
+/* The name of a gRPC code, "UNAVAILABLE"; "UNKNOWN" for others. Static. */
+const char *rpc_status_name(int code);
+
 /* ---- server ----------------------------------------------------------------------------------------------------- */
 
 struct rpc_server;
@@ -87,6 +90,8 @@ const char *rpc_call_metadata(const struct rpc_call *c, const char *key);
 const char *rpc_call_peer(struct rpc_call *c);
 /* Adds initial metadata; before the first send or finish. */
 void rpc_call_add_metadata(struct rpc_call *c, const char *key, const char *value);
+/* Adds trailing metadata, before the finish; `key` is static, and ends with -bin where the value is not text. 2 a call; more are left out. */
+void rpc_call_add_trailer(struct rpc_call *c, const char *key, const void *value, size_t n_bytes);
 /* Sends one message; one at a time: false (and nothing sent) while one is under way or the call is over. */
 bool rpc_call_send(struct rpc_call *c, const void *data, size_t n_bytes);
 /* BIDI: asks for the next message. */
@@ -120,6 +125,7 @@ struct rpc_client_options {
     const char *tls_name;        /* that the server's certificate must have; NULL = the target's host */
     size_t max_message_bytes;    /* received; 0 = 16 MiB */
     int n_connections;           /* that calls take in turn; 0 = 1 */
+    bool no_keepalive;           /* for servers of others, which take frequent pings for abuse */
 };
 
 /* Makes the channels (they connect when first used, or at once by rpc_client_connected(.., true)). */

@@ -4,6 +4,7 @@
  */
 #include "base/clock.h"
 #include "service/history.h"
+#include "service/latency.h"
 #include "service/service.h"
 
 #include "version.h"
@@ -64,11 +65,11 @@ static void on_finish(void *user, const struct engine_observation *o)
     struct service_metrics *m = user;
     const struct history_sums sums = history_request(o);
     if (o->queue_s >= 0)
-        metrics_observe(m->queue, o->queue_s);
+        metrics_observe_traced(m->queue, o->queue_s, o->trace_id);
     if (o->first_token_s >= 0)
-        metrics_observe(m->first_token, o->first_token_s);
+        metrics_observe_traced(m->first_token, o->first_token_s, o->trace_id);
     if (o->total_s >= 0)
-        metrics_observe(m->inference, o->total_s);
+        metrics_observe_traced(m->inference, o->total_s, o->trace_id);
     if (o->finish > FINISH_NONE && (size_t)o->finish < N_FINISHES)
         metrics_inc(m->finished[o->finish], 1);
     remember(m, &sums);
@@ -78,7 +79,7 @@ static void on_step(void *user, size_t n_rows, size_t n_sequences, double second
 {
     struct service_metrics *m = user;
     const struct history_sums sums = {.n_steps = 1, .n_step_sequences = n_sequences};
-    (void)seconds;
+    latency_step(n_rows, n_sequences, seconds);
     metrics_observe(m->batch, (double)n_sequences);
     metrics_observe(m->rows, (double)n_rows);
     remember(m, &sums);

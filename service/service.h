@@ -17,9 +17,9 @@
 /* The program's options; the table is in options.c. */
 struct service_config {
     const char *model, *model_id, *listen, *admin_listen, *device, *isa, *quantization, *i2s_order, *kv_type, *prefix_cache, *speculation, *numa, *coalesce;
-    const char *tls_cert, *tls_key, *tls_client_ca, *log_level, *log_format;
+    const char *tls_cert, *tls_key, *tls_client_ca, *log_level, *log_format, *load_reports;
     int64_t threads, context, kv_cache_size, max_sequences, max_batch_tokens, queue_limit, queue_tokens, queue_wait_ms, target_itl_ms, default_timeout_ms,
-        stall_timeout_ms, drain_timeout_ms, lame_duck_ms, max_message_size, seed, null_step_us;
+        stall_timeout_ms, drain_timeout_ms, lame_duck_ms, max_message_size, seed, null_step_us, slow_step_ms, slow_request_ms;
     bool null_model, allow_insecure_public, deterministic, pin, idle_priority;
 };
 
@@ -28,6 +28,7 @@ struct history_window;
 struct health;
 struct formats;
 struct reflection;
+struct tracer;
 
 /* What all handlers share; made by main, immutable but for the atomics and what guards itself. */
 struct service {
@@ -37,6 +38,7 @@ struct service {
     struct health *health;
     struct formats *formats;
     struct reflection *reflection;
+    struct tracer *tracer; /* NULL = tracing is off */
     int64_t started_ns;
     bool coalesce; /* tokens that wait share a message */
     atomic_bool draining;
