@@ -8,7 +8,7 @@
 #define BASE_CRASH_H
 
 /* Installs the handlers; `about` (static) is the program's line: name, version, build. Once, before the first thread. In builds with a
- * sanitizer, which reports better, it does nothing. */
+ * sanitizer, which reports better, it does nothing. A thread other than the first one that uses up its stack dies without a report. */
 void crash_init(const char *about);
 
 /* A request is in flight: keeps a copy of its id for the report. Returns a place to be given to crash_leave, or 0 when all places are
