@@ -11,6 +11,7 @@ T            ?=
 FUZZ_SECONDS ?= 60
 SOAK_SECONDS ?= 300
 OVERLOAD_SECONDS ?= 30
+TRACE_ROUNDS ?= 20
 MUTATIONS    ?= 100000
 BENCH_ARGS   ?= --model models/tales.gguf --set standard
 
@@ -20,7 +21,7 @@ MAKEFLAGS += --no-builtin-rules
 .SECONDARY:
 .SECONDEXPANSION:
 .DELETE_ON_ERROR:
-.PHONY: help deps-demo deps-test all tools tests fuzzers demo serve test bench soak overload connections mutate mutator fuzz format install clean FORCE
+.PHONY: help deps-demo deps-test all tools tests fuzzers demo serve test bench soak overload connections trace-cost mutate mutator fuzz format install clean FORCE
 
 ifeq ($(origin CC),default)
 CC := $(if $(filter fuzz,$(SAN)),clang,gcc)
@@ -189,6 +190,9 @@ overload: deps-test ## goodput, refusals and memory at ten times what the engine
 connections: deps-test ## 1,000 open streams, a token every 10 s each: what they cost the gateway
 	$(SUBMAKE) all
 	@BITNET_BUILD=$(BUILD) SAN=$(SAN) CONNECTIONS=1000 STEP_MS=10000 node tests/e2e/connections.mjs
+trace-cost: deps-test ## what tracing costs, with a collector that is there, dead or slow (TRACE_ROUNDS)
+	$(SUBMAKE) all
+	@BITNET_BUILD=$(BUILD) TRACE_ROUNDS=$(TRACE_ROUNDS) TRACE_SECONDS=1 node tests/e2e/trace_cost.mjs
 mutate: deps-test ## MUTATIONS broken requests over each protocol, with the address sanitizer
 	$(SUBMAKE) SAN=address all mutator
 	@BITNET_BUILD=$(OUT)/address SAN=address MUTATIONS=$(MUTATIONS) node tests/e2e/mutate.mjs

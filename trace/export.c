@@ -18,6 +18,7 @@
 #include "opentelemetry/proto/collector/trace/v1/trace_service.pb-c.h"
 
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -57,7 +58,8 @@ struct tracer {
     pthread_mutex_t lock;
     pthread_cond_t changed; /* of the monotonic clock */
     struct span **ring;     /* [max_queue] */
-    size_t first, n;
+    size_t first;
+    atomic_size_t n; /* written under the lock; whether it is full is also looked at without */
     int64_t close_ns; /* 0, or when the last try must have ended */
     struct answer answer;
 };
@@ -65,6 +67,14 @@ struct tracer {
 const struct trace_config *tracer_config(const struct tracer *t)
 {
     return &t->config;
+}
+
+bool tracer_admits(struct tracer *t)
+{
+    bool room = atomic_load_explicit(&t->n, memory_order_relaxed) < t->config.max_queue;
+    if (!room)
+        metrics_inc(t->queue_full, 1);
+    return room;
 }
 
 void tracer_take(struct tracer *t, struct span *s)
@@ -328,10 +338,10 @@ static void tracer_free(struct tracer *t)
 {
     rpc_client_close(t->client);
     encoder_close(t->encoder);
-    for (; t->n > 0; t->n--, t->first = (t->first + 1) % t->config.max_queue) {
-        metrics_inc(t->queue_full, 1);
-        free(t->ring[t->first]);
-    }
+    for (size_t i = 0; i < t->n; i++)
+        free(t->ring[(t->first + i) % t->config.max_queue]);
+    if (t->n > 0)
+        metrics_inc(t->failed, (double)t->n); /* no time was left to send them */
     free(t->ring);
     free(t->batch);
     buffer_fini(&t->packed);

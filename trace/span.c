@@ -25,14 +25,25 @@ bool span_sampled(const struct trace_config *c, const struct trace_context *pare
     return c->sampler == SAMPLER_ALWAYS_ON || (c->sampler == SAMPLER_RATIO && in_ratio(c->ratio, trace_id));
 }
 
+/* Ids are unique, not secret: splitmix64 (Steele, Lea, Flood 2014), of which each thread begins at a random place. */
+static uint64_t next_random(void)
+{
+    static _Thread_local uint64_t state;
+    if (!state)
+        state = id_random_u64();
+    uint64_t z = state += UINT64_C(0x9e3779b97f4a7c15);
+    z = (z ^ (z >> 30)) * UINT64_C(0xbf58476d1ce4e5b9);
+    z = (z ^ (z >> 27)) * UINT64_C(0x94d049bb133111eb);
+    return z ^ (z >> 31);
+}
+
 static void make_id(uint8_t *out, size_t n)
 {
-    uint64_t bits = 0;
-    for (size_t i = 0; i < n; i += sizeof bits) {
-        while (!bits)
-            bits = id_random_u64(); /* zeros are no id */
+    for (size_t i = 0; i < n; i += sizeof(uint64_t)) {
+        uint64_t bits;
+        while (!(bits = next_random())) /* zeros are no id */
+            ;
         memcpy(out + i, &bits, sizeof bits);
-        bits = 0;
     }
 }
 
@@ -82,7 +93,7 @@ struct span *span_start(struct tracer *t, const char *name, enum span_kind kind,
     bool sampled = span_sampled(tracer_config(t), parent, here->trace_id);
     here->known = true;
     here->flags = (uint8_t)((parent->flags & ~1) | sampled);
-    struct span *s = sampled ? span_new(t, name, kind, start_ns) : NULL;
+    struct span *s = sampled && tracer_admits(t) ? span_new(t, name, kind, start_ns) : NULL;
     if (!s && parent->known)
         return NULL; /* what comes below stays below the caller */
     make_id(here->span_id, sizeof here->span_id);

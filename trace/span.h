@@ -46,6 +46,8 @@ bool span_sampled(const struct trace_config *c, const struct trace_context *pare
 
 /* The tracer's settings; they do not change. */
 const struct trace_config *tracer_config(const struct tracer *t);
+/* Whether the queue has room; when not, a span that is not made for it is counted as dropped. Any thread. */
+bool tracer_admits(struct tracer *t);
 /* Takes the span into the queue, or drops and counts it. Any thread. */
 void tracer_take(struct tracer *t, struct span *s);
 

@@ -62,8 +62,8 @@ enum span_kind { SPAN_INTERNAL = 1, SPAN_SERVER = 2, SPAN_CLIENT = 3 };
 
 /* Begins a request's first span in this process; `parent` is where its caller is in the trace, if known. Fills *here with what is to be
  * passed on and logged, whether or not the trace is recorded: without a tracer it is *parent. Returns NULL when the request is not
- * recorded. `name` is copied, 64 bytes at most; start_ns as clock_now_ns. `state` (NULL = "") is the tracestate that came with
- * *parent. Any thread. */
+ * recorded: the sampler says so, or the queue is full, so that a collector that takes nothing costs next to nothing. `name` is copied, 64
+ * bytes at most; start_ns as clock_now_ns. `state` (NULL = "") is the tracestate that came with *parent. Any thread. */
 struct span *span_start(struct tracer *t, const char *name, enum span_kind kind, const struct trace_context *parent,
                         const char *state, int64_t start_ns, struct trace_context *here);
 /* Begins a span below `parent`, which may end before it; NULL when `parent` is. Any thread. */
