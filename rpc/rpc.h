@@ -113,6 +113,12 @@ struct rpc_request;
 
 /* A completion queue with its thread, on which the callbacks of several clients come. */
 enum error_code rpc_queue_open(struct rpc_queue **out, struct error *err);
+/* The same without a thread: callbacks come in rpc_queue_turn, on the thread that calls it. For a client that has little to do: gRPC lets one
+ * of all waiting threads do the reading for all, so that a thread more that waits makes every call of the process dearer. All of its calls
+ * must be over before rpc_client_close. */
+enum error_code rpc_queue_open_idle(struct rpc_queue **out, struct error *err);
+/* Runs what is ready, without waiting. One thread at a time; not for a queue with a thread. */
+void rpc_queue_turn(struct rpc_queue *q);
 /* After the last client that uses it was closed. */
 void rpc_queue_close(struct rpc_queue *q);
 
@@ -125,7 +131,7 @@ struct rpc_client_options {
     const char *tls_name;        /* that the server's certificate must have; NULL = the target's host */
     size_t max_message_bytes;    /* received; 0 = 16 MiB */
     int n_connections;           /* that calls take in turn; 0 = 1 */
-    bool no_keepalive;           /* for servers of others, which take frequent pings for abuse */
+    bool unhurried;              /* for a server that can wait: no keepalive pings, and more time between attempts to connect */
 };
 
 /* Makes the channels (they connect when first used, or at once by rpc_client_connected(.., true)). */

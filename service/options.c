@@ -133,9 +133,8 @@ static enum error_code check_tls(const struct service_config *c, struct error *e
 
 enum error_code options_check(const struct service_config *c, struct error *err)
 {
-    enum error_code level = log_check_levels(c->log_level, err);
-    if (level)
-        return level;
+    if (c->log_level && log_check_levels(c->log_level, err))
+        return ERROR_VALIDATION_FAILED;
     if (!c->model || !c->model[0])
         return error_set_param(err, ERROR_VALIDATION_FAILED, "model", "--model: expected a GGUF file, found nothing");
     if (c->null_step_us && !c->null_model)

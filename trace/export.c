@@ -28,13 +28,15 @@
 #define MAX_BATCH_BYTES (64 << 20)
 #define MAX_ANSWER_BYTES (64 << 10)
 #define CLOSE_NS (3 * CLOCK_NS_PER_S)
+#define TURN_NS (20 * CLOCK_NS_PER_MS) /* between two looks for an answer */
+#define CLOSING_TURN_NS CLOCK_NS_PER_MS
 #define FIRST_BACKOFF_NS CLOCK_NS_PER_S
 #define MAX_BACKOFF_NS (8 * CLOCK_NS_PER_S)
 
 enum { GRPC_CANCELLED = 1, GRPC_DEADLINE_EXCEEDED = 4, GRPC_RESOURCE_EXHAUSTED = 8, GRPC_ABORTED = 10, GRPC_OUT_OF_RANGE = 11, GRPC_UNAVAILABLE = 14,
        GRPC_DATA_LOSS = 15 };
 
-/* The answer to one Export; written on the client's completion thread, under the tracer's lock. */
+/* The answer to one Export. */
 struct answer {
     bool done;
     int code;
@@ -46,6 +48,7 @@ struct answer {
 struct tracer {
     struct trace_config config;
     struct encoder *encoder;
+    struct rpc_queue *queue; /* turned by the exporter's thread while a call is under way */
     struct rpc_client *client;
     const char *metadata[2 * CONFIG_MAX_PAIRS + 1];
     struct metrics_series *exported, *queue_full, *failed, *rejected;
@@ -54,6 +57,7 @@ struct tracer {
     struct span **batch;  /* [max_batch] */
     struct buffer packed;
     bool failing;         /* the last batch did not get out; said once */
+    struct answer answer;
     /* Under the lock: */
     pthread_mutex_t lock;
     pthread_cond_t changed; /* of the monotonic clock */
@@ -61,7 +65,6 @@ struct tracer {
     size_t first;
     atomic_size_t n; /* written under the lock; whether it is full is also looked at without */
     int64_t close_ns; /* 0, or when the last try must have ended */
-    struct answer answer;
 };
 
 const struct trace_config *tracer_config(const struct tracer *t)
@@ -127,10 +130,8 @@ static void on_message(void *user, const void *data, size_t n_bytes)
     Opentelemetry__Proto__Collector__Trace__V1__ExportTraceServiceResponse *r =
         opentelemetry__proto__collector__trace__v1__export_trace_service_response__unpack(NULL, n_bytes, data);
     if (r && r->partial_success) {
-        pthread_mutex_lock(&t->lock);
         t->answer.n_rejected = r->partial_success->rejected_spans;
         snprintf(t->answer.message, sizeof t->answer.message, "%s", r->partial_success->error_message);
-        pthread_mutex_unlock(&t->lock);
     }
     opentelemetry__proto__collector__trace__v1__export_trace_service_response__free_unpacked(r, NULL);
 }
@@ -157,18 +158,28 @@ static int64_t retry_info_ns(const struct rpc_status *status)
 static void on_status(void *user, const struct rpc_status *status)
 {
     struct tracer *t = user;
-    int64_t retry_ns = status->code ? retry_info_ns(status) : 0;
-    pthread_mutex_lock(&t->lock);
     t->answer.done = true;
     t->answer.code = status->code;
-    t->answer.retry_ns = retry_ns;
+    t->answer.retry_ns = status->code ? retry_info_ns(status) : 0;
     if (status->code)
         snprintf(t->answer.message, sizeof t->answer.message, "%s", status->message);
-    pthread_cond_broadcast(&t->changed);
-    pthread_mutex_unlock(&t->lock);
 }
 
-/* Sends what is packed and waits for the answer. */
+/* Waits a moment, or until the tracer is being closed; then true once its time is up. */
+static bool rest(struct tracer *t)
+{
+    pthread_mutex_lock(&t->lock);
+    bool closing = t->close_ns != 0;
+    int64_t now_ns = clock_now_ns(), turn_ns = now_ns + (closing ? CLOSING_TURN_NS : TURN_NS);
+    while (clock_now_ns() < turn_ns && closing == (t->close_ns != 0))
+        wait_until(t, turn_ns);
+    bool over = t->close_ns && clock_now_ns() >= t->close_ns;
+    pthread_mutex_unlock(&t->lock);
+    return over;
+}
+
+/* Sends what is packed and waits for the answer: by looks from time to time, as nobody is in a hurry, and a thread that waited in gRPC would take
+ * part in reading for all others. */
 static struct answer call(struct tracer *t, int64_t deadline_ns)
 {
     struct error err = {0};
@@ -181,27 +192,14 @@ static struct answer call(struct tracer *t, int64_t deadline_ns)
                                                 .user = t,
                                                 .on_message = on_message,
                                                 .on_status = on_status};
-    pthread_mutex_lock(&t->lock);
     t->answer = (struct answer){0};
-    pthread_mutex_unlock(&t->lock);
     if (rpc_request_start(t->client, &options, &handle, &err))
         return (struct answer){.done = true, .code = GRPC_UNAVAILABLE};
-    bool cancelled = false;
-    pthread_mutex_lock(&t->lock);
-    while (!t->answer.done) {
-        if (!t->close_ns || cancelled) {
-            pthread_cond_wait(&t->changed, &t->lock); /* the call has a deadline */
-        } else if (!wait_until(t, t->close_ns)) {
-            cancelled = true;
-            pthread_mutex_unlock(&t->lock);
+    for (rpc_queue_turn(t->queue); !t->answer.done; rpc_queue_turn(t->queue))
+        if (rest(t))
             rpc_request_cancel(handle);
-            pthread_mutex_lock(&t->lock);
-        }
-    }
-    struct answer a = t->answer;
-    pthread_mutex_unlock(&t->lock);
     rpc_request_close(handle);
-    return a;
+    return t->answer;
 }
 
 /* ---- a batch ---- */
@@ -307,12 +305,16 @@ static void add_metrics(struct tracer *t, struct metrics *m)
 static enum error_code start(struct tracer *t, const struct trace_options *options, struct error *err)
 {
     const struct trace_config *c = &t->config;
+    enum error_code code = rpc_queue_open_idle(&t->queue, err);
+    if (code)
+        return code;
     const struct rpc_client_options client = {.target = c->target,
                                               .tls_ca_file = c->ca_file,
                                               .tls_cert_file = c->cert_file,
                                               .tls_key_file = c->key_file,
+                                              .queue = t->queue,
                                               .max_message_bytes = MAX_ANSWER_BYTES,
-                                              .no_keepalive = true};
+                                              .unhurried = true};
     t->encoder = encoder_open(c, options);
     t->batch = calloc(c->max_batch, sizeof(struct span *));
     t->ring = calloc(c->max_queue, sizeof(struct span *));
@@ -322,7 +324,7 @@ static enum error_code start(struct tracer *t, const struct trace_options *optio
         t->metadata[2 * i] = c->headers.keys[i];
         t->metadata[2 * i + 1] = c->headers.values[i];
     }
-    enum error_code code = rpc_client_open(&client, &t->client, err);
+    code = rpc_client_open(&client, &t->client, err);
     if (code) {
         error_prefix(err, "tracing");
         return code;
@@ -337,6 +339,7 @@ static enum error_code start(struct tracer *t, const struct trace_options *optio
 static void tracer_free(struct tracer *t)
 {
     rpc_client_close(t->client);
+    rpc_queue_close(t->queue);
     encoder_close(t->encoder);
     for (size_t i = 0; i < t->n; i++)
         free(t->ring[(t->first + i) % t->config.max_queue]);

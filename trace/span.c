@@ -70,11 +70,10 @@ static const char *keep(struct span *s, const char *text)
 
 static struct span *span_new(struct tracer *t, const char *name, enum span_kind kind, int64_t start_ns)
 {
-    struct span *s = malloc(sizeof *s); /* the texts need not be zero */
+    struct span *s = malloc(sizeof *s); /* attributes and texts need not be zero */
     if (!s)
         return NULL;
-    memset(s, 0, offsetof(struct span, text));
-    s->n_text = 0;
+    memset(s, 0, offsetof(struct span, attributes));
     s->tracer = t;
     s->kind = kind;
     s->start_ns = start_ns;
@@ -142,8 +141,7 @@ static struct attribute *add(struct span *s, const char *key, enum attribute_kin
         return NULL;
     }
     struct attribute *a = &s->attributes[s->n_attributes++];
-    a->key = key;
-    a->kind = kind;
+    *a = (struct attribute){.key = key, .kind = kind};
     return a;
 }
 

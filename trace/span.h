@@ -35,10 +35,9 @@ struct span {
     int64_t start_ns, end_ns;
     int64_t to_wall_ns; /* what makes wall time of clock_now_ns; the same in a request's spans, so that they lie in each other exactly */
     const char *state, *message; /* in the text; NULL = none */
+    size_t n_attributes, n_dropped, n_text;
     struct attribute attributes[SPAN_MAX_ATTRIBUTES];
-    size_t n_attributes, n_dropped;
     char text[SPAN_TEXT_BYTES];
-    size_t n_text;
 };
 
 /* Whether a request is recorded: by its caller's word, or by the sampler. */

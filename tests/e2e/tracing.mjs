@@ -1,13 +1,14 @@
 // Traces: one request is one connected trace from the HTTP client to the engine's decode, with the attributes; what a dead or silent
 // collector costs; sampling; and the load reports that gRPC clients ask for. timeout: 120
 import assert from 'node:assert/strict';
-import { createRequire } from 'node:module';
-import { readFileSync } from 'node:fs';
+import { execFileSync } from 'node:child_process';
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import os from 'node:os';
 import path from 'node:path';
 import grpc from '@grpc/grpc-js';
 import loader from '@grpc/proto-loader';
 import { Collector } from './lib/collector.mjs';
-import { done, freePort, get, metric, model, post, root, sleep, start, startEngine, startGateway, stop, test, until } from './lib/harness.mjs';
+import { done, freePort, get, metric, model, post, root, start, startEngine, startGateway, stop, test, until } from './lib/harness.mjs';
 
 const features = await (async () => {
   const child = start('bitnet-engine', ['--version']);
@@ -188,14 +189,20 @@ await test('tracing: a collector that says nothing costs no request; what it mis
   collector.mode = 'take';
 });
 
-await test('tracing: what is left goes to the collector at the end', async () => {
-  const late = { ...env, OTEL_BSP_SCHEDULE_DELAY: '3600000' };
+await test('tracing: what is left goes to the collector at the end, over TLS too', async () => {
+  const dir = mkdtempSync(path.join(os.tmpdir(), 'bitnet-trace-')), cert = path.join(dir, 'cert.pem'), key = path.join(dir, 'key.pem');
+  execFileSync('openssl', ['req', '-x509', '-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:P-256', '-nodes', '-keyout', key, '-out', cert, '-days', '2',
+                           '-subj', '/CN=localhost', '-addext', 'subjectAltName=DNS:localhost'], { stdio: 'ignore' });
+  const secure = await new Collector().listen(grpc.ServerCredentials.createSsl(null, [{ cert_chain: readFileSync(cert), private_key: readFileSync(key) }]));
+  const late = { ...env, OTEL_BSP_SCHEDULE_DELAY: '3600000', OTEL_EXPORTER_OTLP_TRACES_ENDPOINT: secure.endpoint, OTEL_EXPORTER_OTLP_CERTIFICATE: cert };
   const e = await engineWith(late, '--null-model'), g = await gatewayWith(late, e.target);
   const c = context();
   assert.equal((await post(`${g.url}/v1/inference`, { prompt: 'a', max_tokens: 2 }, { headers: c.headers })).status, 200);
   await stop(g.child);
   await stop(e.child);
-  assert.equal((await collector.trace(c.traceId, 6, 1000)).length, 6);
+  assert.equal((await secure.trace(c.traceId, 6, 1000)).length, 6);
+  secure.close();
+  rmSync(dir, { recursive: true });
 });
 
 await test('tracing: without a collector\'s address nothing is recorded, and the context is passed on', async () => {

@@ -18,16 +18,16 @@ const hex = (bytes) => Buffer.from(bytes).toString('hex');
 export class Collector {
   constructor() { Object.assign(this, { spans: [], metadata: [], held: [], mode: 'take' }); }
 
-  async listen() {
+  async listen(credentials = undefined) {
     const path = '/opentelemetry.proto.collector.trace.v1.TraceService/Export';
     const method = { path, requestStream: false, responseStream: false,
                      requestDeserialize: (bytes) => v1.ExportTraceServiceRequest.decode(bytes), requestSerialize: (x) => x,
                      responseSerialize: (answer) => Buffer.from(v1.ExportTraceServiceResponse.encode(answer).finish()), responseDeserialize: (x) => x };
     this.server = new grpc.Server();
     this.server.addService({ Export: method }, { Export: (call, callback) => this.take(call, callback) });
-    this.port = await new Promise((resolve, reject) => this.server.bindAsync('127.0.0.1:0', grpc.ServerCredentials.createInsecure(),
+    this.port = await new Promise((resolve, reject) => this.server.bindAsync('127.0.0.1:0', credentials ?? grpc.ServerCredentials.createInsecure(),
       (error, port) => (error ? reject(error) : resolve(port))));
-    this.endpoint = `http://127.0.0.1:${this.port}`;
+    this.endpoint = credentials ? `https://localhost:${this.port}` : `http://127.0.0.1:${this.port}`;
     return this;
   }
 
