@@ -310,13 +310,23 @@ struct metrics_series *metrics_get(struct metrics_family *family, ...)
     return get_series(family, buffer_steal(&values), n_bytes);
 }
 
-void metrics_hide(struct metrics_series *s)
+static void set_gone(struct metrics_series *s, bool gone)
 {
     if (!s->family)
         return;
     pthread_mutex_lock(&s->family->registry->lock);
-    s->gone = true;
+    s->gone = gone;
     pthread_mutex_unlock(&s->family->registry->lock);
+}
+
+void metrics_hide(struct metrics_series *s)
+{
+    set_gone(s, true);
+}
+
+void metrics_show(struct metrics_series *s)
+{
+    set_gone(s, false);
 }
 
 void metrics_on_collect(struct metrics *m, void (*collect)(void *user), void *user)

@@ -33,8 +33,9 @@ struct metrics_family *metrics_add(struct metrics *m, enum metrics_type type, co
  * 1,000 series a family; beyond that, and when memory is out, a series that is not shown is returned, never NULL. */
 struct metrics_series *metrics_get(struct metrics_family *family, ...);
 
-/* What the series stood for is gone: it is not shown until metrics_get asks for it again. It stays valid. */
+/* What the series stood for is gone: it is not shown until metrics_get asks for it again, or metrics_show. It stays valid. */
 void metrics_hide(struct metrics_series *s);
+void metrics_show(struct metrics_series *s);
 
 /* Counter: adds v >= 0. Gauge: adds v. */
 void metrics_inc(struct metrics_series *s, double v);

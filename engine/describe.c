@@ -110,14 +110,15 @@ enum error_code model_null_choices(const struct model *m, struct error *err)
 }
 
 /* The given id, or the file's name without .gguf and with '-' for what an id may not have. */
-static void make_id(const struct engine_options *options, char *id, size_t n)
+void model_make_id(const struct engine_options *options, char id[MODEL_ID_BYTES])
 {
-    if (options->null_model) {
-        snprintf(id, n, ENGINE_NULL_MODEL_ID);
-        return;
-    }
+    const size_t n = MODEL_ID_BYTES;
     if (options->model_id && options->model_id[0]) {
         snprintf(id, n, "%s", options->model_id);
+        return;
+    }
+    if (options->null_model) {
+        snprintf(id, n, ENGINE_NULL_MODEL_ID);
         return;
     }
     const char *slash = strrchr(options->model_path, '/');
@@ -145,7 +146,7 @@ void model_describe(const struct model *m, const struct engine_options *options,
     const struct backend_info *info = backend_info(m->backend);
     const char *chat = tokenizer_chat_template(m->tokenizer);
     memset(out, 0, sizeof *out);
-    make_id(options, out->id, sizeof out->id);
+    model_make_id(options, out->id);
     snprintf(out->path, sizeof out->path, "%s", options->model_path);
     snprintf(out->fallback_reason, sizeof out->fallback_reason, "%s", fallback_reason ? fallback_reason : "");
     snprintf(out->chat_template, sizeof out->chat_template, "%s", chat ? chat : "");
@@ -166,6 +167,7 @@ void model_describe(const struct model *m, const struct engine_options *options,
         .file_bytes = gguf_file_bytes(m->gguf),
         .weight_bytes = m->weight_bytes,
         .vocab_size = m->shape.vocab_size,
+        .embedding_size = m->shape.pooling != POOLING_NONE ? m->shape.dim : 0,
         .context_length = model_context_length(m, options),
         .kv_block_size = KV_BLOCK_SIZE,
         .created_unix = clock_wall_ns() / CLOCK_NS_PER_S,

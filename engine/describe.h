@@ -11,6 +11,7 @@
 #define ENGINE_FALLBACK_BYTES 256
 
 #define ENGINE_NULL_MODEL_ID "null-model"
+#define MODEL_ID_BYTES 128
 
 /* Opens the backend that options->device asks for, or the null one. "auto" (or NULL) and "gpu" try cuda:0 and fall back to the CPU: then
  * fallback_reason [n] says why (and is logged), else it is "". "cpu" and "cuda:N" are opened or are an error;
@@ -21,9 +22,12 @@ enum error_code engine_backend_open(const struct engine_options *options, struct
 /* A description with the strings it points to. Must stay where it was filled: `model` points into it. */
 struct model_description {
     struct engine_model model;
-    char id[128], path[4096], fallback_reason[ENGINE_FALLBACK_BYTES], chat_template[64];
+    char id[MODEL_ID_BYTES], path[4096], fallback_reason[ENGINE_FALLBACK_BYTES], chat_template[64];
     char architecture[32];
 };
+
+/* The id of engine_options: the given one, else the null model's, else made of the file's name. */
+void model_make_id(const struct engine_options *options, char id[MODEL_ID_BYTES]);
 
 /* Fills `out` from an open model. Device strings borrow the backend, all others are copied. The caller adds what
  * it alone knows: kv_bytes, n_kv_blocks, scratch_bytes, load_seconds. context_length is the smaller of the model's

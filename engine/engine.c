@@ -1,8 +1,12 @@
 /* Requests in, statistics out: what callers' threads do, without touching what the loop owns. */
+#include "engine/accuracy.h"
 #include "engine/loop.h"
 
 #include "base/clock.h"
 
+#include <unistd.h>
+
+#define FORGET_POLL_US 500
 #define DRAIN_POLL_NS (20 * CLOCK_NS_PER_MS) /* a refused submit gives its place back without waking anybody */
 
 struct sampling sampling_defaults(void)
@@ -127,9 +131,35 @@ void engine_stats(struct engine *e, struct engine_stats *out)
     out->n_waiting_tokens = queue_n_tokens(&e->queue);
 }
 
+void engine_forget(struct engine *e)
+{
+    struct engine_stats st;
+    do {
+        engine_stats(e, &st);
+    } while ((st.n_running || st.n_waiting || st.batch_size) && !usleep(FORGET_POLL_US));
+    pthread_mutex_lock(&e->stats_lock); /* the loop reads its counters under it when it is idle */
+    e->stats = (struct engine_stats){.n_kv_blocks = st.n_kv_blocks, .n_kv_blocks_kept = st.n_kv_blocks_kept, .last_turn_ns = st.last_turn_ns};
+    e->loop.n_prefix_hits = e->loop.n_drafted = e->loop.n_accepted = 0;
+    pthread_mutex_unlock(&e->stats_lock);
+}
+
+bool engine_accuracy(struct engine *e, struct engine_accuracy *out)
+{
+    *out = (struct engine_accuracy){.recent = -1, .lowest = -1};
+    if (e->accuracy)
+        accuracy_read(e->accuracy, out);
+    return e->accuracy && out->recent >= 0;
+}
+
 void engine_observe(struct engine *e, const struct engine_observer *observer)
 {
     e->observer = *observer;
+    atomic_store_explicit(&e->observed, true, memory_order_release);
+}
+
+void engine_spare_thread(const struct engine *e)
+{
+    backend_spare_thread(e->backend);
 }
 
 const struct engine_model *engine_model(const struct engine *e)
@@ -142,11 +172,16 @@ const struct tokenizer *engine_tokenizer(const struct engine *e)
     return e->model->tokenizer;
 }
 
-void engine_drain(struct engine *e, int64_t deadline_ns)
+void engine_refuse(struct engine *e, int64_t deadline_ns)
 {
     atomic_store_explicit(&e->drain_deadline_ns, deadline_ns, memory_order_relaxed);
     atomic_store_explicit(&e->draining, true, memory_order_release);
     waker_wake(&e->waker);
+}
+
+void engine_drain(struct engine *e, int64_t deadline_ns)
+{
+    engine_refuse(e, deadline_ns);
     pthread_mutex_lock(&e->stats_lock);
     while (e->n_live || queue_n_taken(&e->queue))
         waker_cond_wait(&e->drained, &e->stats_lock, clock_now_ns() + DRAIN_POLL_NS);

@@ -26,6 +26,13 @@
 /* ---- engine ----------------------------------------------------------------------------------------------------- */
 
 struct engine;
+struct turn;
+
+/* Gives a descriptor of a file for reading, which the callee closes, or -1 and *err (not NULL). */
+struct file_opener {
+    int (*open)(void *user, const char *path, struct error *err);
+    void *user;
+};
 
 struct engine_options {
     const char *model_path;      /* GGUF file */
@@ -51,6 +58,13 @@ struct engine_options {
     int64_t stall_timeout_ns;    /* a request whose stream is full, and of which nothing was read, for this long ends with READER_STALLED; 0 = never */
     bool no_speculation;         /* one token of a sequence a step; see engine/draft.h. The tokens are the same */
     bool no_prefix_cache;        /* every prompt is computed whole, nothing is kept of one request for another */
+    double accuracy_share;       /* of requests that are computed again in idle time; see engine_accuracy. 0 = none, 1 = all */
+    double accuracy_threshold;   /* share of tokens that must be the same, up to 1; 0 = 0.99 */
+    struct turn *turn;           /* engines that have the same one make their steps in turns, when they are on the CPU (engine/turn.h); NULL = none */
+    const struct file_opener *opener; /* opens the model's files; NULL = open(2) by their paths. Until engine_open returns */
+    bool load_in_background;     /* what loads gives way to what serves; the engine itself has the caller's priority */
+    bool (*on_load)(void *user, double share); /* asked as loading goes on, share 0..1, on one thread: false ends it with CANCELLED; or NULL */
+    void *on_load_user;
     const struct null_options *null_model; /* not NULL: nothing is computed (see backend_open_null), the id is "null-model", the device "null";
                                   * answers are plain text that never ends by itself. The file gives tokenizer and shape */
     /* Of session_open only: */
@@ -64,8 +78,13 @@ enum error_code engine_open(const struct engine_options *options, struct engine 
 /* No new request is accepted (SERVICE_UNAVAILABLE); those that have not started end with SERVICE_UNAVAILABLE at once, running ones go on until they
  * finish or `deadline_ns` (clock_now_ns) passes, when they end with SERVICE_UNAVAILABLE. Returns when none is left. Any thread. */
 void engine_drain(struct engine *e, int64_t deadline_ns);
+/* Begins what engine_drain waits for. Any thread. */
+void engine_refuse(struct engine *e, int64_t deadline_ns);
 
-/* Ends what still runs, stops the loop and frees all. Streams that are still open stay readable until they are closed. */
+/* Ends what still runs and stops the loop: when it returns nobody is observed or called any more, and what the engine has counted is final. May
+ * be called once more. */
+void engine_stop(struct engine *e);
+/* Stops the engine, unless that has been done, and frees all. Streams that are still open stay readable until they are closed. */
 void engine_close(struct engine *e);
 
 /* What is served; strings live as long as the engine. Any thread. */
@@ -78,6 +97,7 @@ struct engine_model {
     uint64_t device_memory_bytes; /* of the device; for a CPU what the process may use */
     uint32_t n_threads;          /* that compute */
     uint32_t vocab_size, context_length, n_kv_blocks, kv_block_size;
+    uint32_t embedding_size;     /* of the vectors of a model that computes embeddings, and generates nothing; 0 = it generates */
     int64_t created_unix;
     double load_seconds;
     const char *fallback_reason; /* why the asked device is not used; NULL when it is */
@@ -86,6 +106,9 @@ const struct engine_model *engine_model(const struct engine *e);
 
 /* Whether the device is known to fail (see engine/breaker.h): OPEN refuses new requests, HALF_OPEN lets one through to see. */
 enum breaker_state { BREAKER_CLOSED, BREAKER_OPEN, BREAKER_HALF_OPEN };
+
+/* Keeps the calling thread, and those that it will make, off the CPUs that pinned compute threads have (see backend_spare_thread). */
+void engine_spare_thread(const struct engine *e);
 
 /* Counters since start and gauges of now. Any thread; a consistent copy. */
 struct engine_stats {
@@ -105,7 +128,21 @@ struct engine_stats {
 };
 void engine_stats(struct engine *e, struct engine_stats *out);
 
-/* Called on the loop thread for each finished request, for histograms; set before the first submit, must not block. */
+/* Live accuracy: a share of the requests is computed again by the portable kernels, on the same weights, by a thread of the lowest priority, and
+ * compared token by token; as results do not depend on the kernels, all are the same unless something is broken. Which ones: see
+ * engine/accuracy.h. Since start, but for `recent`. */
+struct engine_accuracy {
+    uint64_t n_requests, n_compared, n_same; /* requests; tokens */
+    uint64_t n_violations;       /* requests of whose tokens less than the threshold were the same */
+    uint64_t n_dropped;          /* requests whose turn it was while too many waited for theirs */
+    double recent, lowest;       /* share of tokens that were the same: of the last 32 such requests, the lowest of one */
+    double threshold;
+    bool degraded;               /* `recent` is below the threshold */
+};
+/* False when nothing has been compared so far; then only n_dropped and threshold say anything, and nothing at all when the share is 0. Any thread. */
+bool engine_accuracy(struct engine *e, struct engine_accuracy *out);
+
+/* Called on the loop thread for each finished request, for histograms; must not block. */
 struct engine_observation {
     int finish;                  /* enum finish_reason */
     double queue_s, first_token_s, total_s; /* negative = it did not come so far */
@@ -119,6 +156,7 @@ struct engine_observer {
     void (*on_step)(void *user, size_t n_rows, size_t n_sequences, double seconds);
     void (*on_token_gap)(void *user, double seconds);
 };
+/* Once; from then on until engine_stop returns. What happened before is not told. */
 void engine_observe(struct engine *e, const struct engine_observer *observer);
 
 /* ---- grammars: what an answer must be -------------------------------------------------------------------------- */
@@ -198,6 +236,7 @@ struct request {
     uint32_t top_logprobs;       /* 0..20 */
     bool prompt_logprobs;        /* those of the prompt's tokens too, with `logprobs`; all of the prompt is computed then, none is taken from the cache */
     bool ignore_eos;
+    bool embed;                  /* the vector of the text is asked for, of a model with an embedding_size; max_tokens, stop, n, logprobs, grammar stay 0 */
     struct grammar *grammar;     /* what the answer must be, or NULL; not together with ignore_eos. A reference is taken */
     enum priority priority;
     int64_t deadline_ns;         /* clock_now_ns; 0 = the engine's default, CLOCK_NEVER = none */
@@ -257,6 +296,8 @@ struct stream_event {
         int64_t arrival_ns;      /* clock_now_ns; the times count from here */
         bool admitted;           /* false: it never started, and queue_ms is all of its time */
     } summary;
+    const float *embedding;      /* COMPLETE of `embed`, when it went well: the pooled vector, of length 1; valid until stream_close */
+    size_t n_embedding;          /* embedding_size */
 };
 
 /* Takes what is there without waiting; NOTHING when there is nothing yet. At most max_tokens tokens (0 = all). After

@@ -75,6 +75,9 @@ static bool copy_options(struct job *j, const struct job_options *o, const struc
     j->n_top = r->top_logprobs;
     j->ignore_eos = r->ignore_eos;
     j->grammar = r->grammar ? grammar_ref(r->grammar) : NULL;
+    j->pooled = r->embed ? calloc(o->limits->embedding_size, sizeof *j->pooled) : NULL;
+    if (r->embed && !j->pooled)
+        return false;
     j->item.priority = r->priority;
     j->item.arrival_ns = o->now_ns;
     j->item.fair.client = job_client(r);
@@ -101,6 +104,7 @@ static bool make_stream(struct job *j, const struct job_options *o, const struct
                                 .n_top = j->n_top,
                                 .prompt = j->prompt,
                                 .n_prompt = j->prompt_logprobs ? j->n_prompt : 0,
+                                .n_embedding = j->pooled ? o->limits->embedding_size : 0,
                                 .max_token_bytes = o->max_stream_bytes,
                                 .on_ready = r->on_ready,
                                 .user = r->user,
@@ -144,6 +148,7 @@ void job_close(struct job *j)
     stopper_close(j->stopper);
     grammar_release(j->grammar);
     free(j->bias);
+    free(j->pooled);
     free(j->id);
     free(j->prompt);
     free(j->pool);

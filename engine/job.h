@@ -31,6 +31,7 @@ struct sequence {
     uint32_t n_draft, n_accepted; /* tokens behind the generated ones in `generated` that this step tries; of these, drawn */
     struct draft_state draft;
     uint32_t n_generated;
+    uint32_t n_drawn;    /* n_generated, and the token that ended the text, which lies behind them in `generated` */
     uint32_t *generated; /* [max_tokens], in the job's pool */
     struct detokenizer detokenizer;
     struct stopper_state stop;
@@ -48,6 +49,7 @@ struct job {
     uint32_t *prompt; /* [n_prompt] */
     uint32_t n_prompt, max_tokens, n_choices, n_top;
     bool logprobs, ignore_eos;
+    double *pooled; /* [embedding_size] what an embedding is so far; NULL: it generates */
     bool prompt_logprobs, prompt_shown; /* shown: all of them are with the reader */
     bool in_step; /* has rows in the step that is made */
     bool in_batch; /* started, and not all of it preempted */

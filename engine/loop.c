@@ -238,8 +238,9 @@ static bool has_room(struct sequence *q, int64_t now_ns)
     return room;
 }
 
-static size_t plan(struct loop *l, int64_t now_ns)
+static size_t plan(struct engine *e, int64_t now_ns)
 {
+    struct loop *l = &e->loop;
     uint32_t score_room = LOOP_MAX_SCORES;
     draft_all(l);
     for (size_t i = 0; i < l->n_running; i++) {
@@ -254,7 +255,7 @@ static size_t plan(struct loop *l, int64_t now_ns)
         bool room = has_room(q, now_ns);
         l->items[i] = (struct scheduler_item){.n_left = n, .decode = sequence_decodes(q), .paused = n == 0 || !room};
     }
-    return scheduler_plan(&l->scheduler, l->items, l->n_running);
+    return e->model->shape.causal ? scheduler_plan(&l->scheduler, l->items, l->n_running) : embed_plan(l);
 }
 
 /* ---- turns ------------------------------------------------------------------------------------------------------- */
@@ -263,6 +264,7 @@ static void note_turn(struct engine *e, int64_t now_ns, bool idle)
 {
     size_t n_waiting = queue_n_waiting(&e->queue);
     const struct kvcache *kv = &e->loop.kvcache;
+    atomic_store_explicit(&e->idle, idle, memory_order_relaxed);
     pthread_mutex_lock(&e->stats_lock);
     e->stats.last_turn_ns = now_ns;
     e->stats.n_waiting = (uint32_t)n_waiting;
@@ -314,7 +316,7 @@ void *loop_main(void *arg)
         bool closing = atomic_load_explicit(&e->closing, memory_order_acquire);
         sweep(e, now_ns);
         admit(e, now_ns);
-        size_t n_rows = plan(&e->loop, now_ns);
+        size_t n_rows = plan(e, now_ns);
         note_turn(e, now_ns, n_rows == 0);
         if (n_rows)
             loop_step(e, n_rows);

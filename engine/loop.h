@@ -14,6 +14,7 @@
 #include "engine/kvcache.h"
 #include "engine/sampler.h"
 #include "engine/scheduler.h"
+#include "engine/turn.h"
 
 #include <stdatomic.h>
 
@@ -48,7 +49,7 @@ struct loop {
     const struct token_mask **masks;  /* [max_out] of sequences with a grammar: what may be drawn; NULL: it cannot be followed */
     struct sequence **out_sequences;  /* [max_out] whose they are; NULL when it ended meanwhile */
     size_t n_out;
-    float *logits; /* [max_out][vocab_size] */
+    float *logits; /* [max_out][vocab_size]; of a model that pools hidden states, [max_out][dim] */
 };
 
 struct engine {
@@ -59,8 +60,11 @@ struct engine {
     struct model_description description;
     struct request_limits limits;
     size_t max_stream_bytes;
+    struct turn *turn; /* or NULL */
     int64_t default_timeout_ns, stall_timeout_ns;
-    struct engine_observer observer; /* written before the first submit, whose queue lock hands it to the loop */
+    struct accuracy *accuracy; /* NULL: nothing is computed again */
+    struct engine_observer observer; /* written before `observed`, which hands it to the loop */
+    atomic_bool observed, stopped;
 
     /* Shared. */
     struct queue queue;
@@ -68,6 +72,7 @@ struct engine {
     atomic_bool draining; /* set with release after drain_deadline_ns, read with acquire */
     _Atomic int64_t drain_deadline_ns;
     atomic_bool closing;
+    atomic_bool idle;           /* the loop's last turn had nothing to compute */
     pthread_mutex_t stats_lock; /* for stats and what follows; never held while another lock is taken */
     pthread_cond_t drained;     /* with stats_lock: the loop ended a turn while draining */
     struct engine_stats stats;
@@ -80,11 +85,28 @@ struct engine {
     struct loop loop;
 };
 
+/* Who observes, or NULL. */
+static inline const struct engine_observer *loop_observer(const struct engine *e)
+{
+    return atomic_load_explicit(&e->observed, memory_order_acquire) ? &e->observer : NULL;
+}
+
+/* Waits until an engine that nobody asks any more is idle, and sets what it counted to 0, so that what was asked before it is served does not
+ * count. */
+void engine_forget(struct engine *e);
+
 /* The thread's function; `arg` is the engine. Returns once closing is set and nothing is left. */
 void *loop_main(void *arg);
 
 /* Runs the planned items; n_rows > 0. */
 void loop_step(struct engine *e, size_t n_rows);
+
+/* What is special about a model that pools (embed.c). Whether the row of a sequence's token at `position` goes into its vector. */
+bool embed_wants(const struct engine *e, const struct sequence *q, uint32_t position);
+/* Plans in place of the scheduler where texts must be computed whole; returns the rows of the step. */
+size_t embed_plan(struct loop *l);
+/* Takes the hidden states of a step into the vectors of their sequences, and ends those that are whole. */
+void embed_all(struct engine *e);
 
 /* Tells the cache of the blocks that a sequence's tokens have made whole. */
 void loop_fill_blocks(struct loop *l, struct sequence *q);

@@ -1,25 +1,20 @@
 /* Opening and closing an engine: backend -> model -> memory -> locks -> thread, and back. */
+#include "engine/accuracy.h"
 #include "engine/loop.h"
 
 #include "base/clock.h"
 #include "base/log.h"
+#include "engine/background.h"
+#include "engine/estimate.h"
 
-#include <signal.h>
 #include <stdlib.h>
+#include <string.h>
 
-#define DEFAULT_SEQUENCES 64
-#define DEFAULT_BATCH_TOKENS 512
 #define DEFAULT_QUEUE 256
 #define MAX_SEQUENCES 4096
 #define MAX_BATCH_TOKENS 65536
 #define MAX_QUEUE 1000000
 #define MAX_QUEUE_TOKENS 1000000000000
-#define AVERAGE_POSITIONS 512 /* of a sequence, when the KV cache is sized without being told */
-
-static size_t or_default(size_t value, size_t fallback)
-{
-    return value ? value : fallback;
-}
 
 static enum error_code check_options(const struct engine_options *o, struct error *err)
 {
@@ -32,6 +27,10 @@ static enum error_code check_options(const struct engine_options *o, struct erro
         {"queue_limit", o->queue_limit, MAX_QUEUE},
         {"queue_tokens", o->queue_tokens, MAX_QUEUE_TOKENS},
     };
+    const struct {
+        const char *name;
+        double value;
+    } shares[] = {{"accuracy_share", o->accuracy_share}, {"accuracy_threshold", o->accuracy_threshold}};
     if (!o->model_path)
         return error_set_param(err, ERROR_VALIDATION_FAILED, "model_path",
                                "expected the path of a GGUF file, found none");
@@ -39,13 +38,23 @@ static enum error_code check_options(const struct engine_options *o, struct erro
         if (fields[i].value > fields[i].max)
             return error_set_param(err, ERROR_VALIDATION_FAILED, fields[i].name, "expected at most %zu, found %zu",
                                    fields[i].max, fields[i].value);
+    for (size_t i = 0; i < sizeof shares / sizeof *shares; i++)
+        if (!(shares[i].value >= 0 && shares[i].value <= 1))
+            return error_set_param(err, ERROR_VALIDATION_FAILED, shares[i].name, "expected 0 to 1, found %g", shares[i].value);
     return ERROR_NONE;
 }
 
 static enum error_code open_model(struct engine *e, const struct engine_options *o, struct error *err)
 {
     char fallback_reason[ENGINE_FALLBACK_BYTES];
-    struct model_options mo = {o->model_path, o->format, o->i2s_order, o->context_length, true};
+    const struct model_options mo = {.path = o->model_path,
+                                     .format = o->format,
+                                     .i2s_order = o->i2s_order,
+                                     .context_length = o->context_length,
+                                     .opener = o->opener,
+                                     .on_load = o->on_load,
+                                     .on_load_user = o->on_load_user,
+                                     .screen_head = true};
     enum error_code code = engine_backend_open(o, &e->backend, fallback_reason, sizeof fallback_reason, err);
     if (!code)
         code = model_open(&mo, e->backend, &e->model, err);
@@ -56,31 +65,18 @@ static enum error_code open_model(struct engine *e, const struct engine_options 
     return code;
 }
 
-/* Blocks of the KV cache: as told, or for max_sequences of average length in at most a quarter of the memory, but one
- * whole context at least; never more than all sequences could use. */
-static size_t choose_blocks(const struct engine *e, const struct engine_options *o, size_t context_length)
-{
-    const struct model_shape *s = &e->model->shape;
-    size_t block_bytes = kv_cache_block_bytes(o->kv_type, s->n_layers, s->n_kv_heads, s->head_dim);
-    size_t full = kvcache_blocks_for(context_length), n_sequences = e->loop.max_sequences;
-    if (o->kv_cache_bytes) {
-        size_t n = o->kv_cache_bytes / block_bytes;
-        return n < full * n_sequences ? n : full * n_sequences;
-    }
-    size_t average = context_length < AVERAGE_POSITIONS ? context_length : AVERAGE_POSITIONS;
-    size_t n = kvcache_blocks_for(average) * n_sequences,
-           most = backend_info(e->backend)->memory_bytes / 4 / block_bytes;
-    n = n < most ? n : most;
-    return n > full ? n : full;
-}
-
 static enum error_code open_kv(struct engine *e, const struct engine_options *o, struct error *err)
 {
     const struct model_shape *s = &e->model->shape;
     struct engine_model *m = &e->description.model;
     size_t block_bytes = kv_cache_block_bytes(o->kv_type, s->n_layers, s->n_kv_heads, s->head_dim);
     uint32_t context_length = model_context_length(e->model, o);
-    size_t n_blocks = choose_blocks(e, o, context_length);
+    if (!s->causal && context_length > e->loop.scheduler.max_rows) {
+        log_warn("engine", "a text of this model is computed in one step: the context is cut to max_batch_tokens",
+                 LOG_INT("context_length", context_length), LOG_INT("max_batch_tokens", e->loop.scheduler.max_rows));
+        context_length = (uint32_t)e->loop.scheduler.max_rows;
+    }
+    size_t n_blocks = engine_kv_blocks(s, o, context_length, backend_info(e->backend)->memory_bytes);
     if (n_blocks == 0 || n_blocks > INT32_MAX)
         return error_set_param(err, ERROR_VALIDATION_FAILED, "kv_cache_bytes",
                                "expected room for 1 to %d blocks of %zu bytes, found %zu bytes", INT32_MAX, block_bytes,
@@ -95,7 +91,7 @@ static enum error_code open_kv(struct engine *e, const struct engine_options *o,
     if (code)
         return code;
     if (!kvcache_open(&e->loop.kvcache, (uint32_t)n_blocks, (uint32_t)e->loop.max_sequences,
-                      kvcache_blocks_for(context_length), !o->no_prefix_cache))
+                      kvcache_blocks_for(context_length), !o->no_prefix_cache && s->pooling == POOLING_NONE))
         return error_set(err, ERROR_MEMORY_EXHAUSTED, "no memory for the tables of %zu KV blocks", n_blocks);
     m->kv_bytes = (uint64_t)n_blocks * block_bytes;
     m->n_kv_blocks = (uint32_t)n_blocks;
@@ -118,7 +114,7 @@ static void measure_tokens(struct engine *e)
     e->max_stream_bytes = 3 * (longest + 4);
 }
 
-static bool alloc_arrays(struct loop *l, size_t vocab_size)
+static bool alloc_arrays(struct loop *l, size_t n_outputs)
 {
     size_t n = l->max_sequences, rows = l->scheduler.max_rows, n_out = l->max_out;
     l->running = calloc(n, sizeof *l->running);
@@ -132,7 +128,7 @@ static bool alloc_arrays(struct loop *l, size_t vocab_size)
     l->out_sequences = calloc(n_out, sizeof *l->out_sequences);
     l->needs = calloc(n_out, sizeof *l->needs);
     l->masks = calloc(n_out, sizeof *l->masks);
-    l->logits = calloc(n_out, vocab_size * sizeof *l->logits);
+    l->logits = calloc(n_out, n_outputs * sizeof *l->logits);
     return l->running && l->free_slots && l->known && l->items && l->ids && l->positions && l->slots && l->out_rows &&
            l->out_sequences && l->needs && l->masks && l->logits;
 }
@@ -141,11 +137,14 @@ static enum error_code open_memory(struct engine *e, const struct engine_options
 {
     struct loop *l = &e->loop;
     size_t vocab_size = e->limits.vocab_size = e->model->shape.vocab_size;
-    l->max_sequences = or_default(o->max_sequences, DEFAULT_SEQUENCES);
-    l->scheduler.max_rows = or_default(o->max_batch_tokens, DEFAULT_BATCH_TOKENS);
+    l->max_sequences = engine_max_sequences(o);
+    l->scheduler.max_rows = engine_max_rows(o);
     l->scheduler.target_ns = o->target_step_ns;
     l->speculate = !o->no_speculation;
-    l->max_out = l->max_sequences + (l->speculate ? DRAFT_MAX * DRAFT_MAX_SEQUENCES : 0) + LOOP_MAX_SCORES;
+    bool embeds = e->model->shape.pooling != POOLING_NONE;
+    size_t n_outputs = embeds ? e->model->shape.dim : vocab_size;
+    e->limits.embedding_size = embeds ? e->model->shape.dim : 0;
+    l->max_out = embeds ? l->scheduler.max_rows : engine_max_out(o);
     measure_tokens(e);
     enum error_code code = forward_open(e->model, l->scheduler.max_rows, &l->forward, err);
     if (!code)
@@ -155,13 +154,13 @@ static enum error_code open_memory(struct engine *e, const struct engine_options
     if (code)
         return code;
     buffer_init(&l->text, e->max_stream_bytes);
-    if (!alloc_arrays(l, vocab_size) || !buffer_reserve(&l->text, e->max_stream_bytes))
-        return error_set(err, ERROR_MEMORY_EXHAUSTED, "no memory for a batch of %zu sequences of %zu logits",
-                         l->max_sequences, vocab_size);
+    if (!alloc_arrays(l, n_outputs) || !buffer_reserve(&l->text, e->max_stream_bytes))
+        return error_set(err, ERROR_MEMORY_EXHAUSTED, "no memory for a batch of %zu rows of %zu outputs",
+                         l->max_out, n_outputs);
     for (size_t i = 0; i < l->max_sequences; i++)
         l->free_slots[l->n_free_slots++] = (uint32_t)(l->max_sequences - 1 - i);
     e->description.model.scratch_bytes = forward_memory_bytes(l->forward) + sampler_memory_bytes(l->sampler) +
-                                         l->max_out * vocab_size * sizeof *l->logits;
+                                         l->max_out * n_outputs * sizeof *l->logits;
     e->stats.n_kv_blocks = l->kvcache.n_blocks;
     return ERROR_NONE;
 }
@@ -192,20 +191,25 @@ fail_stats:
     return false;
 }
 
-/* Signals are for the program's own threads: the loop takes none. */
-static bool start_thread(struct engine *e)
+/* What takes long of opening: on a thread of its own, and the workers that it makes are at its priority until the loop starts them anew. */
+struct loading {
+    struct engine *e;
+    const struct engine_options *options;
+    enum error_code code;
+    struct error *err;
+};
+
+static void load(void *arg)
 {
-    sigset_t all, before;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    bool ok = !pthread_create(&e->thread, NULL, loop_main, e);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
-    return ok;
+    struct loading *l = arg;
+    l->code = open_model(l->e, l->options, l->err);
+    if (!l->code)
+        l->code = open_memory(l->e, l->options, l->err);
 }
 
 static enum error_code start(struct engine *e, const struct engine_options *o, struct error *err)
 {
-    const struct queue_options queue = {.limit = or_default(o->queue_limit, DEFAULT_QUEUE),
+    const struct queue_options queue = {.limit = o->queue_limit ? o->queue_limit : DEFAULT_QUEUE,
                                         .max_tokens = o->queue_tokens,
                                         .max_wait_ns = o->queue_wait_ns,
                                         .max_returned = e->loop.max_sequences};
@@ -213,8 +217,15 @@ static enum error_code start(struct engine *e, const struct engine_options *o, s
         return error_set(err, ERROR_MEMORY_EXHAUSTED, "no memory for the engine's locks");
     e->default_timeout_ns = o->default_timeout_ns;
     e->stall_timeout_ns = o->stall_timeout_ns;
+    e->turn = strcmp(backend_info(e->backend)->device, "cpu") == 0 ? o->turn : NULL;
     e->stats.last_turn_ns = clock_now_ns();
-    return start_thread(e) ? ERROR_NONE : error_set(err, ERROR_MEMORY_EXHAUSTED, "no thread for the engine's loop");
+    if (o->accuracy_share > 0) {
+        enum error_code code = accuracy_open(e, o->accuracy_share, o->accuracy_threshold, &e->accuracy, err);
+        if (code)
+            return code;
+    }
+    return waker_thread_start(&e->thread, loop_main, e) ? ERROR_NONE
+                                                        : error_set(err, ERROR_MEMORY_EXHAUSTED, "no thread for the engine's loop");
 }
 
 static void close_loop(struct loop *l)
@@ -240,6 +251,7 @@ static void close_loop(struct loop *l)
 /* Frees what there is of an engine whose thread is over. */
 static void free_engine(struct engine *e)
 {
+    accuracy_close(e->accuracy);
     if (e->has_sync) {
         queue_fini(&e->queue);
         pthread_cond_destroy(&e->drained);
@@ -268,9 +280,12 @@ enum error_code engine_open(const struct engine_options *options, struct engine 
     struct engine *e = calloc(1, sizeof *e);
     if (!e)
         return error_set(err, ERROR_MEMORY_EXHAUSTED, "no memory for an engine");
-    code = open_model(e, options, err);
-    if (!code)
-        code = open_memory(e, options, err);
+    struct loading loading = {.e = e, .options = options, .err = err};
+    if (options->load_in_background)
+        background_run(load, &loading);
+    else
+        load(&loading);
+    code = loading.code;
     e->description.model.load_seconds = (double)(clock_now_ns() - start_ns) / (double)CLOCK_NS_PER_S;
     if (!code)
         code = start(e, options, err);
@@ -287,13 +302,20 @@ enum error_code engine_open(const struct engine_options *options, struct engine 
     return ERROR_NONE;
 }
 
-void engine_close(struct engine *e)
+void engine_stop(struct engine *e)
 {
-    if (!e)
+    if (atomic_exchange(&e->stopped, true))
         return;
     engine_drain(e, clock_now_ns());
     atomic_store_explicit(&e->closing, true, memory_order_release);
     waker_wake(&e->waker);
     pthread_join(e->thread, NULL);
+}
+
+void engine_close(struct engine *e)
+{
+    if (!e)
+        return;
+    engine_stop(e);
     free_engine(e);
 }

@@ -33,7 +33,7 @@ struct registry_observer {
     void (*on_swap)(void *user, const char *id, const char *result); /* "completed", "failed", "rolled_back" */
 };
 
-struct registry_options {
+struct registry_options {             /* strings are borrowed until registry_close */
     struct engine_options engine;     /* what every model gets; its model_path and model_id are those of the first model */
     const char *allowed_dirs;         /* separated by ':'; files of load and swap must lie in one of them once symlinks are resolved.
                                        * NULL or "" = none: models cannot be changed */

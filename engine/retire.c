@@ -1,5 +1,6 @@
 /* The ends of sequences and requests. What a request held is free, and the statistics know of its end, before its
  * reader hears of it, so a client that saw the end sees its effect. */
+#include "engine/accuracy.h"
 #include "engine/loop.h"
 
 #include "base/clock.h"
@@ -74,8 +75,9 @@ static void observe_end(struct engine *e, const struct job *j, enum finish_reaso
         o.queue_s = -1;
     if (j->first_token_ns)
         o.first_token_s = seconds_between(j->item.arrival_ns, j->first_token_ns);
-    if (e->observer.on_finish)
-        e->observer.on_finish(e->observer.user, &o);
+    const struct engine_observer *observer = loop_observer(e);
+    if (observer && observer->on_finish)
+        observer->on_finish(observer->user, &o);
 }
 
 static struct stream_summary summarise(const struct job *j, int64_t now_ns)
@@ -108,6 +110,8 @@ static void retire(struct engine *e, struct job *j, enum finish_reason finish, c
     }
     count_end(e, j, finish, error && error->reason);
     observe_end(e, j, finish, now_ns);
+    if (e->accuracy)
+        accuracy_offer(e->accuracy, j);
     log_debug("engine", "request ended", LOG_STR("request_id", j->id), LOG_INT("finish", finish),
               LOG_INT("prompt_tokens", j->n_prompt), LOG_INT("generated_tokens", j->n_generated));
     struct stream_summary summary = summarise(j, now_ns);

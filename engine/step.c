@@ -42,8 +42,9 @@ static void want_logits(struct loop *l, struct sequence *q, size_t at, struct lo
 
 /* Appends the next n rows of a sequence; those of its last known token and of the drafted ones get logits, and before them those of a
  * prompt whose log-probabilities are wanted. */
-static size_t add_rows(struct loop *l, struct sequence *q, uint32_t n, size_t at)
+static size_t add_rows(struct engine *e, struct sequence *q, uint32_t n, size_t at)
 {
+    struct loop *l = &e->loop;
     uint32_t n_draft = n > sequence_n_left(q) ? n - sequence_n_left(q) : 0, n_known = q->job->n_prompt + q->n_generated;
     struct matcher ahead = q->matcher;
     q->n_draft = n_draft;
@@ -53,6 +54,11 @@ static size_t add_rows(struct loop *l, struct sequence *q, uint32_t n, size_t at
         l->ids[at] = (int32_t)sequence_token(q, position);
         l->positions[at] = (int32_t)position;
         l->slots[at] = (int32_t)q->slot;
+        if (q->job->pooled) {
+            if (embed_wants(e, q, position))
+                want_logits(l, q, at, (struct logits_need){0}, NULL);
+            continue;
+        }
         if (position + 1 < n_known || !q->job->max_tokens) {
             if (position + 1 < q->job->n_prompt && sequence_scores(q))
                 want_logits(l, q, at, (struct logits_need){0}, NULL);
@@ -76,8 +82,9 @@ struct step_rows {
     size_t n_rows, n_sequences, n_decodes, n_drafts; /* the rest are rows of prompts */
 };
 
-static void build_batch(struct loop *l, struct step_rows *rows)
+static void build_batch(struct engine *e, struct step_rows *rows)
 {
+    struct loop *l = &e->loop;
     *rows = (struct step_rows){0};
     l->n_out = 0;
     for (struct job *j = l->jobs; j; j = j->next)
@@ -85,7 +92,7 @@ static void build_batch(struct loop *l, struct step_rows *rows)
     for (size_t i = 0; i < l->n_running; i++) {
         if (!l->items[i].n_rows)
             continue;
-        rows->n_rows = add_rows(l, l->running[i], l->items[i].n_rows, rows->n_rows);
+        rows->n_rows = add_rows(e, l->running[i], l->items[i].n_rows, rows->n_rows);
         rows->n_decodes += l->items[i].decode;
         rows->n_drafts += l->running[i]->n_draft;
         l->running[i]->job->in_step = true;
@@ -109,8 +116,9 @@ static void note_token(struct engine *e, struct sequence *q)
     int64_t now_ns = clock_now_ns();
     if (!q->job->first_token_ns)
         q->job->first_token_ns = now_ns;
-    if (q->last_token_ns && e->observer.on_token_gap)
-        e->observer.on_token_gap(e->observer.user, (double)(now_ns - q->last_token_ns) / (double)CLOCK_NS_PER_S);
+    const struct engine_observer *observer = loop_observer(e);
+    if (q->last_token_ns && observer && observer->on_token_gap)
+        observer->on_token_gap(observer->user, (double)(now_ns - q->last_token_ns) / (double)CLOCK_NS_PER_S);
     q->last_token_ns = now_ns;
     q->job->n_generated++;
     pthread_mutex_lock(&e->stats_lock);
@@ -123,12 +131,14 @@ static void accept(struct engine *e, struct sequence *q, const struct sample *dr
 {
     struct job *j = q->job;
     struct buffer *text = &e->loop.text;
+    assert(q->n_generated < j->max_tokens && "step: room for the token");
+    q->generated[q->n_generated] = drawn->id;
+    q->n_drawn = q->n_generated + 1;
     if (!j->ignore_eos && tokenizer_is_eog(e->model->tokenizer, drawn->id)) {
         loop_end_sequence(e, q, FINISH_STOP, false);
         return;
     }
-    assert(q->n_generated < j->max_tokens && "step: room for the token");
-    q->generated[q->n_generated++] = drawn->id;
+    q->n_generated++;
     note_token(e, q);
     buffer_clear(text);
     detokenizer_push(&q->detokenizer, e->model->tokenizer, drawn->id, text);
@@ -328,8 +338,9 @@ void loop_step(struct engine *e, size_t n_planned)
     struct loop *l = &e->loop;
     struct error err = {0};
     struct step_rows rows;
+    turn_take(e->turn);
     int64_t start_ns = clock_now_ns();
-    build_batch(l, &rows);
+    build_batch(e, &rows);
     assert(rows.n_rows == n_planned && "step: the plan is what is run");
     (void)n_planned;
     note_batch(l, rows.n_sequences);
@@ -340,7 +351,10 @@ void loop_step(struct engine *e, size_t n_planned)
                                .block_tables = l->kvcache.tables,
                                .n_sequences = l->kvcache.n_slots,
                                .max_blocks = l->kvcache.max_blocks};
-    bool works = !forward_run(l->forward, &e->kv, &batch, l->ids, l->out_rows, l->n_out, l->needs, false, l->logits, &err);
+    bool embeds = e->limits.embedding_size > 0;
+    bool works = !(embeds ? forward_hidden(l->forward, &e->kv, &batch, l->ids, l->out_rows, l->n_out, l->logits, &err)
+                          : forward_run(l->forward, &e->kv, &batch, l->ids, l->out_rows, l->n_out, l->needs, false, l->logits, &err));
+    turn_give(e->turn);
     note_device(e, works); /* before its requests hear of it */
     if (!works)
         fail_batch(e, &err);
@@ -349,12 +363,17 @@ void loop_step(struct engine *e, size_t n_planned)
         for (size_t i = 0; i < l->n_running; i++)
             loop_fill_blocks(l, l->running[i]);
     }
-    score_all(e);
-    sample_all(e);
+    if (embeds) {
+        embed_all(e);
+    } else {
+        score_all(e);
+        sample_all(e);
+    }
     double seconds = (double)(clock_now_ns() - start_ns) / (double)CLOCK_NS_PER_S;
     pthread_mutex_lock(&e->stats_lock);
     e->stats.busy_seconds += seconds;
     pthread_mutex_unlock(&e->stats_lock);
-    if (e->observer.on_step)
-        e->observer.on_step(e->observer.user, rows.n_rows, rows.n_sequences, seconds);
+    const struct engine_observer *observer = loop_observer(e);
+    if (observer && observer->on_step)
+        observer->on_step(observer->user, rows.n_rows, rows.n_sequences, seconds);
 }

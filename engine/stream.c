@@ -40,6 +40,9 @@ struct stream {
     struct token *prompt;             /* [n_prompt] */
     struct token_logprob *prompt_tops; /* [n_prompt][n_top] */
     bool prompt_shown, prompt_read;
+    float *embedding; /* [n_embedding]; the loop's until complete, then the reader's */
+    uint32_t n_embedding;
+    bool embedded;
     size_t n_text, max_token_bytes;
     void (*on_ready)(void *user);
     void *user;
@@ -67,6 +70,7 @@ static void free_all(struct stream *s)
         free(s->choices[c].text);
     }
     free(s->choices);
+    free(s->embedding);
     free(s->prompt);
     free(s->prompt_tops);
     free(s->out_tokens);
@@ -97,12 +101,14 @@ static bool alloc_rings(struct stream *s)
 
 static bool alloc_prompt(struct stream *s, const struct stream_options *options)
 {
+    s->n_embedding = options->n_embedding;
+    s->embedding = calloc((size_t)s->n_embedding + 1, sizeof *s->embedding);
     s->n_prompt = options->n_prompt;
     s->prompt = calloc((size_t)s->n_prompt + 1, sizeof *s->prompt);
     s->prompt_tops = calloc((size_t)s->n_prompt * s->n_top + 1, sizeof *s->prompt_tops);
     for (uint32_t i = 0; s->prompt && i < s->n_prompt; i++)
         s->prompt[i] = (struct token){.id = options->prompt[i], .logprob = NAN};
-    return s->prompt && s->prompt_tops;
+    return s->embedding && s->prompt && s->prompt_tops;
 }
 
 struct stream *stream_open(const struct stream_options *options)
@@ -242,6 +248,13 @@ void stream_show_prompt(struct stream *s)
     pthread_mutex_lock(&s->lock);
     s->prompt_shown = true;
     publish(s);
+}
+
+void stream_embed(struct stream *s, const float *embedding)
+{
+    assert(!s->complete && "stream: an embedding comes before the end");
+    memcpy(s->embedding, embedding, s->n_embedding * sizeof *embedding);
+    s->embedded = true;
 }
 
 static struct record *record_at(const struct stream *s, const struct choice *c, uint32_t i)
@@ -392,6 +405,8 @@ void stream_read(struct stream *s, size_t max_tokens, struct stream_event *out)
             out->finish = s->finish;
             out->error = s->error;
             out->summary = s->summary;
+            out->embedding = s->embedded ? s->embedding : NULL;
+            out->n_embedding = s->embedded ? s->n_embedding : 0;
             s->complete_read = true;
         }
     }

@@ -34,6 +34,7 @@ struct stream_options {
     uint32_t n_top;         /* top log-probabilities of each token */
     const uint32_t *prompt; /* [n_prompt] tokens whose log-probabilities will be given; copied */
     uint32_t n_prompt;      /* 0 = none will */
+    uint32_t n_embedding;   /* of the vector that will be given; 0 = none will */
     size_t max_token_bytes; /* text that one token can add, at most */
     void (*on_ready)(void *user);
     void *user;
@@ -72,6 +73,9 @@ void stream_push(struct stream *s, uint32_t choice, const struct stream_token *t
  * all records. */
 void stream_end_choice(struct stream *s, uint32_t choice, const char *text, size_t n_bytes, uint64_t safe,
                        enum finish_reason finish);
+/* The vector [n_embedding] that the reader gets with COMPLETE. Before stream_complete. */
+void stream_embed(struct stream *s, const float *embedding);
+
 /* Ends the stream; `error` (copied, NULL = none) with FINISH_ERROR. The waker is not used any more. */
 void stream_complete(struct stream *s, enum finish_reason finish, const struct error *error,
                      const struct stream_summary *summary);

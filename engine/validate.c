@@ -16,7 +16,10 @@ enum error_code request_validate_length(const struct request_limits *limits, con
     if (n == 0)
         return error_set_param(err, ERROR_VALIDATION_FAILED, param,
                                "expected at least 1 token, found an empty %s and a model that adds none", param);
-    if (n >= limits->context_length)
+    if (limits->embedding_size && n > limits->context_length)
+        return error_set_param(err, ERROR_VALIDATION_FAILED, param, "expected at most %u tokens (the context), found %zu",
+                               limits->context_length, n);
+    if (!limits->embedding_size && n >= limits->context_length)
         return error_set_param(err, ERROR_VALIDATION_FAILED, param,
                                "expected at most %u tokens (the context of %u less one for the answer), found %zu",
                                limits->context_length - 1, limits->context_length, n);
@@ -137,9 +140,21 @@ static enum error_code check_input(const struct request_limits *limits, const st
     return check_text_bytes(limits, "prompt", r->prompt_bytes, err);
 }
 
+/* A model does either. */
+static enum error_code check_kind(const struct request_limits *limits, const struct request *r, struct error *err)
+{
+    if (r->embed && !limits->embedding_size)
+        return error_set_param(err, ERROR_VALIDATION_FAILED, "model", "expected a model that computes embeddings, found one that generates");
+    if (!r->embed && limits->embedding_size)
+        return error_set_param(err, ERROR_VALIDATION_FAILED, "model", "expected a model that generates, found one that computes embeddings");
+    if (r->embed && (r->max_tokens || r->n > 1 || r->logprobs || r->prompt_logprobs || r->n_stop || r->grammar))
+        return error_set_param(err, ERROR_VALIDATION_FAILED, "embed", "expected nothing but an input and limits with it, found more");
+    return ERROR_NONE;
+}
+
 static enum error_code check_numbers(const struct request *r, struct error *err)
 {
-    if (r->max_tokens < 1 && (!r->prompt_logprobs || r->n > 1))
+    if (r->max_tokens < 1 && !r->embed && (!r->prompt_logprobs || r->n > 1))
         return error_set_param(err, ERROR_VALIDATION_FAILED, "max_tokens",
                                "expected at least 1, or one choice with the prompt's log-probabilities, found 0");
     if (r->prompt_logprobs && !r->logprobs)
@@ -164,8 +179,10 @@ static enum error_code check_numbers(const struct request *r, struct error *err)
 
 enum error_code request_validate(const struct request_limits *limits, const struct request *r, struct error *err)
 {
-    enum error_code code = check_numbers(r, err);
+    enum error_code code = check_kind(limits, r, err);
     if (!code)
+        code = check_numbers(r, err);
+    if (!code && !r->embed)
         code = check_sampling(limits, &r->sampling, err);
     if (!code)
         code = check_stop(r, err);

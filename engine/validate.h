@@ -16,12 +16,13 @@
 struct request_limits {
     uint32_t vocab_size;
     uint32_t context_length;
+    uint32_t embedding_size; /* of a model that computes embeddings only; 0 = it generates */
     size_t max_token_bytes; /* longest text of a token: a longer prompt than a context of those cannot fit */
 };
 
 enum error_code request_validate(const struct request_limits *limits, const struct request *r, struct error *err);
 
-/* For a prompt of n tokens: at least one, and one position left for the answer. `param` names the input. */
+/* For a prompt of n tokens: at least one, and one position left for the answer, if there is to be one. `param` names the input. */
 enum error_code request_validate_length(const struct request_limits *limits, const char *param, size_t n,
                                         struct error *err);
 

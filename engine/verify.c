@@ -10,12 +10,7 @@
  *
  * What is not seen: a change of some weights that the model still does well with. Caller's thread.
  */
-#include "engine/engine.h"
-
-#include "engine/model/check.h"
-#include "engine/model/gguf_text.h"
-#include "engine/model/tensors.h"
-#include "engine/text/tokenizer.h"
+#include "engine/checks.h"
 
 #include <inttypes.h>
 #include <math.h>
@@ -24,108 +19,42 @@
 #include <string.h>
 
 #define N_ANSWER 12       /* tokens of the known answers */
-#define N_TEXT 512        /* tokens of the text that are scored, at most */
 #define CHUNK 32          /* of them at once */
-#define PLAUSIBLE_BITS 1.5 /* a byte of the text. Letter frequencies take 4.2, compressors 2 to 3; the bundled model of 11 M weights 0.85 */
-#define MESSAGE_BYTES 512
-
-static const char text[] =
-    "Once upon a time there was a little fox who lived with his mother at the edge of a green wood. Every morning he ran down to the "
-    "river to look for fish, and every evening he came home tired and hungry. \"You must not go beyond the old bridge,\" said his mother, "
-    "\"for the farmer keeps a big dog there, and he does not like foxes.\"\n\n"
-    "One day the little fox saw a rabbit on the other side of the water. The rabbit was eating clover in the sun, and did not seem to be "
-    "afraid of anything. \"Good morning,\" said the little fox. \"Why do you sit there, when the dog may come at any time?\"\n\n"
-    "\"Oh,\" said the rabbit, \"the dog is old and sleeps all day long. Come over and see for yourself.\" So the little fox went over the "
-    "bridge, though he knew that he should not. He had not gone very far when he heard a loud noise behind him. It was the dog, and he was "
-    "not asleep at all. The little fox ran as fast as he could. He ran across the field, and through the hedge, and he did not stop until "
-    "he was safe at home.\n\n"
-    "\"What is the matter?\" asked his mother. \"Nothing,\" said the little fox, but he never went beyond the old bridge again.\n";
 
 enum { CHECK_STRUCTURE, CHECK_TOKENIZER, CHECK_WEIGHTS, CHECK_TEXT, CHECK_ANSWERS, N_CHECKS };
 static const char *const names[] = {"structure", "tokenizer", "weights", "text", "known answers"};
 
 struct verify {
-    const char *path;
-    int i2s_order;
-    struct gguf *gguf;
-    struct model_shape shape;
-    struct tokenizer *tokenizer;
-    struct token_list ids; /* of the text, BOS first where the model has one */
+    struct file_checks file;
     size_t n_done;         /* checks that were made; all but the last have passed */
     bool passed;
-    char messages[N_CHECKS][MESSAGE_BYTES];
+    char messages[N_CHECKS][CHECK_MESSAGE_BYTES];
     struct error error;
 };
 
 #define FAIL(v, ...) error_set(&(v)->error, ERROR_MODEL_LOAD_FAILED, __VA_ARGS__)
-#define SAY(v, check, ...) snprintf((v)->messages[check], MESSAGE_BYTES, __VA_ARGS__)
+#define SAY(v, check, ...) snprintf((v)->messages[check], CHECK_MESSAGE_BYTES, __VA_ARGS__)
 
 static enum error_code check_structure(struct verify *v)
 {
-    enum error_code code = gguf_open(v->path, &v->gguf, &v->error);
-    if (!code)
-        code = model_shape_read(v->gguf, &v->shape, &v->error);
-    if (!code)
-        SAY(v, CHECK_STRUCTURE, "%s, %u layers of %u, %zu tensors in %zu file%s", v->shape.arch_name, v->shape.n_layers,
-            v->shape.dim, gguf_n_tensors(v->gguf), gguf_n_parts(v->gguf), gguf_n_parts(v->gguf) > 1 ? "s" : "");
-    return code;
+    return file_check_structure(&v->file, v->messages[CHECK_STRUCTURE], &v->error);
 }
 
 static enum error_code check_tokenizer(struct verify *v)
 {
-    struct buffer back;
-    enum error_code code = tokenizer_from_gguf(v->gguf, v->shape.vocab_size, &v->tokenizer, &v->error);
-    if (code)
-        return code;
-    int64_t bos = tokenizer_bos(v->tokenizer);
-    if (bos >= 0 && !(v->ids.ids = malloc(sizeof *v->ids.ids)))
-        return error_set(&v->error, ERROR_MEMORY_EXHAUSTED, "no memory for the tokens of a text");
-    if (bos >= 0) {
-        v->ids.capacity = v->ids.n = 1;
-        v->ids.ids[0] = (uint32_t)bos;
-    }
-    size_t first = v->ids.n;
-    if ((code = tokenizer_encode(v->tokenizer, text, sizeof text - 1, false, false, &v->ids, &v->error)))
-        return code;
-    buffer_init(&back, 4 * sizeof text);
-    code = tokenizer_decode(v->tokenizer, v->ids.ids + first, v->ids.n - first, false, &back, &v->error);
-    const char *from = back.data ? back.data : "";
-    size_t n = back.n_bytes;
-    if (n == sizeof text && *from == ' ') /* SentencePiece begins words with a space */
-        from++, n--;
-    size_t same = 0;
-    while (same < n && same < sizeof text - 1 && from[same] == text[same])
-        same++;
-    buffer_fini(&back);
-    if (!code && (n != sizeof text - 1 || same != n))
-        return FAIL(v, "a text of %zu bytes became %zu tokens and then another text, from byte %zu on", sizeof text - 1,
-                    v->ids.n - first, same);
-    SAY(v, CHECK_TOKENIZER, "%u tokens; a text of %zu bytes is %zu of them, and the same text again",
-        tokenizer_n_tokens(v->tokenizer), sizeof text - 1, v->ids.n - first);
-    return code;
+    return file_check_tokenizer(&v->file, v->messages[CHECK_TOKENIZER], &v->error);
 }
 
 static enum error_code check_weights(struct verify *v)
 {
-    enum order_evidence evidence;
-    struct weights_summary w;
-    enum i2s_order fits = model_i2s_order(v->gguf, &v->shape, &evidence),
-                   order = v->i2s_order < 0 ? fits : (enum i2s_order)v->i2s_order;
-    if (evidence == ORDER_SEEN && order != fits)
-        return FAIL(v, "I2_S tensors are packed %d to a block, but were asked to be read as %d", fits == I2S_ORDER_64 ? 64 : 128,
-                    order == I2S_ORDER_64 ? 64 : 128);
-    enum error_code code = model_check_weights(v->gguf, &v->shape, order, &w, &v->error);
-    if (!code)
-        SAY(v, CHECK_WEIGHTS, "%" PRIu64 ", finite; scales %.4g to %.4g; FFN rows and columns correlate by %.2f", w.n_weights,
-            w.scale_min, w.scale_max, w.ffn_fit);
-    return code;
+    return file_check_weights(&v->file, v->messages[CHECK_WEIGHTS], &v->error);
 }
 
 static enum error_code open_session(struct verify *v, const char *isa, int n_threads, struct session **out)
 {
-    const struct engine_options options = {.model_path = v->path, .device = "cpu", .isa = isa, .n_threads = n_threads,
-                                           .i2s_order = v->i2s_order, .max_sequences = 1, .max_batch_tokens = N_TEXT,
-                                           .context_length = N_TEXT + 1};
+    const struct engine_options options = {.model_path = v->file.path, .device = "cpu", .isa = isa, .n_threads = n_threads,
+                                           .i2s_order = v->file.i2s_order, .max_sequences = 1, .max_batch_tokens = CHECK_MAX_TOKENS,
+                                           .context_length = CHECK_MAX_TOKENS + 1};
     return session_open(&options, out, &v->error);
 }
 
@@ -137,7 +66,7 @@ static enum error_code last_logits(struct verify *v, struct session *s, size_t n
     for (size_t at = 0; at < n; at += piece) {
         size_t m = n - at < piece ? n - at : piece;
         for (size_t i = 0; i < m; i++)
-            rows[i] = (struct session_row){0, v->ids.ids[at + i], at + i + 1 == n};
+            rows[i] = (struct session_row){0, v->file.ids.ids[at + i], at + i + 1 == n};
         enum error_code code = session_step(s, rows, m, false, at + m == n ? logits : NULL, &v->error);
         if (code)
             return code;
@@ -148,7 +77,7 @@ static enum error_code last_logits(struct verify *v, struct session *s, size_t n
 static enum error_code answers_of(struct verify *v, const char *isa, int n_threads, float *logits, float *again)
 {
     struct session *s = NULL;
-    size_t n = v->ids.n < N_ANSWER ? v->ids.n : N_ANSWER, vocab = v->shape.vocab_size;
+    size_t n = v->file.ids.n < N_ANSWER ? v->file.ids.n : N_ANSWER, vocab = v->file.shape.vocab_size;
     enum error_code code = open_session(v, isa, n_threads, &s);
     if (!code)
         code = last_logits(v, s, n, n, logits);
@@ -167,7 +96,7 @@ static enum error_code answers_of(struct verify *v, const char *isa, int n_threa
 
 static enum error_code check_answers(struct verify *v)
 {
-    size_t vocab = v->shape.vocab_size;
+    size_t vocab = v->file.shape.vocab_size;
     float *logits = malloc(3 * vocab * sizeof *logits);
     if (!logits)
         return error_set(&v->error, ERROR_MEMORY_EXHAUSTED, "no memory for the logits of %zu tokens", vocab);
@@ -183,35 +112,24 @@ static enum error_code check_answers(struct verify *v)
     return code;
 }
 
-/* -log2 p of `target` under softmax(logits). */
-static double bits_of(const float *logits, size_t n, uint32_t target)
-{
-    double max = (double)logits[0], sum = 0;
-    for (size_t i = 1; i < n; i++)
-        max = (double)logits[i] > max ? (double)logits[i] : max;
-    for (size_t i = 0; i < n; i++)
-        sum += exp((double)logits[i] - max);
-    return (log(sum) + max - (double)logits[target]) / M_LN2;
-}
-
 /* Bits of all tokens of the text but the first, and the bytes that these tokens are. logits: [CHUNK][vocab_size]. */
 static enum error_code score_text(struct verify *v, struct session *s, float *logits, double *bits, size_t *n_bytes)
 {
-    size_t n = v->ids.n < N_TEXT ? v->ids.n : N_TEXT, vocab = v->shape.vocab_size;
+    size_t n = v->file.ids.n < CHECK_MAX_TOKENS ? v->file.ids.n : CHECK_MAX_TOKENS, vocab = v->file.shape.vocab_size;
     struct session_row rows[CHUNK];
     *bits = 0;
     *n_bytes = 0;
     for (size_t at = 0; at + 1 < n; at += CHUNK) {
         size_t m = n - 1 - at < CHUNK ? n - 1 - at : CHUNK;
         for (size_t i = 0; i < m; i++)
-            rows[i] = (struct session_row){0, v->ids.ids[at + i], true};
+            rows[i] = (struct session_row){0, v->file.ids.ids[at + i], true};
         enum error_code code = session_step(s, rows, m, false, logits, &v->error);
         if (code)
             return code;
         for (size_t i = 0; i < m; i++) {
             size_t piece_bytes = 0;
-            *bits += bits_of(logits + i * vocab, vocab, v->ids.ids[at + i + 1]);
-            tokenizer_piece(v->tokenizer, v->ids.ids[at + i + 1], &piece_bytes);
+            *bits += check_bits(logits + i * vocab, vocab, v->file.ids.ids[at + i + 1]);
+            tokenizer_piece(v->file.tokenizer, v->file.ids.ids[at + i + 1], &piece_bytes);
             *n_bytes += piece_bytes;
         }
     }
@@ -223,7 +141,7 @@ static enum error_code check_text(struct verify *v)
     struct session *s = NULL;
     double bits = 0;
     size_t n_bytes = 0;
-    float *logits = malloc(CHUNK * (size_t)v->shape.vocab_size * sizeof *logits);
+    float *logits = malloc(CHUNK * (size_t)v->file.shape.vocab_size * sizeof *logits);
     enum error_code code =
         logits ? open_session(v, NULL, 0, &s) : error_set(&v->error, ERROR_MEMORY_EXHAUSTED, "no memory for logits");
     if (!code)
@@ -233,11 +151,11 @@ static enum error_code check_text(struct verify *v)
     if (code)
         return code;
     double per_byte = n_bytes ? bits / (double)n_bytes : (double)INFINITY;
-    if (!(per_byte < PLAUSIBLE_BITS))
+    if (!(per_byte < CHECK_PLAUSIBLE_BITS))
         return FAIL(v,
                     "a plain English text takes %.2f bits a byte, expected less than %.1f of a language model: weights, tokenizer or "
                     "hyperparameters are not those that belong together",
-                    per_byte, PLAUSIBLE_BITS);
+                    per_byte, CHECK_PLAUSIBLE_BITS);
     SAY(v, CHECK_TEXT, "%.3f bits a byte of a plain English text", per_byte);
     return ERROR_NONE;
 }
@@ -257,7 +175,7 @@ static void run_checks(struct verify *v)
 
 static void write_text(const struct verify *v, struct buffer *out)
 {
-    buffer_printf(out, "%s: %s\n", v->path, v->passed ? "sound" : "NOT SOUND");
+    buffer_printf(out, "%s: %s\n", v->file.path, v->passed ? "sound" : "NOT SOUND");
     for (size_t i = 0; i < N_CHECKS; i++)
         buffer_printf(out, "  %-6s  %-14s %s\n", i >= v->n_done ? "-" : i + 1 < v->n_done || v->passed ? "ok" : "FAILED",
                       names[i], i < v->n_done ? v->messages[i] : "not checked");
@@ -273,7 +191,7 @@ static void json_string(struct buffer *out, const char *name, const char *value)
 static void write_json(const struct verify *v, struct buffer *out)
 {
     buffer_append_char(out, '{');
-    json_string(out, "path", v->path);
+    json_string(out, "path", v->file.path);
     buffer_printf(out, ",\"sound\":%s,\"checks\":[", v->passed ? "true" : "false");
     for (size_t i = 0; i < v->n_done; i++) {
         buffer_append_str(out, i ? ",{" : "{");
@@ -298,8 +216,8 @@ enum error_code model_verify(const char *path, int i2s_order, bool json, struct 
     struct verify *v = calloc(1, sizeof *v);
     if (!v)
         return error_set(err, ERROR_MEMORY_EXHAUSTED, "no memory to verify %s", path);
-    v->path = path;
-    v->i2s_order = i2s_order;
+    v->file.path = path;
+    v->file.i2s_order = i2s_order;
     run_checks(v);
     if (json)
         write_json(v, out);
@@ -308,9 +226,7 @@ enum error_code model_verify(const char *path, int i2s_order, bool json, struct 
     enum error_code code = v->passed ? ERROR_NONE : v->error.code;
     if (code && err)
         *err = v->error;
-    free(v->ids.ids);
-    tokenizer_close(v->tokenizer);
-    gguf_close(v->gguf);
+    file_checks_fini(&v->file);
     free(v);
     return code;
 }

@@ -4,6 +4,7 @@
 #include "base/clock.h"
 
 #include <errno.h>
+#include <signal.h>
 #include <time.h>
 
 bool waker_cond_init(pthread_cond_t *cond)
@@ -25,6 +26,16 @@ bool waker_cond_wait(pthread_cond_t *cond, pthread_mutex_t *lock, int64_t deadli
     struct timespec at = {.tv_sec = (time_t)(deadline_ns / CLOCK_NS_PER_S),
                           .tv_nsec = (long)(deadline_ns % CLOCK_NS_PER_S)};
     return pthread_cond_timedwait(cond, lock, &at) != ETIMEDOUT;
+}
+
+bool waker_thread_start(pthread_t *thread, void *(*main)(void *arg), void *arg)
+{
+    sigset_t all, before;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    bool ok = !pthread_create(thread, NULL, main, arg);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    return ok;
 }
 
 bool waker_init(struct waker *w)

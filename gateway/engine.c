@@ -450,6 +450,11 @@ enum engine_state engine_member(const struct engine *e, size_t index, bool *miss
     return m->state;
 }
 
+const char *engine_member_address(const struct engine *e, size_t index)
+{
+    return pool_member(e->pool, index)->address;
+}
+
 enum error_code engine_open(struct event_base *base, const struct gateway_config *config, struct metrics *metrics,
                             struct engine **out, struct error *err)
 {

@@ -71,5 +71,7 @@ void engine_cancel(struct engine_call *call);
 size_t engine_n_members(const struct engine *e);
 /* `*missed`: it is down and should not be: an address that was given, or one of a name that has served. */
 enum engine_state engine_member(const struct engine *e, size_t index, bool *missed);
+/* Where it is, as its target or its name's look-up has it; lives as long as the list. */
+const char *engine_member_address(const struct engine *e, size_t index);
 
 #endif

@@ -14,11 +14,15 @@ void failure_init(struct failure *f)
 {
     memset(f, 0, sizeof *f);
     buffer_init(&f->violations, 65536);
+    buffer_init(&f->details, 65536);
+    buffer_init(&f->result, 65536);
 }
 
 void failure_fini(struct failure *f)
 {
     buffer_fini(&f->violations);
+    buffer_fini(&f->details);
+    buffer_fini(&f->result);
 }
 
 void failure_add(struct failure *f, enum error_code code, const char *field, const char *expected, const char *actual)
@@ -46,6 +50,16 @@ void failure_add(struct failure *f, enum error_code code, const char *field, con
     emit_close(b, '}');
 }
 
+/* Members that are written already. */
+static void put_members(struct buffer *out, const struct buffer *members)
+{
+    if (members->n_bytes == 0)
+        return;
+    if (out->n_bytes > 0 && out->data[out->n_bytes - 1] != '{')
+        buffer_append_char(out, ',');
+    buffer_append(out, members->data, members->n_bytes);
+}
+
 /* details, request_id, timestamp, recovery_suggestions: common to both forms. */
 static void put_rest(struct buffer *out, const struct failure *f, const char *request_id)
 {
@@ -59,6 +73,7 @@ static void put_rest(struct buffer *out, const struct failure *f, const char *re
         buffer_append(out, f->violations.data, f->violations.n_bytes);
         emit_close(out, ']');
     }
+    put_members(out, &f->details);
     emit_close(out, '}');
     emit_key(out, "request_id");
     emit_text(out, request_id);
@@ -90,6 +105,7 @@ void error_body(struct buffer *out, const struct failure *f, const char *request
         emit_null(out);
     put_rest(out, f, request_id);
     emit_close(out, '}');
+    put_members(out, &f->result);
     emit_close(out, '}');
 }
 
@@ -115,6 +131,12 @@ void error_problem(struct buffer *out, const struct failure *f, int status, cons
         emit_text(out, f->error.param);
     }
     put_rest(out, f, request_id);
+    if (f->result.n_bytes > 0) {
+        emit_key(out, "result");
+        emit_open(out, '{');
+        put_members(out, &f->result);
+        emit_close(out, '}');
+    }
     emit_close(out, '}');
 }
 

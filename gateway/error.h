@@ -12,6 +12,8 @@ struct failure {
     struct buffer violations; /* `{"field":..},{..}`, or empty; owned */
     int n_violations;
     char device[16]; /* on which it happened; "" = not known */
+    struct buffer details; /* further members of `details`: `"key":value,..`, or empty; owned */
+    struct buffer result;  /* the same of what stands beside `error`, and of a problem's `result` */
 };
 
 #define FAILURE_MAX_VIOLATIONS 16

@@ -21,6 +21,7 @@ struct event_base;
 struct engine;
 struct health;
 struct job;
+struct change;
 struct field;
 
 /* The program's options, as the table in options.c groups them. Texts of choices are those of the table. */
@@ -62,6 +63,7 @@ struct gateway {
     struct metrics_family *m_requests, *m_duration, *m_errors;
     struct metrics_series *m_active;
     struct job *jobs; /* generations in flight; job.c */
+    struct change *changes; /* of models, under way; change.c */
     struct http_settings main_http, admin_http;
     struct http_memory request_memory; /* of the main port */
     int64_t started_ns;
@@ -147,7 +149,6 @@ void handle_ready(struct request *r);
 void handle_metrics(struct request *r);
 void handle_log_level(struct request *r);
 void handle_set_log_level(struct request *r);
-void handle_not_implemented(struct request *r);
 void handle_asset(struct request *r);
 
 #endif

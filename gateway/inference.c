@@ -97,6 +97,12 @@ static void put_performance(struct buffer *b, const Bitnet__V1__GenerateResponse
     emit_close(b, '}');
 }
 
+static void put_accuracy(struct buffer *b, const char *key, const Bitnet__V1__GenerateResponse *a)
+{
+    if (a->_accuracy_case == BITNET__V1__GENERATE_RESPONSE___ACCURACY_ACCURACY)
+        put_fixed(b, key, a->accuracy, 6);
+}
+
 static void put_counts(struct buffer *b, const Bitnet__V1__GenerateResponse *a)
 {
     if (a->usage) {
@@ -136,6 +142,12 @@ static void inference_done(struct job *j)
     if (a->device[0] != '\0') {
         emit_key(b, "device_used");
         emit_text(b, a->device);
+    }
+    if (a->_accuracy_case == BITNET__V1__GENERATE_RESPONSE___ACCURACY_ACCURACY) {
+        emit_key(b, "accuracy_metrics");
+        emit_open(b, '{');
+        put_accuracy(b, "quantization_accuracy", a);
+        emit_close(b, '}');
     }
     put_performance(b, a);
     emit_close(b, '}');
@@ -219,6 +231,7 @@ static void stream_complete(struct job *j, int call, const Bitnet__V1__GenerateR
     }
     if (a->memory_bytes > 0)
         put_fixed(&j->out, "memory_usage_mb", (double)a->memory_bytes / 1048576.0, 2);
+    put_accuracy(&j->out, "quantization_accuracy", a);
     if (a->timing && a->timing->mean_batch_size > 0)
         put_fixed(&j->out, "batch_size", a->timing->mean_batch_size, 2);
     if (a->timing)
@@ -233,6 +246,7 @@ static void stream_complete(struct job *j, int call, const Bitnet__V1__GenerateR
         put_fixed(&j->out, "tokens_per_second", a->timing->tokens_per_second, 3);
     }
     put_finish(&j->out, s->reason);
+    put_accuracy(&j->out, "final_accuracy", a);
     emit_key(&j->out, "seed");
     emit_uint(&j->out, a->seed);
     emit_key(&j->out, "request_id");

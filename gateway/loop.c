@@ -2,6 +2,7 @@
 #include "gateway/loop.h"
 
 #include "base/clock.h"
+#include "gateway/change.h"
 #include "gateway/engine.h"
 #include "gateway/error.h"
 #include "gateway/health.h"
@@ -19,6 +20,7 @@ static void fail_jobs(struct gateway *g)
     error_set(&f.error, ERROR_SERVICE_UNAVAILABLE, "the server is going down; try again");
     f.error.retry_after_ms = 1000;
     job_fail_all(g, &f);
+    change_fail_all(g, &f);
     failure_fini(&f);
 }
 
@@ -102,6 +104,7 @@ void loop_close(struct loop *l)
 {
     struct gateway *g = &l->g;
     health_close(g->health);
+    change_close_all(g);
     if (g->engine)
         engine_close(g->engine);
     if (l->control)

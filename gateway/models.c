@@ -79,6 +79,10 @@ static void put_measured(struct buffer *b, const struct models_entry *e)
         emit_key(b, "avg_inference_time_ms");
         emit_fixed(b, m->avg_inference_time_ms, 3);
     }
+    if (m->_accuracy_case == BITNET__V1__MODEL___ACCURACY_ACCURACY) {
+        emit_key(b, "accuracy_score");
+        emit_fixed(b, m->accuracy, 6);
+    }
     emit_key(b, "total_requests");
     emit_uint(b, m->total_requests);
     emit_close(b, '}');
@@ -107,19 +111,35 @@ static void put_metadata(struct buffer *b, const Bitnet__V1__Model *m)
     emit_close(b, '}');
 }
 
+static void put_aliases(struct buffer *b, const Bitnet__V1__Model *m)
+{
+    if (m->n_aliases == 0)
+        return;
+    emit_key(b, "aliases");
+    emit_open(b, '[');
+    for (size_t i = 0; i < m->n_aliases; i++)
+        emit_text(b, m->aliases[i]);
+    emit_close(b, ']');
+}
+
 /* The fields of the contract's model; the braces are the caller's. */
 static void put_ours(struct buffer *b, const struct models_entry *e)
 {
     const Bitnet__V1__Model *m = e->model;
     put_if(b, "status", status_name(m));
+    put_if(b, "message", m->message);
     put_if(b, "path", m->path);
     put_if(b, "quantization_format", m->quantization_format);
     put_if(b, "device", m->device);
-    emit_key(b, "load_time");
-    emit_fixed(b, m->load_seconds, 3);
+    if (m->load_seconds > 0) {
+        emit_key(b, "load_time");
+        emit_fixed(b, m->load_seconds, 3);
+    }
     emit_key(b, "is_default");
     emit_bool(b, m->is_default);
-    put_metadata(b, m);
+    put_aliases(b, m);
+    if (m->parameter_count > 0) /* its file has been read */
+        put_metadata(b, m);
     put_measured(b, e);
 }
 
@@ -178,7 +198,12 @@ static struct models_entry *wanted(const struct request *r, Bitnet__V1__ListMode
     return entries;
 }
 
-/* `whole`: with what only those who may read models see. */
+static bool is_active(const struct models_entry *e)
+{
+    return e->model->status == BITNET__V1__MODEL_STATUS__MODEL_STATUS_ACTIVE;
+}
+
+/* OpenAI's clients are told of models that answer. `whole`: with what only those who may read models see. */
 static void put_list(struct buffer *b, const struct models_entry *entries, size_t n, bool whole)
 {
     uint64_t n_active = 0;
@@ -188,7 +213,9 @@ static void put_list(struct buffer *b, const struct models_entry *entries, size_
     emit_key(b, "data");
     emit_open(b, '[');
     for (size_t i = 0; i < n; i++) {
-        n_active += entries[i].model->status == BITNET__V1__MODEL_STATUS__MODEL_STATUS_ACTIVE;
+        if (!is_active(&entries[i]))
+            continue;
+        n_active++;
         emit_open(b, '{');
         put_openai(b, entries[i].model);
         emit_close(b, '}');

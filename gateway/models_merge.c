@@ -37,8 +37,16 @@ static void add(struct models_entry *e, const Bitnet__V1__Model *m)
         mean(into->avg_tokens_per_second, into->total_requests, m->avg_tokens_per_second, m->total_requests);
     into->avg_inference_time_ms =
         mean(into->avg_inference_time_ms, into->total_requests, m->avg_inference_time_ms, m->total_requests);
+    if (m->_accuracy_case && (!into->_accuracy_case || m->accuracy < into->accuracy)) {
+        into->_accuracy_case = m->_accuracy_case;
+        into->accuracy = m->accuracy;
+    }
     into->total_requests += m->total_requests;
     into->is_default |= m->is_default;
+    if (m->_accuracy_case && (!into->_accuracy_case || m->accuracy < into->accuracy)) {
+        into->_accuracy_case = m->_accuracy_case;
+        into->accuracy = m->accuracy;
+    }
     if (m->created_unix < into->created_unix)
         into->created_unix = m->created_unix;
     if (rank(m->status) > rank(into->status))
@@ -83,10 +91,21 @@ static bool same(const char *a, const char *b)
     return !*a && !*b;
 }
 
+static bool has_alias(const Bitnet__V1__Model *m, const char *name)
+{
+    for (size_t i = 0; i < m->n_aliases; i++)
+        if (same(m->aliases[i], name))
+            return true;
+    return false;
+}
+
 const struct models_entry *models_find(const struct models_entry *entries, size_t n, const char *name)
 {
     for (size_t i = 0; i < n; i++)
         if (same(entries[i].model->id, name))
+            return &entries[i];
+    for (size_t i = 0; i < n; i++)
+        if (has_alias(entries[i].model, name))
             return &entries[i];
     return NULL;
 }

@@ -1,7 +1,5 @@
-/* Ids, usage and chunks of the OpenAI API; and what it has that no model here can. */
+/* Ids, usage and chunks of the OpenAI API. */
 #include "gateway/openai.h"
-
-#include "gateway/body.h"
 
 #include "base/clock.h"
 #include "base/id.h"
@@ -169,16 +167,4 @@ void openai_stream_error(struct job *j, const struct failure *f)
     sse_begin(&j->out, NULL, -1);
     error_body(&j->out, f, j->r->id);
     sse_end(&j->out);
-}
-
-void handle_embeddings(struct request *r)
-{
-    struct failure f;
-    failure_init(&f);
-    json_t *root = body_json(r, &f);
-    if (root)
-        failure_add(&f, ERROR_VALIDATION_FAILED, "model", "no model that is served here computes embeddings", NULL);
-    error_respond(r, &f);
-    json_decref(root);
-    failure_fini(&f);
 }

@@ -11,6 +11,7 @@
 #define OPENAI_MAX_CHOICES 8 /* of one prompt */
 
 extern const struct field chat_fields[], completion_fields[]; /* fill a struct params */
+extern const struct field embedding_fields[];
 
 /* One answer, whole or as a stream; a job's state. */
 struct openai {

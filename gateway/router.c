@@ -330,9 +330,3 @@ void request_stream(struct request *r)
                                           {NULL, NULL}};
     http_start(r->x, 200, headers);
 }
-
-void handle_not_implemented(struct request *r)
-{
-    error_answer(r, ERROR_NOT_IMPLEMENTED, "this server does not offer %s %s", http_method_name(r->http->method),
-                 r->route->pattern);
-}

@@ -69,6 +69,14 @@ static void put_inference(struct buffer *b, const struct stats *s)
     for (size_t i = 0; i < STATS_N_FORMATS; i++)
         put_uint(b, stats_formats[i], s->by_format[i]);
     emit_close(b, '}');
+    if (s->accuracy.weight > 0) {
+        emit_key(b, "accuracy_metrics");
+        emit_open(b, '{');
+        put_mean(b, "avg_quantization_accuracy", &s->accuracy, 6);
+        put_fixed(b, "min_accuracy_seen", true, s->lowest_accuracy, 6);
+        put_uint(b, "accuracy_violations", s->accuracy_violations);
+        emit_close(b, '}');
+    }
     emit_close(b, '}');
 }
 

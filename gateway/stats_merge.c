@@ -1,8 +1,6 @@
 /* The rules of the merge. */
 #include "gateway/stats_merge.h"
 
-#include <string.h>
-
 const char *const stats_formats[STATS_N_FORMATS] = {"i2s", "tl1", "tl2"};
 
 /* One that is there counts, also where what it is of was counted as nothing yet. */
@@ -21,10 +19,11 @@ static void add_engine(struct stats *s, const Bitnet__V1__StatsResponse *a)
     s->successful_requests += a->successful_requests;
     s->failed_requests += a->failed_requests;
     s->generated_tokens += a->generated_tokens;
+    const uint64_t by_format[STATS_N_FORMATS] = {a->inferences_i2s, a->inferences_tl1, a->inferences_tl2};
     for (size_t i = 0; i < STATS_N_FORMATS; i++)
-        s->by_format[i] += strcmp(a->quantization, stats_formats[i]) == 0 ? a->inferences : 0;
-    s->on_cpu += strcmp(a->device, "cpu") == 0 ? a->inferences : 0;
-    s->on_gpu += strncmp(a->device, "cuda", 4) == 0 ? a->inferences : 0;
+        s->by_format[i] += by_format[i];
+    s->on_cpu += a->inferences_cpu;
+    s->on_gpu += a->inferences_gpu;
     s->fallback_events += a->fallback_events;
     s->batches += a->batches;
     add(&s->response_ms, a->_avg_response_time_ms_case != 0, a->avg_response_time_ms, a->total_requests);
@@ -32,6 +31,10 @@ static void add_engine(struct stats *s, const Bitnet__V1__StatsResponse *a)
     add(&s->cpu_utilization, a->_cpu_utilization_case != 0, a->cpu_utilization < 1 ? a->cpu_utilization : 1, 1);
     add(&s->batch_size, a->_avg_batch_size_case != 0, a->avg_batch_size, a->batches);
     add(&s->formation_ms, a->_batch_formation_ms_case != 0, a->batch_formation_ms, a->inferences);
+    if (a->_accuracy_case != 0 && (s->accuracy.weight == 0 || a->lowest_accuracy < s->lowest_accuracy))
+        s->lowest_accuracy = a->lowest_accuracy;
+    s->accuracy_violations += a->accuracy_violations;
+    add(&s->accuracy, a->_accuracy_case != 0, a->accuracy, a->recomputed_tokens);
     add(&s->efficiency, a->_batch_efficiency_case != 0, a->batch_efficiency, a->batches);
 }
 

@@ -19,6 +19,9 @@ struct stats {
     uint64_t by_format[STATS_N_FORMATS], on_cpu, on_gpu; /* requests that began */
     uint64_t fallback_events, batches;
     struct stats_mean response_ms, tokens_per_second, cpu_utilization, batch_size, formation_ms, efficiency;
+    struct stats_mean accuracy;      /* by recomputed tokens */
+    double lowest_accuracy;          /* where accuracy has been measured */
+    uint64_t accuracy_violations;
 };
 
 extern const char *const stats_formats[STATS_N_FORMATS];

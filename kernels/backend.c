@@ -50,6 +50,12 @@ void backend_close(struct backend *be)
 
 void backend_adopt_thread(struct backend *be) { pool_adopt(be->pool); }
 
+void backend_spare_thread(struct backend *be)
+{
+    if (be->ops->spare)
+        be->ops->spare(be);
+}
+
 const struct backend_info *backend_info(const struct backend *be) { return &be->info; }
 
 void *backend_alloc(struct backend *be, size_t n_bytes) { return be->ops->alloc(be, n_bytes ? n_bytes : 1); }
@@ -104,6 +110,11 @@ void ternary_close(struct backend *be, struct ternary *w)
 enum ternary_format ternary_format(const struct ternary *w) { return w->format; }
 
 size_t ternary_memory_bytes(const struct ternary *w) { return w->memory_bytes; }
+
+bool ternary_share(struct backend *be, const struct backend *owner, const struct ternary *w)
+{
+    return be->ops == owner->ops && be->ops->ternary_share && be->ops->ternary_share(be, w);
+}
 
 /* Checks type (a dense one, or of vectors) and size of a tensor of floating-point weights. */
 static enum error_code check_dense(const struct tensor_view *v, bool vector, struct error *err)

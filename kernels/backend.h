@@ -42,6 +42,7 @@ struct rope {
  * n = 0. */
 struct backend_ops {
     void (*close)(struct backend *be); /* all but the pool */
+    void (*spare)(struct backend *be); /* NULL: no CPU is taken from others */
     void *(*alloc)(struct backend *be, size_t n_bytes);
     void (*free)(struct backend *be, void *dev);
     void (*upload)(struct backend *be, void *dev, const void *host, size_t n_bytes);
@@ -80,6 +81,8 @@ struct backend_ops {
                           const struct logits_need *needs, float *logits);
     size_t (*dense_read_bytes)(const struct dense *w, const struct logits_need *need); /* NULL: always the whole table */
     double (*measure)(struct backend *be, enum backend_limit limit);                   /* NULL: has no measurement */
+    /* Makes room for what operations on a matrix of another backend of these operations need; NULL: it cannot be read. */
+    bool (*ternary_share)(struct backend *be, const struct ternary *w);
     bool has_kv_int8; /* attention reads KV_INT8 */
 };
 
@@ -91,7 +94,7 @@ enum error_code plugin_open_cuda(int ordinal, const struct backend_options *opti
                                  struct error *err);
 
 /* The one symbol of libbitnet-cuda.so. BACKEND_ABI changes with this header or a public structure. */
-#define BACKEND_ABI 6u
+#define BACKEND_ABI 7u
 #define BACKEND_CUDA_LIBRARY "libbitnet-cuda.so"
 #define BACKEND_CUDA_SYMBOL "bitnet_cuda_open"
 typedef enum error_code backend_cuda_open_fn(uint32_t abi, int ordinal, struct backend **out, struct error *err);

@@ -145,6 +145,8 @@ static void cpu_close(struct backend *be)
     free(cpu);
 }
 
+static void cpu_spare(struct backend *be) { placement_spare(&((struct cpu *)be)->placement); }
+
 static const struct backend_ops ops = {
     .close = cpu_close,
     .alloc = cpu_alloc,
@@ -152,6 +154,7 @@ static const struct backend_ops ops = {
     .upload = cpu_upload,
     .download = cpu_download,
     .sync = cpu_sync,
+    .spare = cpu_spare,
     .ternary_open = cpu_ternary_open,
     .ternary_close = cpu_ternary_close,
     .dense_open = cpu_dense_open,
@@ -172,6 +175,7 @@ static const struct backend_ops ops = {
     .logits_needed = cpu_op_logits_needed,
     .dense_read_bytes = cpu_dense_read_bytes,
     .measure = cpu_measure,
+    .ternary_share = cpu_ternary_share,
     .has_kv_int8 = true,
 };
 

@@ -198,6 +198,7 @@ void cpu_for_each(struct cpu *cpu, size_t n, size_t cost, cpu_items_fn *fn, cons
 enum error_code cpu_ternary_open(struct backend *be, const struct ternary_packed *packed, enum ternary_format format,
                                  struct ternary **out, struct error *err);
 void cpu_ternary_close(struct backend *be, struct ternary *w);
+bool cpu_ternary_share(struct backend *be, const struct ternary *w);
 enum error_code cpu_dense_open(struct backend *be, const struct tensor_view *view, struct dense **out, struct error *err);
 void cpu_dense_close(struct backend *be, struct dense *w);
 

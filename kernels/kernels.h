@@ -97,7 +97,8 @@ struct backend_options {
     const char *isa;          /* highest instruction set to use: "portable", then on x86-64 "avx2", "avx512", "amx", on aarch64 "neon",
                                * "dotprod"; NULL = the best there is. One that the CPU lacks gives the best below it (see
                                * backend_info), one of another architecture is an error */
-    bool pin;                 /* CPU: each compute thread keeps to a CPU of its own, of those that the process may use */
+    bool pin;                 /* CPU: each compute thread keeps to a CPU of its own, of those that the process may use;
+                               * backend_spare_thread keeps others off them */
     bool idle_priority;       /* CPU: compute threads run when no other thread of the machine wants to */
     const char *numa;         /* CPU, of several memory nodes: "auto" (or NULL): each thread's part of the weights lies on its node, and threads
                                * stay there; "interleave": weights lie evenly over all nodes; "off": as the system does */
@@ -118,9 +119,12 @@ struct backend_info {
  * ERROR_VALIDATION_FAILED for an unknown device or instruction set. The caller closes it, after all that it made. */
 enum error_code backend_open(const struct backend_options *options, struct backend **out, struct error *err);
 void backend_close(struct backend *be);
-/* Makes the calling thread the backend's: it gets the place and the priority of a compute thread, for good. Whoever will call operations
- * does this once; without it only the workers have them. */
+/* Makes the calling thread the backend's: it gets the place and the priority of a compute thread, for good, and workers are started anew that
+ * inherit its own. Whoever will call operations does this once; without it only the workers have them. */
 void backend_adopt_thread(struct backend *be);
+/* Keeps the calling thread, and those that it will make, to the CPUs that no compute thread has for its own (option `pin`), where there are
+ * any: for threads that wait for networks and files. */
+void backend_spare_thread(struct backend *be);
 /* Strings live as long as the backend. Any thread. */
 const struct backend_info *backend_info(const struct backend *be);
 
@@ -167,6 +171,10 @@ enum error_code ternary_open(struct backend *be, const struct tensor_view *view,
 void ternary_close(struct backend *be, struct ternary *w);
 enum ternary_format ternary_format(const struct ternary *w);
 size_t ternary_memory_bytes(const struct ternary *w); /* allocated, not mapped */
+/* Prepares `be` for a matrix that another backend made, so that operations of both may read it at the same time. It stays the owner's, which
+ * must outlive its use. False when `be` cannot read what `owner` makes, or memory is out. Where it can, dev memory and ropes of the two are
+ * for both, too. */
+bool ternary_share(struct backend *be, const struct backend *owner, const struct ternary *w);
 
 enum error_code dense_open(struct backend *be, const struct tensor_view *view, struct dense **out, struct error *err);
 void dense_close(struct backend *be, struct dense *w);

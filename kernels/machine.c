@@ -5,6 +5,7 @@
 
 #include <inttypes.h>
 #include <limits.h>
+#include <pthread.h>
 #include <sched.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -14,6 +15,7 @@
 #include <unistd.h>
 
 #define PATH_BYTES 1024
+#define MAX_CPU_ID 8192 /* the kernel's limit; cpu_set_t alone ends at 1024 */
 #define CGROUP_ROOT "/sys/fs/cgroup"
 
 /* Reads the beginning of a file as text; false when there is none. */
@@ -97,14 +99,40 @@ static void own_cgroup(char *out, size_t out_bytes)
         out[0] = '\0';
 }
 
+static struct {
+    pthread_mutex_t lock;
+    size_t n_bytes; /* 0: nobody was narrowed */
+    cpu_set_t set[MAX_CPU_ID / CPU_SETSIZE];
+} whole = {.lock = PTHREAD_MUTEX_INITIALIZER};
+
+bool machine_affinity(cpu_set_t *set, size_t n_bytes)
+{
+    memset(set, 0, n_bytes);
+    pthread_mutex_lock(&whole.lock);
+    size_t n = whole.n_bytes;
+    if (n)
+        memcpy(set, whole.set, n < n_bytes ? n : n_bytes);
+    pthread_mutex_unlock(&whole.lock);
+    return n || sched_getaffinity(0, n_bytes, set) == 0;
+}
+
+void machine_narrow(const cpu_set_t *set, size_t n_bytes)
+{
+    pthread_mutex_lock(&whole.lock);
+    if (!whole.n_bytes && sched_getaffinity(0, sizeof whole.set, whole.set) == 0)
+        whole.n_bytes = sizeof whole.set;
+    pthread_mutex_unlock(&whole.lock);
+    sched_setaffinity(0, n_bytes, set);
+}
+
 int machine_n_cpus(void)
 {
     char self[PATH_BYTES];
-    cpu_set_t set;
+    cpu_set_t set[MAX_CPU_ID / CPU_SETSIZE];
     int n;
-    if (sched_getaffinity(0, sizeof set, &set) == 0)
-        n = CPU_COUNT(&set);
-    else /* more CPUs than cpu_set_t holds */
+    if (machine_affinity(set, sizeof set))
+        n = CPU_COUNT_S(sizeof set, set);
+    else
         n = (int)sysconf(_SC_NPROCESSORS_ONLN);
     own_cgroup(self, sizeof self);
     int quota = machine_cgroup_cpus(CGROUP_ROOT, self);

@@ -2,9 +2,17 @@
 #ifndef KERNELS_MACHINE_H
 #define KERNELS_MACHINE_H
 
+#include <sched.h>
+#include <stdbool.h>
 #include <stddef.h>
 
-/* CPUs of the affinity mask, at most the cgroup's quota rounded up; at least 1. */
+/* The CPUs that this process may use: the calling thread's affinity mask, or as it was before the first machine_narrow. False when the system does
+ * not say. */
+bool machine_affinity(cpu_set_t *set, size_t n_bytes);
+/* Keeps the calling thread, and those that it will make, to fewer CPUs; new backends still find all of them. */
+void machine_narrow(const cpu_set_t *set, size_t n_bytes);
+
+/* CPUs of the process, at most the cgroup's quota rounded up; at least 1. */
 int machine_n_cpus(void);
 
 /* Compute threads for that many CPUs: all below 4, one left to I/O from 4 up. */

@@ -126,6 +126,12 @@ void cpu_ternary_close(struct backend *be, struct ternary *w)
     free(t);
 }
 
+bool cpu_ternary_share(struct backend *be, const struct ternary *w)
+{
+    const struct cpu_layout *l = ((const struct cpu_ternary *)w)->layout;
+    return !l->scratch_bytes || grow_scratch((struct cpu *)be, l->scratch_bytes(w->n_cols));
+}
+
 /* Mapped rows, as many at once as stay in L1 while the tokens pass. */
 static void multiply_rows(const struct cpu *cpu, const struct matmul_call *c, size_t mat, size_t begin, size_t end,
                           uint8_t *scratch)

@@ -1,5 +1,6 @@
 #include "kernels/placement.h"
 
+#include "kernels/machine.h"
 #include "kernels/memory.h"
 
 #include <sched.h>
@@ -65,6 +66,21 @@ void placement_enter(void *arg, int thread)
         bind(p, thread);
     if (p->idle)
         sched_setscheduler(0, SCHED_IDLE, &(struct sched_param){0});
+}
+
+void placement_spare(const struct placement *p)
+{
+    const struct topology *t = &p->topology;
+    cpu_set_t sets[TOPOLOGY_MAX_ID / CPU_SETSIZE];
+    if (!p->pin)
+        return;
+    memset(sets, 0, sizeof sets);
+    for (int i = 0; i < t->n_cpus; i++)
+        CPU_SET_S((size_t)t->cpus[i].id, sizeof sets, sets);
+    for (int i = 0; i < p->n_threads; i++)
+        CPU_CLR_S((size_t)p->cpus[i], sizeof sets, sets);
+    if (CPU_COUNT_S(sizeof sets, sets))
+        machine_narrow(sets, sizeof sets);
 }
 
 /* ---- memory ------------------------------------------------------------------------------------------------------ */

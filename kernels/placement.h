@@ -33,6 +33,9 @@ void placement_spread(struct placement *p, const struct topology *t, int n_threa
  * system refuses is left as it is. */
 void placement_enter(void *arg, int thread);
 
+/* Keeps the calling thread, and those that it will make, off the CPUs that pinned compute threads have, when there are others. */
+void placement_spare(const struct placement *p);
+
 /* The part [*begin, *end) of n rows that pool_range gives to the threads of a node. */
 void placement_range(const struct placement *p, int node, size_t n, size_t *begin, size_t *end);
 

@@ -142,6 +142,29 @@ static void *work(void *arg)
     }
 }
 
+/* False when the system has no thread for one: then n_threads are those that there are. */
+static bool start_workers(struct pool *p)
+{
+    int n_threads = p->n_threads;
+    for (int i = 1; i < n_threads; i++) {
+        struct pool_worker *w = &p->workers[i];
+        *w = (struct pool_worker){.pool = p, .index = i};
+        if (pthread_create(&w->thread, NULL, work, w) != 0)
+            p->n_threads = i;
+        if (p->n_threads == i)
+            return false;
+    }
+    return true;
+}
+
+static void end_workers(struct pool *p)
+{
+    p->stop = true;
+    start_work(p);
+    for (int i = 1; i < p->n_threads; i++)
+        pthread_join(p->workers[i].thread, NULL);
+}
+
 struct pool *pool_open(int n_threads) { return pool_open_placed(n_threads, NULL, NULL); }
 
 struct pool *pool_open_placed(int n_threads, pool_enter_fn *enter, void *arg)
@@ -162,14 +185,9 @@ struct pool *pool_open_placed(int n_threads, pool_enter_fn *enter, void *arg)
     atomic_init(&p->n_sleeping, 0);
     atomic_init(&p->caller_sleeps, false);
     p->n_threads = n_threads;
-    for (int i = 1; i < n_threads; i++) {
-        struct pool_worker *w = &p->workers[i];
-        *w = (struct pool_worker){.pool = p, .index = i};
-        if (pthread_create(&w->thread, NULL, work, w) != 0) {
-            p->n_threads = i;
-            pool_close(p);
-            return NULL;
-        }
+    if (!start_workers(p)) {
+        pool_close(p);
+        return NULL;
     }
     return p;
 }
@@ -178,17 +196,20 @@ void pool_close(struct pool *p)
 {
     if (!p)
         return;
-    p->stop = true;
-    start_work(p);
-    for (int i = 1; i < p->n_threads; i++)
-        pthread_join(p->workers[i].thread, NULL);
+    end_workers(p);
     free(p);
 }
 
 void pool_adopt(struct pool *p)
 {
-    if (p && p->enter)
+    if (!p)
+        return;
+    if (p->enter)
         p->enter(p->enter_arg, 0);
+    end_workers(p);
+    p->stop = false;
+    atomic_store(&p->generation, 0);
+    start_workers(p);
 }
 
 int pool_size(const struct pool *p) { return p->n_threads; }

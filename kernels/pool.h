@@ -22,7 +22,9 @@ typedef void pool_enter_fn(void *arg, int thread);
 struct pool *pool_open(int n_threads);
 /* The same; each worker calls `enter` (NULL: nothing). `arg` must live as long as the pool. */
 struct pool *pool_open_placed(int n_threads, pool_enter_fn *enter, void *arg);
-/* Calls `enter` as thread 0: the calling thread is to run the pool from now on. NULL is allowed. */
+/* The calling thread is to run the pool from now on: calls `enter` as thread 0, and starts the workers anew, which have its priority then
+ * and not that of whoever opened the pool (it cannot be given back to a thread that was at a lower one). Where the system gives no threads any more,
+ * fewer go on. NULL is allowed. */
 void pool_adopt(struct pool *p);
 /* Ends and joins the workers. NULL is allowed. */
 void pool_close(struct pool *p);

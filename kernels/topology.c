@@ -1,5 +1,7 @@
 #include "kernels/topology.h"
 
+#include "kernels/machine.h"
+
 #include <sched.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -103,8 +105,7 @@ void topology_of_process(struct topology *out)
 {
     cpu_set_t sets[TOPOLOGY_MAX_ID / CPU_SETSIZE]; /* cpu_set_t alone ends at 1024 */
     int cpus[TOPOLOGY_MAX_CPUS] = {0}, n = 0;
-    memset(sets, 0, sizeof sets);
-    if (sched_getaffinity(0, sizeof sets, sets) == 0)
+    if (machine_affinity(sets, sizeof sets))
         for (int id = 0; id < TOPOLOGY_MAX_ID && n < TOPOLOGY_MAX_CPUS; id++)
             if (CPU_ISSET_S((size_t)id, sizeof sets, sets))
                 cpus[n++] = id;

@@ -1,6 +1,6 @@
 /* The admin port: metrics and health over HTTP, on a thread of its own so that it answers under any load. */
 #include "base/log.h"
-#include "service/service.h"
+#include "service/metrics.h"
 
 #include <arpa/inet.h>
 #include <errno.h>

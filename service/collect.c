@@ -14,6 +14,12 @@ struct collected_token {
     struct token_logprob top[COLLECT_MAX_TOP];
 };
 
+size_t collect_event_tokens(bool logprobs, size_t n_top)
+{
+    size_t n = logprobs ? COLLECT_EVENT_TOKENS / (1 + n_top) : COLLECT_EVENT_TOKENS;
+    return n ? n : 1;
+}
+
 void collect_init(struct collected *c)
 {
     *c = (struct collected){0};

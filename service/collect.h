@@ -7,6 +7,9 @@
 
 #define COLLECT_MAX_TOP 20                        /* alternatives of a token */
 #define COLLECT_MAX_TEXT_BYTES (16 * 1024 * 1024) /* of a choice */
+/* Tokens of one message of a stream, at most; of those with log-probabilities as many as have so many of them together with their alternatives, but
+ * one at least: a message is all that a reader who stopped makes the ones before it hold. */
+#define COLLECT_EVENT_TOKENS 64
 
 struct collected_token;
 
@@ -18,6 +21,9 @@ struct collected {
     double sum_logprob; /* of the tokens */
     enum finish_reason finish;
 };
+
+/* See COLLECT_EVENT_TOKENS; logprobs: n_top alternatives come with each token. */
+size_t collect_event_tokens(bool logprobs, size_t n_top);
 
 void collect_init(struct collected *c);
 void collect_fini(struct collected *c);

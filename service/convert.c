@@ -10,7 +10,7 @@
 
 #define DEFAULT_MAX_TOKENS 100
 
-static enum error_code convert_input(const struct service *s, const Bitnet__V1__GenerateRequest *r, struct converted *out,
+static enum error_code convert_input(const struct tokenizer *t, const Bitnet__V1__GenerateRequest *r, struct converted *out,
                                      struct error *err)
 {
     struct request *q = &out->request;
@@ -34,7 +34,7 @@ static enum error_code convert_input(const struct service *s, const Bitnet__V1__
         if (!r->chat->n_messages)
             return error_set_param(err, ERROR_VALIDATION_FAILED, "messages",
                                    "messages: expected at least one, found none");
-        if ((code = tools_render(r->chat, r->tools, tools_roles_of(engine_tokenizer(s->engine)), &out->chat, err)))
+        if ((code = tools_render(r->chat, r->tools, tools_roles_of(t), &out->chat, err)))
             return code;
         q->messages = out->chat.messages;
         q->n_messages = out->chat.n;
@@ -122,7 +122,7 @@ enum error_code convert_form(const struct service *s, const Bitnet__V1__Generate
     return code;
 }
 
-enum error_code convert_request(const struct service *s, const Bitnet__V1__GenerateRequest *r, int64_t rpc_deadline_ns,
+enum error_code convert_request(const struct service *s, const struct tokenizer *t, const Bitnet__V1__GenerateRequest *r, int64_t rpc_deadline_ns,
                                 struct converted *out, struct error *err)
 {
     memset(&out->request, 0, sizeof out->request);
@@ -131,7 +131,7 @@ enum error_code convert_request(const struct service *s, const Bitnet__V1__Gener
     struct request *q = &out->request;
     enum error_code code = tools_check(r->tools, err);
     if (!code)
-        code = convert_input(s, r, out, err);
+        code = convert_input(t, r, out, err);
     if (!code)
         code = convert_sampling(s, r->sampling, out, err);
     if (!code)
@@ -160,9 +160,9 @@ void convert_fini(struct converted *c)
     c->grammar = NULL;
 }
 
-void convert_fingerprint(const struct engine_model *m, char out[CONVERT_FINGERPRINT_BYTES])
+void convert_fingerprint(const char *id, const struct engine_model *m, char out[CONVERT_FINGERPRINT_BYTES])
 {
-    const char *const parts[] = {BITNET_VERSION, BITNET_GIT_SHA, m->id, m->architecture, m->quantization, m->device};
+    const char *const parts[] = {BITNET_VERSION, BITNET_GIT_SHA, id, m->path, m->architecture, m->quantization, m->device};
     uint64_t hash = kernel_hash(m->n_parameters, &m->file_bytes, sizeof m->file_bytes);
     for (size_t i = 0; i < sizeof parts / sizeof *parts; i++)
         hash = kernel_hash(hash, parts[i], strlen(parts[i]) + 1);

@@ -86,7 +86,8 @@ bool echo_send(struct echo *e, struct rpc_call *call, const struct tokenizer *t,
     struct collect_room room = {0};
     Bitnet__V1__PromptEvent event = BITNET__V1__PROMPT_EVENT__INIT;
     Bitnet__V1__StreamGenerateResponse response = BITNET__V1__STREAM_GENERATE_RESPONSE__INIT;
-    size_t n = e->n_tokens - e->n_sent < ECHO_TOKENS ? e->n_tokens - e->n_sent : ECHO_TOKENS;
+    size_t left = e->n_tokens - e->n_sent, n = collect_event_tokens(true, e->tokens[e->n_tokens - 1].n_top);
+    n = left < n ? left : n;
     if (e->n_sent == 0) {
         event.text = e->text.data ? e->text.data : event.text;
         event.model = (char *)(uintptr_t)model;

@@ -4,8 +4,6 @@
 
 #include "service/collect.h"
 
-#define ECHO_TOKENS 64 /* of one message of a stream, at most */
-
 struct echo {
     struct buffer text;         /* in front of each choice's; empty when it was not asked for */
     const struct token *tokens; /* [n_tokens] with log-probabilities, the stream's; NULL = they are not there */

@@ -41,14 +41,20 @@ static void sums_add(struct history_sums *to, const struct history_sums *what)
     to->n_failed += what->n_failed;
     to->n_refused += what->n_refused;
     to->n_started += what->n_started;
+    for (int i = 0; i < HISTORY_FORMATS; i++)
+        to->n_by_format[i] += what->n_by_format[i];
+    for (int i = 0; i < HISTORY_DEVICES; i++)
+        to->n_by_device[i] += what->n_by_device[i];
     to->n_in_time += what->n_in_time;
     to->n_tokens += what->n_tokens;
     to->n_steps += what->n_steps;
     to->n_step_sequences += what->n_step_sequences;
+    to->n_step_tokens += what->n_step_tokens;
     to->n_fallbacks += what->n_fallbacks;
     to->total_ms += what->total_ms;
     to->queue_ms += what->queue_ms;
     to->running_s += what->running_s;
+    to->busy_s += what->busy_s;
 }
 
 void history_add(struct history *h, int64_t now_ns, const struct history_sums *what, int64_t (*cpu_ns)(void))

@@ -12,16 +12,21 @@
 #define HISTORY_SECONDS 300
 #define HISTORY_MINUTES 60
 #define HISTORY_HOURS 720
+#define HISTORY_FORMATS 3 /* i2s, tl1, tl2 */
+#define HISTORY_DEVICES 2 /* CPU, GPU */
 
 /* Sums of a time; each is one that can be added. */
 struct history_sums {
     uint64_t n_ended, n_successful, n_failed, n_refused; /* requests; failed ones include no refused ones */
     uint64_t n_started;                                  /* of those that ended, how many got into the batch */
+    uint64_t n_by_format[HISTORY_FORMATS], n_by_device[HISTORY_DEVICES]; /* of n_started, what served them */
     uint64_t n_in_time;                                  /* ended well and as fast as promised */
     uint64_t n_tokens;                                   /* generated, of requests that ended */
     uint64_t n_steps, n_step_sequences;
+    uint64_t n_step_tokens;                              /* generated in steps, as they came */
     uint64_t n_fallbacks;
     double total_ms, queue_ms, running_s; /* arrival to end; arrival to admission, of n_started; admission to end */
+    double busy_s;                        /* spent in steps */
 };
 
 struct history_slot {

@@ -10,8 +10,8 @@
  */
 #include "base/clock.h"
 #include "base/crash.h"
-#include "base/id.h"
 #include "base/log.h"
+#include "service/caller.h"
 #include "service/collect.h"
 #include "service/convert.h"
 #include "service/echo.h"
@@ -24,12 +24,12 @@
 #include <string.h>
 
 #define MAX_CHOICES CONVERT_MAX_CHOICES
-#define EVENT_TOKENS 64 /* tokens of one message, at most */
-#define PEER_BYTES 128
+#define EVENT_TOKENS COLLECT_EVENT_TOKENS
 #define INFERENCE "/bitnet.v1.InferenceService/"
 
 struct generation {
     struct service *service;
+    struct served *served; /* the model that it began with, held until its end */
     struct stream *stream;
     bool streaming, sending, over;
     bool echo_sent[MAX_CHOICES];
@@ -38,7 +38,7 @@ struct generation {
     uint32_t n_choices, n_answers, n_top; /* generated; of these, in the answer */
     uint64_t seed;
     int crash_place;
-    char request_id[129], fingerprint[CONVERT_FINGERPRINT_BYTES];
+    char request_id[CALLER_BYTES], fingerprint[CONVERT_FINGERPRINT_BYTES];
     struct tracing trace;
     struct echo echo;
     struct buffer texts; /* of the event that is being packed */
@@ -50,6 +50,7 @@ static void generation_free(struct generation *g)
     tracing_end(&g->trace, ERROR_CANCELLED, NULL); /* unless it has ended otherwise */
     crash_leave(g->crash_place);
     stream_close(g->stream);
+    served_release(g->served);
     for (size_t i = 0; i < MAX_CHOICES; i++)
         collect_fini(&g->choices[i]);
     echo_fini(&g->echo);
@@ -57,17 +58,28 @@ static void generation_free(struct generation *g)
     free(g);
 }
 
+static const struct tokenizer *tokenizer_of(const struct generation *g)
+{
+    return engine_tokenizer(served_engine(g->served));
+}
+
+static char *model_of(const struct generation *g)
+{
+    return (char *)(uintptr_t)served_id(g->served);
+}
+
 /* ---- messages ---------------------------------------------------------------------------------------------------- */
 
 /* Room for the log-probabilities of one message, each with its alternatives. */
 struct logprob_room {
     Bitnet__V1__TokenLogprob entry[EVENT_TOKENS];
-    Bitnet__V1__TopLogprob top[EVENT_TOKENS * COLLECT_MAX_TOP], *top_list[EVENT_TOKENS * COLLECT_MAX_TOP];
+    Bitnet__V1__TopLogprob top[EVENT_TOKENS], *top_list[EVENT_TOKENS];
 };
 
 static bool send_tokens(struct generation *g, struct rpc_call *call, const struct stream_event *e)
 {
-    static _Thread_local struct logprob_room room; /* 100 KB: one a completion thread */
+    struct logprob_room room;
+    size_t n_top = 0; /* in the room */
     Bitnet__V1__Token tokens[EVENT_TOKENS], *list[EVENT_TOKENS];
     size_t offsets[EVENT_TOKENS];
     Bitnet__V1__TokenEvent event = BITNET__V1__TOKEN_EVENT__INIT;
@@ -87,16 +99,17 @@ static bool send_tokens(struct generation *g, struct rpc_call *call, const struc
         tokens[i].id = t->id;
         tokens[i].text = g->texts.data + offsets[i];
         if (g->logprobs) {
-            collect_logprob(engine_tokenizer(g->service->engine), t->id, t->logprob, t->top, t->n_top,
-                            &room.entry[i], &room.top[i * COLLECT_MAX_TOP], &room.top_list[i * COLLECT_MAX_TOP]);
+            collect_logprob(tokenizer_of(g), t->id, t->logprob, t->top, t->n_top,
+                            &room.entry[i], &room.top[n_top], &room.top_list[n_top]);
             tokens[i].logprob = &room.entry[i];
+            n_top += t->n_top;
         }
         list[i] = &tokens[i];
     }
     event.choice = e->choice;
     event.position = e->position;
     if (e->position == 0) {
-        event.model = (char *)(uintptr_t)engine_model(g->service->engine)->id;
+        event.model = model_of(g);
         event.system_fingerprint = g->fingerprint;
     }
     event.n_tokens = e->n_tokens;
@@ -111,7 +124,7 @@ static bool send_prompt(struct generation *g, struct rpc_call *call)
 {
     for (size_t c = 0; c < MAX_CHOICES; c++)
         g->echo_sent[c] = true;
-    return echo_send(&g->echo, call, engine_tokenizer(g->service->engine), engine_model(g->service->engine)->id, g->fingerprint);
+    return echo_send(&g->echo, call, tokenizer_of(g), model_of(g), g->fingerprint);
 }
 
 static bool send_choice_end(struct rpc_call *call, const struct stream_event *e)
@@ -134,7 +147,7 @@ struct answer {
 
 static void answer_init(struct answer *a, struct generation *g, const struct stream_summary *sum)
 {
-    const struct engine_model *m = engine_model(g->service->engine);
+    const struct engine_model *m = engine_model(served_engine(g->served));
     bitnet__v1__generate_response__init(&a->response);
     bitnet__v1__usage__init(&a->usage);
     bitnet__v1__timing__init(&a->timing);
@@ -147,7 +160,7 @@ static void answer_init(struct answer *a, struct generation *g, const struct str
     a->timing.tokens_per_second = sum->tokens_per_second;
     a->timing.mean_batch_size = sum->mean_batch_size;
     a->response.request_id = g->request_id;
-    a->response.model = (char *)(uintptr_t)m->id;
+    a->response.model = model_of(g);
     a->response.system_fingerprint = g->fingerprint;
     a->response.usage = &a->usage;
     a->response.timing = &a->timing;
@@ -155,6 +168,11 @@ static void answer_init(struct answer *a, struct generation *g, const struct str
     a->response.quantization = convert_quantization(m->quantization);
     a->response.device = (char *)(uintptr_t)m->device;
     a->response.memory_bytes = m->weight_bytes + m->kv_bytes + m->scratch_bytes;
+    struct engine_accuracy accuracy;
+    if (engine_accuracy(served_engine(g->served), &accuracy)) {
+        a->response._accuracy_case = BITNET__V1__GENERATE_RESPONSE___ACCURACY_ACCURACY;
+        a->response.accuracy = accuracy.recent;
+    }
 }
 
 static void send_complete(struct generation *g, struct rpc_call *call, const struct stream_event *e)
@@ -181,7 +199,7 @@ static void send_complete(struct generation *g, struct rpc_call *call, const str
 
 static void answer_once(struct generation *g, struct rpc_call *call, const struct stream_event *e)
 {
-    const struct tokenizer *t = engine_tokenizer(g->service->engine);
+    const struct tokenizer *t = tokenizer_of(g);
     struct answer a;
     Bitnet__V1__Choice choices[MAX_CHOICES], *list[MAX_CHOICES];
     struct collect_room rooms[MAX_CHOICES] = {0}, prompt = {0};
@@ -219,7 +237,7 @@ static const char *const finish_names[] = {"none", "stop", "length", "cancelled"
 static void log_end(const struct generation *g, const struct stream_event *e)
 {
     log_info("service", "request finished", LOG_STR("request_id", g->request_id), LOG_STR("trace_id", tracing_id(&g->trace)),
-             LOG_STR("model", engine_model(g->service->engine)->id), LOG_STR("finish", finish_names[e->finish]),
+             LOG_STR("model", model_of(g)), LOG_STR("finish", finish_names[e->finish]),
              LOG_INT("prompt_tokens", e->summary.n_prompt_tokens),
              LOG_INT("generated_tokens", e->summary.n_generated_tokens), LOG_FLOAT("queue_ms", e->summary.queue_ms),
              LOG_FLOAT("total_ms", e->summary.total_ms),
@@ -232,7 +250,7 @@ static void trace_answer(struct generation *g, const struct stream_event *e)
     const char *finishes[MAX_CHOICES];
     for (uint32_t i = 0; i < g->n_answers; i++)
         finishes[i] = finish_names[g->choices[i].finish ? g->choices[i].finish : e->finish];
-    tracing_answer(&g->trace, engine_model(g->service->engine), g->request_id, &e->summary, finishes, g->n_answers);
+    tracing_answer(&g->trace, served_id(g->served), engine_model(served_engine(g->served)), g->request_id, &e->summary, finishes, g->n_answers);
 }
 
 static void complete(struct generation *g, struct rpc_call *call, const struct stream_event *e)
@@ -279,7 +297,7 @@ static void advance(void *service, struct rpc_call *call)
 {
     struct generation *g = rpc_call_user(call);
     struct stream_event e;
-    size_t max_tokens = g && g->streaming && !g->service->coalesce ? 1 : EVENT_TOKENS;
+    size_t max_tokens = !g || !g->streaming ? EVENT_TOKENS : g->service->coalesce ? collect_event_tokens(g->logprobs, g->n_top) : 1;
     (void)service;
     if (g && !g->over && g->sending && stream_stalled(g->stream))
         give_up(g, call);
@@ -346,19 +364,6 @@ static void on_ready(void *user)
     rpc_post(user, advance);
 }
 
-static void take_request_id(struct generation *g, struct rpc_call *call, const char *field)
-{
-    const char *header = rpc_call_metadata(call, "x-request-id");
-    if (id_request_id_valid(field))
-        snprintf(g->request_id, sizeof g->request_id, "%s", field);
-    else if (header && id_request_id_valid(header))
-        snprintf(g->request_id, sizeof g->request_id, "%s", header);
-    else
-        id_uuid(g->request_id);
-    g->crash_place = crash_enter(g->request_id);
-    rpc_call_add_metadata(call, "x-request-id", g->request_id);
-}
-
 static struct generation *generation_new(struct service *s, bool streaming)
 {
     struct generation *g = calloc(1, sizeof *g);
@@ -373,40 +378,26 @@ static struct generation *generation_new(struct service *s, bool streaming)
     return g;
 }
 
-/* Who asks: what a gateway says, or who is at the other end, whatever the port. */
-static const char *client_of(struct rpc_call *call, const char *field, char room[PEER_BYTES])
-{
-    const char *header = rpc_call_metadata(call, "x-client-id"), *peer = rpc_call_peer(call);
-    if (field[0])
-        return field;
-    if (header && header[0])
-        return header;
-    snprintf(room, PEER_BYTES, "%s", peer ? peer : "");
-    char *port = strrchr(room, ':');
-    if (port && strncmp(room, "ip", 2) == 0)
-        *port = '\0';
-    return room;
-}
-
 static enum error_code submit(struct generation *g, struct rpc_call *call, const Bitnet__V1__GenerateRequest *r,
                               struct error *err)
 {
     struct converted c;
-    char peer[PEER_BYTES];
-    if (!models_match(g->service, r->model, err))
+    char peer[CALLER_BYTES];
+    if (registry_acquire(g->service->registry, r->model, &g->served, err))
         return err->code;
+    struct engine *engine = served_engine(g->served);
     if (g->streaming && r->best_of > (r->n ? r->n : 1))
         return error_set_param(err, ERROR_VALIDATION_FAILED, "best_of",
                                "best_of: expected no more than n in a stream, whose tokens are sent before the best are known");
-    enum error_code code = convert_request(g->service, r, rpc_call_deadline_ns(call), &c, err);
+    enum error_code code = convert_request(g->service, tokenizer_of(g), r, rpc_call_deadline_ns(call), &c, err);
     if (!code)
-        code = echo_take(&g->echo, engine_tokenizer(g->service->engine), r, err);
+        code = echo_take(&g->echo, tokenizer_of(g), r, err);
     for (size_t i = 0; i < MAX_CHOICES && !g->streaming; i++)
         buffer_append(&g->choices[i].text, g->echo.text.data, g->echo.text.n_bytes);
     if (!code) {
         c.request.id = g->request_id;
         c.request.trace_id = g->trace.here.flags & 1 ? tracing_id(&g->trace) : NULL; /* exemplars name traces that can be looked up */
-        c.request.client_id = client_of(call, r->client_id, peer);
+        c.request.client_id = caller_name(call, r->client_id, peer);
         c.request.on_ready = on_ready;
         c.request.user = call;
         g->n_choices = c.request.n;
@@ -414,16 +405,16 @@ static enum error_code submit(struct generation *g, struct rpc_call *call, const
         g->logprobs = r->logprobs;
         g->n_top = r->top_logprobs;
         g->seed = c.request.sampling.seed;
-        convert_fingerprint(engine_model(g->service->engine), g->fingerprint);
+        convert_fingerprint(served_id(g->served), engine_model(engine), g->fingerprint);
         g->call_deadline = c.call_deadline;
         tracing_request(&g->trace, r, &c.request);
         if (convert_has_form(r)) {
-            code = engine_admits(g->service->engine, &c.request, err);
+            code = engine_admits(engine, &c.request, err);
             if (!code)
                 code = convert_form(g->service, r, &c, err);
         }
         if (!code)
-            code = engine_submit(g->service->engine, &c.request, &g->stream, err);
+            code = engine_submit(engine, &c.request, &g->stream, err);
     }
     convert_fini(&c);
     return code;
@@ -438,7 +429,8 @@ static void start(struct service *s, struct rpc_call *call, const void *data, si
         error_set(&err, ERROR_MEMORY_EXHAUSTED, "no memory for a request");
     if (g) {
         tracing_begin(&g->trace, s->tracer, call, streaming ? INFERENCE "StreamGenerate" : INFERENCE "Generate");
-        take_request_id(g, call, r->request_id);
+        caller_request_id(call, r->request_id, g->request_id);
+        g->crash_place = crash_enter(g->request_id);
     }
     if (!g || submit(g, call, r, &err)) {
         service_metrics_reject(s->metrics, err.reason);

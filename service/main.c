@@ -1,5 +1,5 @@
 /*
- * bitnet-engine. The model is loaded first, then the ports open; main waits for signals.
+ * bitnet-engine. The models that it starts with are loaded first, then the ports open; main waits for signals.
  *
  * SIGTERM or SIGINT: health says NOT_SERVING and readiness 503 at once; calls are still served for the lame-duck time, so
  * that clients see it; then queued requests are handed back, running ones finish within the drain limit; exit 0. A second
@@ -9,10 +9,11 @@
 #include "base/clock.h"
 #include "base/crash.h"
 #include "base/log.h"
+#include "service/changes.h"
 #include "service/formats.h"
+#include "service/hosted.h"
 #include "service/latency.h"
 #include "service/options.h"
-#include "service/service.h"
 #include "trace/trace.h"
 
 #include "descriptors.h"
@@ -37,20 +38,31 @@ struct program {
     struct rpc_server *server;
     struct admin_http *admin;
     sigset_t signals;
+    struct null_options null; /* the registry borrows it */
     int argc;
     char **argv;
 };
 
 /* ---- start ------------------------------------------------------------------------------------------------------- */
 
-static void log_model(const struct engine_model *m)
+static void log_model(const char *id, const struct engine_model *m)
 {
-    log_info("service", "model loaded", LOG_STR("model", m->id), LOG_STR("path", m->path),
+    log_info("service", "model loaded", LOG_STR("model", id), LOG_STR("path", m->path),
              LOG_STR("architecture", m->architecture), LOG_STR("device", m->device), LOG_STR("isa", m->isa),
              LOG_STR("quantization", m->quantization), LOG_STR("chat_template", m->chat_template),
              LOG_INT("parameters", m->n_parameters), LOG_INT("weight_bytes", m->weight_bytes),
              LOG_INT("kv_bytes", m->kv_bytes), LOG_INT("context", m->context_length),
              LOG_FLOAT("seconds", m->load_seconds), LOG_STR("fallback", m->fallback_reason));
+}
+
+static void log_models(const struct service *s)
+{
+    struct model_entry *entries = NULL;
+    size_t n = 0;
+    service_loaded(s, &entries, &n);
+    for (size_t i = 0; i < n; i++)
+        log_model(entries[i].id, engine_model(served_engine(entries[i].served)));
+    registry_list_free(entries, n);
 }
 
 /* A load can take minutes and has nothing to lose. */
@@ -68,31 +80,51 @@ static void *end_while_loading(void *user)
     }
 }
 
+static enum error_code open_parts(struct service *s, struct error *err)
+{
+    s->metrics = service_metrics_open(s->config);
+    s->changes = changes_open(s);
+    s->health = health_open();
+    s->formats = formats_open();
+    s->reflection = reflection_open(proto_descriptors, proto_descriptors_n_bytes);
+    if (!s->metrics || !s->changes || !s->health || !s->formats || !s->reflection)
+        return error_set(err, ERROR_MEMORY_EXHAUSTED, "no memory to start");
+    const struct trace_options traces = {.service = "bitnet-engine", .version = BITNET_VERSION, .metrics = service_metrics_page(s->metrics)};
+    return trace_open(&traces, &s->tracer, err);
+}
+
 static enum error_code load(struct program *p, struct error *err)
 {
     struct service *s = &p->service;
-    struct null_options null;
-    const struct engine_options options = options_engine(s->config, &null);
+    const struct registry_options options = {.engine = options_engine(s->config, &p->null),
+                                       .allowed_dirs = s->config->model_dirs,
+                                       .state_file = s->config->state_file && s->config->state_file[0] ? s->config->state_file : NULL,
+                                       .memory_budget = (uint64_t)s->config->memory_budget,
+                                       .evict = s->config->evict,
+                                       .max_loads = (uint32_t)s->config->max_loads,
+                                       .observer = hosted_observer(s)};
     pthread_t thread;
     if (pthread_create(&thread, NULL, end_while_loading, p) != 0)
         return error_set(err, ERROR_INTERNAL, "cannot start a thread");
-    enum error_code code = engine_open(&options, &s->engine, err);
+    enum error_code code = registry_open(&options, &s->registry, err);
     pthread_kill(thread, SIGNAL_DONE);
     pthread_join(thread, NULL);
     if (code)
         return code;
     s->coalesce = strcmp(s->config->coalesce, "on") == 0;
-    log_model(engine_model(s->engine));
-    if (options.null_model)
+    log_models(s);
+    if (s->config->null_model)
         log_warn("service", "NULL MODEL: nothing is computed, all answers are words without sense (--null-model)");
-    s->metrics = service_metrics_open(s->engine);
-    s->health = health_open();
-    s->formats = formats_open();
-    s->reflection = reflection_open(proto_descriptors, proto_descriptors_n_bytes);
-    if (!s->metrics || !s->health || !s->formats || !s->reflection)
-        return error_set(err, ERROR_MEMORY_EXHAUSTED, "no memory to start");
-    const struct trace_options traces = {.service = "bitnet-engine", .version = BITNET_VERSION, .metrics = service_metrics_page(s->metrics)};
-    return trace_open(&traces, &s->tracer, err);
+    return ERROR_NONE;
+}
+
+static void spare_thread(const struct service *s)
+{
+    struct served *served;
+    if (registry_acquire(s->registry, "", &served, NULL))
+        return;
+    engine_spare_thread(served_engine(served));
+    served_release(served);
 }
 
 static enum error_code listen_all(struct program *p, struct error *err)
@@ -116,8 +148,9 @@ static void close_all(struct program *p)
 {
     admin_http_close(p->admin);
     rpc_server_close(p->server);
-    if (p->service.engine)
-        engine_close(p->service.engine);
+    changes_close(p->service.changes);
+    if (p->service.registry)
+        registry_close(p->service.registry);
     trace_close(p->service.tracer);
     service_metrics_close(p->service.metrics);
     health_close(p->service.health);
@@ -135,8 +168,13 @@ static void *drain_run(void *user)
     int64_t deadline_ns = clock_now_ns() + (c->lame_duck_ms + c->drain_timeout_ms) * CLOCK_NS_PER_MS;
     nanosleep(&lame_duck, NULL);
     health_end_watches(p->service.health);
-    engine_drain(p->service.engine, deadline_ns);
+    registry_drain(p->service.registry, deadline_ns);
+    bool changed = changes_drain(p->service.changes, deadline_ns);
     rpc_server_drain(p->server, deadline_ns + LAST_ANSWERS_NS);
+    if (!changed) { /* nothing is lost: what is not complete is not remembered */
+        log_warn("service", "stopped while models were being changed");
+        _exit(0);
+    }
     kill(getpid(), SIGNAL_DONE);
     return NULL;
 }
@@ -189,9 +227,13 @@ static int run(struct program *p)
     struct error err = {0};
     enum error_code code = options_check(c, &err);
     if (!code)
-        code = load(p, &err);
+        code = open_parts(&p->service, &err);
     if (!code)
+        code = load(p, &err);
+    if (!code) {
+        spare_thread(&p->service); /* and so the threads of the ports */
         code = listen_all(p, &err);
+    }
     if (code) {
         log_error("service", err.message, LOG_STR("code", error_info(code)->name));
     } else {

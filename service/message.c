@@ -154,6 +154,15 @@ bool message_text(struct buffer *out, const char *text, size_t n_bytes)
     return !out->failed;
 }
 
+bool message_pack(struct buffer *out, const ProtobufCMessage *message)
+{
+    size_t n_bytes = protobuf_c_message_get_packed_size(message);
+    char *room = buffer_reserve(out, n_bytes);
+    if (room)
+        out->n_bytes += protobuf_c_message_pack(message, (uint8_t *)room);
+    return room != NULL;
+}
+
 /* Packed bytes to be freed, or NULL. */
 static uint8_t *pack(const ProtobufCMessage *message, size_t *n_bytes)
 {

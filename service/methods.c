@@ -2,6 +2,7 @@
 #include "service/service.h"
 
 #define INFERENCE "/bitnet.v1.InferenceService/"
+#define MODELS "/bitnet.v1.ModelService/"
 
 static struct rpc_method table[] = {
     {.path = INFERENCE "Generate", .kind = RPC_UNARY, .on_message = inference_generate, .on_done = inference_done},
@@ -10,9 +11,15 @@ static struct rpc_method table[] = {
      .on_message = inference_stream,
      .on_sent = inference_sent,
      .on_done = inference_done},
+    {.path = INFERENCE "Embed", .kind = RPC_UNARY, .on_message = embed_call, .on_done = embed_done},
     {.path = INFERENCE "Tokenize", .kind = RPC_UNARY, .on_message = tokens_tokenize},
     {.path = INFERENCE "Detokenize", .kind = RPC_UNARY, .on_message = tokens_detokenize},
-    {.path = "/bitnet.v1.ModelService/List", .kind = RPC_UNARY, .on_message = models_list},
+    {.path = MODELS "List", .kind = RPC_UNARY, .on_message = models_list},
+    {.path = MODELS "Get", .kind = RPC_UNARY, .on_message = models_get},
+    {.path = MODELS "Load", .kind = RPC_SERVER_STREAM, .on_message = models_load, .on_sent = change_sent, .on_done = change_done},
+    {.path = MODELS "Unload", .kind = RPC_UNARY, .on_message = models_unload, .on_done = change_done},
+    {.path = MODELS "Swap", .kind = RPC_SERVER_STREAM, .on_message = models_swap, .on_sent = change_sent, .on_done = change_done},
+    {.path = MODELS "SetDefault", .kind = RPC_UNARY, .on_message = models_set_default, .on_done = change_done},
     {.path = "/bitnet.v1.AdminService/Health", .kind = RPC_UNARY, .on_message = admin_health},
     {.path = "/bitnet.v1.AdminService/Devices", .kind = RPC_UNARY, .on_message = admin_devices},
     {.path = "/bitnet.v1.AdminService/Stats", .kind = RPC_UNARY, .on_message = admin_stats},

@@ -1,184 +1,186 @@
-/* ModelService.List and AdminService.Health: what is served, and how it is. */
-#include "base/clock.h"
-#include "bitnet/v1/admin.pb-c.h"
-#include "bitnet/v1/models.pb-c.h"
-#include "service/service.h"
+/* ModelService.List and Get: what is served. */
+#include "service/models.h"
 
-#include "version.h"
+#include "service/hosted.h"
 
-#include <ctype.h>
-#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
-#define STALLED_NS (10 * CLOCK_NS_PER_S) /* an idle loop turns every second */
-
-static char id_char(char c)
+static char *mutable(const char *text)
 {
-    return isalnum((unsigned char)c) || c == '_' ? c : '-';
+    return (char *)(uintptr_t)text;
 }
 
-bool models_match(const struct service *s, const char *name, struct error *err)
+size_t models_split(char *text, char **parts, size_t max)
 {
-    const char *id = engine_model(s->engine)->id, *a = name, *b = id;
-    while (*a && *b && id_char(*a) == id_char(*b))
-        a++, b++;
-    if (!name[0] || (!*a && !*b))
-        return true;
-    error_set_param(err, ERROR_MODEL_NOT_FOUND, "model", "there is no model \"%.64s\"; \"%.64s\" is served", name, id);
-    return false;
+    size_t n = 0;
+    for (char *rest, *part = strtok_r(text, ",", &rest); part && n < max; part = strtok_r(NULL, ",", &rest))
+        parts[n++] = part;
+    return n;
+}
+
+/* Leaves alone what an entry has to say. */
+static void fill_facts(const struct served *served, Bitnet__V1__Model *out)
+{
+    const struct engine_model *m = engine_model(served_engine(served));
+    const struct model_figures figures = model_metrics_figures(hosted_of(served)->metrics);
+    out->quantization_format = mutable(m->quantization);
+    out->device = mutable(m->device);
+    out->created_unix = m->created_unix;
+    out->load_seconds = m->load_seconds;
+    out->architecture = mutable(m->architecture);
+    out->parameter_count = m->n_parameters;
+    out->vocab_size = m->vocab_size;
+    out->context_length = m->context_length;
+    out->file_size_bytes = m->file_bytes;
+    out->memory_bytes = m->weight_bytes + m->kv_bytes + m->scratch_bytes;
+    out->total_requests = figures.n_requests;
+    out->avg_tokens_per_second = figures.tokens_per_second;
+    out->avg_inference_time_ms = figures.mean_ms;
+    struct engine_accuracy accuracy;
+    if (engine_accuracy(served_engine(served), &accuracy)) {
+        out->_accuracy_case = BITNET__V1__MODEL___ACCURACY_ACCURACY;
+        out->accuracy = accuracy.recent;
+    }
+    out->has_chat_template = m->chat_template != NULL;
+    out->computes_embeddings = m->embedding_size > 0;
+    out->generates = !out->computes_embeddings;
+}
+
+void models_fill_served(const struct served *served, Bitnet__V1__Model *out)
+{
+    bitnet__v1__model__init(out);
+    out->id = mutable(served_id(served));
+    out->status = BITNET__V1__MODEL_STATUS__MODEL_STATUS_ACTIVE;
+    out->path = mutable(engine_model(served_engine(served))->path);
+    fill_facts(served, out);
+}
+
+void models_fill(const struct model_entry *e, struct model_message *out)
+{
+    Bitnet__V1__Model *m = &out->model;
+    bitnet__v1__model__init(m);
+    m->id = mutable(e->id);
+    m->status = (Bitnet__V1__ModelStatus)e->status; /* the same numbers */
+    m->path = mutable(e->path);
+    m->message = mutable(e->message);
+    m->is_default = e->is_default;
+    memcpy(out->aliases, e->aliases, sizeof out->aliases);
+    m->n_aliases = models_split(out->aliases, out->list, MODELS_MAX_ALIASES);
+    m->aliases = out->list;
+    if (e->served)
+        fill_facts(e->served, m);
+}
+
+void models_fill_results(const struct validation_results *v, struct results_message *out)
+{
+    Bitnet__V1__ValidationResults *r = &out->results;
+    bitnet__v1__validation_results__init(r);
+    r->format_valid = v->format_valid;
+    r->gguf_version = v->gguf_version;
+    r->tensor_count = v->n_tensors;
+    r->memory_bytes = v->memory_bytes;
+#define MEASURED(field, NAME, value)                                                                                   \
+    if ((value) >= 0) {                                                                                                \
+        r->_##field##_case = BITNET__V1__VALIDATION_RESULTS___##NAME##_##NAME;                                         \
+        r->field = value;                                                                                              \
+    }
+    MEASURED(accuracy, ACCURACY, v->accuracy)
+    MEASURED(cross_validation, CROSS_VALIDATION, v->cosine)
+    MEASURED(significance, SIGNIFICANCE, v->p_value)
+    MEASURED(bits_per_byte, BITS_PER_BYTE, v->bits_per_byte)
+    MEASURED(tokens_per_second, TOKENS_PER_SECOND, v->tokens_per_second)
+#undef MEASURED
+    memcpy(out->device_text, v->devices, sizeof out->device_text);
+    r->n_devices = models_split(out->device_text, out->devices, MODELS_MAX_DEVICES);
+    r->devices = out->devices;
+    r->n_failures = v->n_failures;
+    r->failures = out->list;
+    for (size_t i = 0; i < v->n_failures; i++) {
+        bitnet__v1__validation_failure__init(&out->failures[i]);
+        out->failures[i].type = mutable(v->failures[i].type);
+        out->failures[i].expected = mutable(v->failures[i].expected);
+        out->failures[i].actual = mutable(v->failures[i].actual);
+        out->list[i] = &out->failures[i];
+    }
+}
+
+const struct model_entry *models_find(const struct service *s, const struct model_entry *list, size_t n, const char *name)
+{
+    struct served *served = NULL;
+    const struct model_entry *found = NULL;
+    for (size_t i = 0; i < n && !found; i++)
+        if (strcmp(list[i].id, name) == 0)
+            found = &list[i];
+    if (found || registry_acquire(s->registry, name, &served, NULL)) /* knows aliases, and spellings */
+        return found;
+    for (size_t i = 0; i < n && !found; i++)
+        if (strcmp(list[i].id, served_id(served)) == 0)
+            found = &list[i];
+    served_release(served);
+    return found;
+}
+
+static void answer_list(struct rpc_call *call, const Bitnet__V1__ListModelsRequest *r, const struct model_entry *entries, size_t n,
+                        struct model_message *messages, Bitnet__V1__Model **list)
+{
+    Bitnet__V1__ListModelsResponse response = BITNET__V1__LIST_MODELS_RESPONSE__INIT;
+    for (size_t i = 0; i < n; i++) {
+        bool wanted = r->n_status == 0;
+        for (size_t k = 0; k < r->n_status; k++)
+            wanted |= (int)r->status[k] == (int)entries[i].status;
+        if (!wanted)
+            continue;
+        models_fill(&entries[i], &messages[i]);
+        list[response.n_models++] = &messages[i].model;
+    }
+    response.models = list;
+    message_answer(call, &response.base);
 }
 
 void models_list(void *service, struct rpc_call *call, const void *data, size_t n_bytes)
 {
     struct service *s = service;
-    const struct engine_model *m = engine_model(s->engine);
-    struct engine_stats stats;
     struct error err = {0};
-    Bitnet__V1__ListModelsRequest *r =
-        message_unpack(&bitnet__v1__list_models_request__descriptor, data, n_bytes, &err);
-    if (!r) {
+    struct model_entry *entries = NULL;
+    size_t n = 0;
+    Bitnet__V1__ListModelsRequest *r = message_unpack(&bitnet__v1__list_models_request__descriptor, data, n_bytes, &err);
+    bool listed = r && registry_list(s->registry, &entries, &n);
+    struct model_message *messages = listed ? calloc(n + 1, sizeof *messages) : NULL;
+    Bitnet__V1__Model **list = messages ? calloc(n + 1, sizeof *list) : NULL;
+    if (list)
+        answer_list(call, r, entries, n, messages, list);
+    else if (!err.code)
+        error_set(&err, ERROR_MEMORY_EXHAUSTED, "no memory for the list of models");
+    if (err.code)
         status_fail(s, call, &err);
-        return;
-    }
-    bool wanted = r->n_status == 0;
-    for (size_t i = 0; i < r->n_status; i++)
-        wanted |= r->status[i] == BITNET__V1__MODEL_STATUS__MODEL_STATUS_ACTIVE;
-    engine_stats(s->engine, &stats);
-    Bitnet__V1__Model model = BITNET__V1__MODEL__INIT, *list[] = {&model};
-    model.id = (char *)(uintptr_t)m->id;
-    model.status = BITNET__V1__MODEL_STATUS__MODEL_STATUS_ACTIVE;
-    model.path = (char *)(uintptr_t)m->path;
-    model.quantization_format = (char *)(uintptr_t)m->quantization;
-    model.device = (char *)(uintptr_t)m->device;
-    model.created_unix = m->created_unix;
-    model.load_seconds = m->load_seconds;
-    model.architecture = (char *)(uintptr_t)m->architecture;
-    model.parameter_count = m->n_parameters;
-    model.vocab_size = m->vocab_size;
-    model.context_length = m->context_length;
-    model.file_size_bytes = m->file_bytes;
-    model.memory_bytes = m->weight_bytes + m->kv_bytes + m->scratch_bytes;
-    model.total_requests = stats.n_requests;
-    if (stats.busy_seconds > 0)
-        model.avg_tokens_per_second = (double)stats.n_generated_tokens / stats.busy_seconds;
-    model.avg_inference_time_ms = service_metrics_window(s->metrics).mean_ms;
-    model.is_default = true;
-    model.has_chat_template = m->chat_template != NULL;
-    Bitnet__V1__ListModelsResponse response = BITNET__V1__LIST_MODELS_RESPONSE__INIT;
-    response.n_models = wanted ? 1 : 0;
-    response.models = list;
-    message_answer(call, &response.base);
+    free(list);
+    free(messages);
+    registry_list_free(entries, n);
     message_free(r);
 }
 
-struct service_state service_state(struct service *s)
-{
-    struct engine_stats stats;
-    engine_stats(s->engine, &stats);
-    struct service_state state = {.engine_turns = clock_now_ns() - stats.last_turn_ns < STALLED_NS,
-                                  .queue_has_room = stats.n_waiting < (uint32_t)s->config->queue_limit,
-                                  .device_works = stats.breaker == BREAKER_CLOSED,
-                                  .device_refused = stats.breaker == BREAKER_OPEN};
-    /* While one is let through to see, it must be able to come. */
-    state.ready = state.engine_turns && !state.device_refused && !atomic_load(&s->draining);
-    return state;
-}
-
-static uint64_t resident_bytes(void)
-{
-    unsigned long long pages = 0;
-    FILE *f = fopen("/proc/self/statm", "r");
-    if (f && fscanf(f, "%*u %llu", &pages) != 1)
-        pages = 0;
-    if (f)
-        fclose(f);
-    return pages * (uint64_t)sysconf(_SC_PAGESIZE);
-}
-
-/* Share of the cores that may be used, since the last call; the first call measures from the start. Under the caller's eyes only:
- * health is asked rarely, and a race of two callers costs one of them precision. */
-static double cpu_utilization(const struct service *s)
-{
-    static _Atomic int64_t last_wall_ns, last_cpu_ns;
-    int64_t cpu_ns = service_cpu_ns();
-    int64_t wall_ns = clock_now_ns(), old_wall = atomic_exchange(&last_wall_ns, wall_ns),
-            old_cpu = atomic_exchange(&last_cpu_ns, cpu_ns);
-    double elapsed = (double)(wall_ns - (old_wall ? old_wall : s->started_ns)),
-           cores = (double)sysconf(_SC_NPROCESSORS_ONLN);
-    double share = elapsed > 0 ? (double)(cpu_ns - old_cpu) / elapsed / cores : 0;
-    return share < 0 ? 0 : share > 1 ? 1 : share;
-}
-
-static void component(Bitnet__V1__Component *c, const char *name, bool healthy, const char *message)
-{
-    bitnet__v1__component__init(c);
-    c->name = (char *)(uintptr_t)name;
-    c->status =
-        healthy ? BITNET__V1__HEALTH_STATUS__HEALTH_STATUS_HEALTHY : BITNET__V1__HEALTH_STATUS__HEALTH_STATUS_DEGRADED;
-    c->message = (char *)(uintptr_t)(healthy ? "" : message);
-}
-
-static void fill_figures(struct service *s, Bitnet__V1__HealthResponse *r)
-{
-    const struct engine_model *m = engine_model(s->engine);
-    struct engine_stats stats;
-    struct service_window window = service_metrics_window(s->metrics);
-    engine_stats(s->engine, &stats);
-    r->uptime_seconds = (double)(clock_now_ns() - s->started_ns) / 1e9;
-    r->version = (char *)(uintptr_t)BITNET_VERSION;
-    r->git_sha = (char *)(uintptr_t)BITNET_GIT_SHA;
-    r->compiler = (char *)(uintptr_t)BITNET_COMPILER;
-    r->features = (char *)(uintptr_t)BITNET_FEATURES;
-    r->cpu_utilization = cpu_utilization(s);
-    r->memory_bytes = resident_bytes();
-    if (strncmp(m->device, "cuda", 4) == 0)
-        r->gpu_memory_bytes = m->weight_bytes + m->kv_bytes + m->scratch_bytes;
-    r->active_requests = stats.n_running;
-    r->queue_depth = stats.n_waiting;
-    r->tokens_generated = stats.n_generated_tokens;
-    if (stats.n_kv_blocks > 0)
-        r->kv_cache_utilization = (double)stats.n_kv_blocks_used / stats.n_kv_blocks;
-    r->avg_response_time_ms = window.mean_ms;
-    r->requests_per_second = window.per_second;
-    r->error_rate = window.error_rate;
-    r->window_requests = window.n;
-    r->sla_compliance = window.in_time;
-}
-
-void admin_health(void *service, struct rpc_call *call, const void *data, size_t n_bytes)
+void models_get(void *service, struct rpc_call *call, const void *data, size_t n_bytes)
 {
     struct service *s = service;
-    const struct engine_model *m = engine_model(s->engine);
-    struct service_state state = service_state(s);
-    (void)data, (void)n_bytes;
-    Bitnet__V1__Component parts[5], *list[5];
-    component(&parts[0], "model_manager", true, "");
-    component(&parts[1], "execution_router", !m->fallback_reason || strcmp(s->config->device, "gpu") != 0,
-              m->fallback_reason);
-    component(&parts[2], "batch_engine", state.engine_turns && state.queue_has_room,
-              state.engine_turns ? "the queue is full" : "the loop stands still");
-    component(&parts[3], "device_monitor", state.device_works,
-              state.device_refused ? "the device fails; requests are refused" : "the device has failed; it is tried again");
-    if (state.device_refused)
-        parts[3].status = BITNET__V1__HEALTH_STATUS__HEALTH_STATUS_UNHEALTHY;
-    component(&parts[4], "quantization_engine", true, "");
-    bool all = true;
-    for (size_t i = 0; i < 5; i++) {
-        list[i] = &parts[i];
-        all &= parts[i].status == BITNET__V1__HEALTH_STATUS__HEALTH_STATUS_HEALTHY;
+    struct error err = {0};
+    struct served *served = NULL;
+    struct model_entry *entries = NULL;
+    struct model_message message;
+    size_t n = 0;
+    Bitnet__V1__GetModelRequest *r = message_unpack(&bitnet__v1__get_model_request__descriptor, data, n_bytes, &err);
+    if (r && !registry_list(s->registry, &entries, &n))
+        error_set(&err, ERROR_MEMORY_EXHAUSTED, "no memory for a model");
+    const struct model_entry *found = entries ? models_find(s, entries, n, r->id) : NULL;
+    if (found) {
+        models_fill(found, &message);
+        message_answer(call, &message.model.base);
+    } else {
+        if (!err.code && !registry_acquire(s->registry, r->id, &served, &err)) /* says what there is */
+            error_set_param(&err, ERROR_MODEL_NOT_FOUND, "id", "there is no model \"%.64s\" any more", r->id);
+        status_fail(s, call, &err);
     }
-    Bitnet__V1__HealthResponse r = BITNET__V1__HEALTH_RESPONSE__INIT;
-    r.status = !state.engine_turns || state.device_refused ? BITNET__V1__HEALTH_STATUS__HEALTH_STATUS_UNHEALTHY
-               : all               ? BITNET__V1__HEALTH_STATUS__HEALTH_STATUS_HEALTHY
-                                   : BITNET__V1__HEALTH_STATUS__HEALTH_STATUS_DEGRADED;
-    r.n_components = 5;
-    r.components = list;
-    r.draining = atomic_load(&s->draining);
-    r.model_loaded = true; /* the process serves nothing before */
-    r.engine_ready = state.engine_turns;
-    r.device_available = !state.device_refused;
-    r.resources_available = state.queue_has_room;
-    fill_figures(s, &r);
-    message_answer(call, &r.base);
+    served_release(served);
+    registry_list_free(entries, n);
+    message_free(r);
 }

@@ -39,20 +39,30 @@
         .name = n, .type = OPTION_INT, .offset = offsetof(struct service_config, field), .default_value = def,         \
         .min = lo, .max = hi, .unit = u, .flag_only = true, .help = text                                               \
     }
+#define SHARE(n, field, def, lo, text)                                                                                 \
+    {                                                                                                                  \
+        .name = n, .type = OPTION_FLOAT, .offset = offsetof(struct service_config, field), .default_value = def,       \
+        .min = lo, .max = 1, .help = text                                                                              \
+    }
 #define BOOL(n, field, text)                                                                                           \
     {                                                                                                                  \
         .name = n, .type = OPTION_BOOL, .offset = offsetof(struct service_config, field), .help = text                 \
     }
 
 static const struct option_def defs[] = {
-    STR("model", model, NULL, "GGUF file to serve (required)"),
+    STR("model", model, NULL, "GGUF file to serve (required, unless --state-file names models)"),
     STR("model-id", model_id, NULL, "name of the model; the file's by default"),
+    STR("model-dirs", model_dirs, NULL, "folders, separated by colons, from which models may be loaded while it runs; none by default"),
+    STR("state-file", state_file, NULL, "file that remembers which models are loaded, for the next start"),
+    SIZE("memory-budget", memory_budget, "0", 0, 1e15, "memory of all models together; 0 = 90 % of what the process may use"),
+    BOOL("evict", evict, "a model that finds no room takes the place of the one that was unused for longest, instead of being refused"),
+    INT("max-loads", max_loads, "1", 1, 16, NULL, "models that are loaded at once; the others wait"),
     STR("listen", listen, "127.0.0.1:50051", "gRPC addresses, separated by commas; unix:/PATH too"),
     STR("admin-listen", admin_listen, "127.0.0.1:9090", "address of metrics and health over HTTP; empty = none"),
     STR("device", device, "auto", "auto, cpu, gpu or cuda:N; auto and gpu fall back to the CPU"),
     STR("isa", isa, NULL, "highest instruction set to use; the best there is by default"),
     INT("threads", threads, "0", 0, 512, NULL, "compute threads; 0 = what the machine and its cgroup offer"),
-    BOOL("pin", pin, "keep each compute thread to a CPU of its own"),
+    BOOL("pin", pin, "keep each compute thread to a CPU of its own, and what serves the ports off these where there are others"),
     BOOL("idle-priority", idle_priority, "compute gives way to every other thread of the machine"),
     CHOICE("numa", numa, "auto", "auto|interleave|off", "where weights lie on machines with several memory nodes"),
     CHOICE("quantization", quantization, "auto", "auto|i2s|tl1|tl2", "layout that the ternary kernels read"),
@@ -76,6 +86,10 @@ static const struct option_def defs[] = {
     INT("drain-timeout-ms", drain_timeout_ms, "45000", 0, 3600000, "ms",
         "that running requests get to finish after SIGTERM"),
     INT("lame-duck-ms", lame_duck_ms, "300", 0, 600000, "ms", "that calls are still accepted after SIGTERM"),
+    SHARE("accuracy-share", accuracy_share, "0.01", 0,
+          "of the requests that are computed again in idle time by the portable kernels and compared; 0 = none"),
+    SHARE("accuracy-threshold", accuracy_threshold, "0.99", 0.5,
+          "share of the recomputed tokens that must be the same; below it health is degraded"),
     SIZE("max-message-size", max_message_size, "4M", 1024, 1073741824, "largest message received"),
     STR("tls-cert", tls_cert, NULL, "PEM file of the server's certificate"),
     STR("tls-key", tls_key, NULL, "PEM file of its key"),
@@ -135,7 +149,7 @@ enum error_code options_check(const struct service_config *c, struct error *err)
 {
     if (c->log_level && log_check_levels(c->log_level, err))
         return ERROR_VALIDATION_FAILED;
-    if (!c->model || !c->model[0])
+    if ((!c->model || !c->model[0]) && (!c->state_file || !c->state_file[0]))
         return error_set_param(err, ERROR_VALIDATION_FAILED, "model", "--model: expected a GGUF file, found nothing");
     if (c->null_step_us && !c->null_model)
         return error_set_param(err, ERROR_VALIDATION_FAILED, "null-step-us", "--null-step-us: expected --null-model with it, found it alone");
@@ -180,6 +194,8 @@ struct engine_options options_engine(const struct service_config *c, struct null
                                .default_timeout_ns = c->default_timeout_ms * CLOCK_NS_PER_MS,
                                .stall_timeout_ns = c->stall_timeout_ms * CLOCK_NS_PER_MS,
                                .target_step_ns = c->target_itl_ms * CLOCK_NS_PER_MS,
+                               .accuracy_share = c->accuracy_share,
+                               .accuracy_threshold = c->accuracy_threshold,
                                .no_speculation = strcmp(c->speculation, "off") == 0,
                                .no_prefix_cache = strcmp(c->prefix_cache, "off") == 0};
     if (c->null_model)

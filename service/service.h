@@ -8,7 +8,7 @@
 #include "base/buffer.h"
 #include "base/error.h"
 #include "base/metrics.h"
-#include "engine/engine.h"
+#include "engine/registry.h"
 #include "rpc/rpc.h"
 
 #include <protobuf-c/protobuf-c.h>
@@ -18,13 +18,17 @@
 struct service_config {
     const char *model, *model_id, *listen, *admin_listen, *device, *isa, *quantization, *i2s_order, *kv_type, *prefix_cache, *speculation, *numa, *coalesce;
     const char *tls_cert, *tls_key, *tls_client_ca, *log_level, *log_format, *load_reports;
+    const char *model_dirs, *state_file;
+    int64_t memory_budget, max_loads;
     int64_t threads, context, kv_cache_size, max_sequences, max_batch_tokens, queue_limit, queue_tokens, queue_wait_ms, target_itl_ms, default_timeout_ms,
         stall_timeout_ms, drain_timeout_ms, lame_duck_ms, max_message_size, seed, null_step_us, slow_step_ms, slow_request_ms;
-    bool null_model, allow_insecure_public, deterministic, pin, idle_priority;
+    double accuracy_share, accuracy_threshold;
+    bool null_model, allow_insecure_public, deterministic, pin, idle_priority, evict;
 };
 
 struct service_metrics;
 struct history_window;
+struct changes;
 struct health;
 struct formats;
 struct reflection;
@@ -33,8 +37,9 @@ struct tracer;
 /* What all handlers share; made by main, immutable but for the atomics and what guards itself. */
 struct service {
     const struct service_config *config;
-    struct engine *engine;
+    struct registry *registry;
     struct service_metrics *metrics;
+    struct changes *changes;
     struct health *health;
     struct formats *formats;
     struct reflection *reflection;
@@ -52,6 +57,8 @@ void *message_unpack(const ProtobufCMessageDescriptor *type, const void *data, s
 void message_free(void *message);
 /* Appends text as a proto string of C can hold it: what is no UTF-8, and NUL, becomes U+FFFD. False when it does not fit. */
 bool message_text(struct buffer *out, const char *text, size_t n_bytes);
+/* Appends a message as it goes over the wire; false when there is no room for it. */
+bool message_pack(struct buffer *out, const ProtobufCMessage *message);
 /* Ends a unary call with a message. */
 void message_answer(struct rpc_call *call, const ProtobufCMessage *message);
 /* Sends one message of a stream; false when the call cannot take it. */
@@ -59,8 +66,8 @@ bool message_send(struct rpc_call *call, const ProtobufCMessage *message);
 
 /* ---- errors (status.c) ---- */
 
-/* Ends a call with an error: status, ErrorInfo with the code's name (and as metadata "cause" the error's reason), BadRequest when a field
- * is at fault, RetryInfo when a retry may help. */
+/* Ends a call with an error: status, ErrorInfo with the code's name (and as metadata "cause" the error's reason, "device" the default model's),
+ * BadRequest when a field is at fault, RetryInfo when a retry may help. */
 void status_fail(struct service *s, struct rpc_call *call, const struct error *err);
 /* The gRPC status of an error; packs google.rpc.Status into `details`. `device`, where it is not NULL, stands in ErrorInfo's metadata. */
 int status_pack(const struct error *err, bool draining, const char *device, struct buffer *details);
@@ -73,15 +80,24 @@ void inference_generate(void *service, struct rpc_call *call, const void *data, 
 void inference_stream(void *service, struct rpc_call *call, const void *data, size_t n_bytes);
 void inference_sent(void *service, struct rpc_call *call, bool ok);
 void inference_done(void *service, struct rpc_call *call, bool cancelled);
+void embed_call(void *service, struct rpc_call *call, const void *data, size_t n_bytes);
+void embed_done(void *service, struct rpc_call *call, bool cancelled);
 void tokens_tokenize(void *service, struct rpc_call *call, const void *data, size_t n_bytes);
 void tokens_detokenize(void *service, struct rpc_call *call, const void *data, size_t n_bytes);
 void models_list(void *service, struct rpc_call *call, const void *data, size_t n_bytes);
+void models_get(void *service, struct rpc_call *call, const void *data, size_t n_bytes);
+void models_load(void *service, struct rpc_call *call, const void *data, size_t n_bytes);
+void models_unload(void *service, struct rpc_call *call, const void *data, size_t n_bytes);
+void models_swap(void *service, struct rpc_call *call, const void *data, size_t n_bytes);
+void models_set_default(void *service, struct rpc_call *call, const void *data, size_t n_bytes);
+void change_sent(void *service, struct rpc_call *call, bool ok);
+void change_done(void *service, struct rpc_call *call, bool cancelled);
 void admin_health(void *service, struct rpc_call *call, const void *data, size_t n_bytes);
 void admin_devices(void *service, struct rpc_call *call, const void *data, size_t n_bytes);
 void admin_stats(void *service, struct rpc_call *call, const void *data, size_t n_bytes);
 
-/* True when `name` is "" or names the served model, in any spelling of the characters that ids may not have; else MODEL_NOT_FOUND. */
-bool models_match(const struct service *s, const char *name, struct error *err);
+/* The registry's list without entries that have no loaded model: at least the default one. False when memory is out. Any thread. */
+bool service_loaded(const struct service *s, struct model_entry **out, size_t *n);
 
 /* ---- health (health.c) ---- */
 
@@ -98,8 +114,10 @@ void health_done(void *service, struct rpc_call *call, bool cancelled);
 
 /* What an operator's probe may ask; any thread. */
 struct service_state {
-    bool ready, engine_turns, queue_has_room;
-    bool device_works, device_refused; /* false, true: requests are refused; both false: one is let through, to see */
+    bool ready;
+    bool engine_turns;                 /* the loops of all models */
+    bool queue_has_room;               /* the default model's */
+    bool device_works, device_refused; /* of the default model. false, true: requests are refused; both false: one is let through, to see */
 };
 struct service_state service_state(struct service *s);
 
@@ -113,26 +131,12 @@ void reflection_request(void *service, struct rpc_call *call, const void *data, 
 void reflection_half_close(void *service, struct rpc_call *call);
 void reflection_sent(void *service, struct rpc_call *call, bool ok);
 
-/* ---- metrics (metrics.c) ---- */
+/* ---- metrics (metrics.c; the rest is in metrics.h) ---- */
 
-struct service_metrics *service_metrics_open(struct engine *e);
-void service_metrics_close(struct service_metrics *m);
-struct metrics *service_metrics_page(struct service_metrics *m);
-/* Counts an error that a call ended with. */
+/* Counts an error that a call ended with. `m` may be NULL. */
 void service_metrics_error(struct service_metrics *m, enum error_code code);
 /* Counts a request that was not admitted, by REFUSED_..; other reasons, and NULL, are no refusals. */
 void service_metrics_reject(struct service_metrics *m, const char *reason);
-/* Figures of the last five minutes, of requests that ended and of those that were not admitted; zeros with n = 0. */
-struct service_window {
-    uint64_t n;
-    double mean_ms, per_second, error_rate;
-    double in_time; /* share that ended well, within 2 s for each 100 tokens begun */
-};
-struct service_window service_metrics_window(struct service_metrics *m);
-/* A longer time; any thread. See history.h. */
-struct history_window service_metrics_history(struct service_metrics *m, int64_t now_ns, int64_t seconds);
-/* CPU time that the process has used. Any thread. */
-int64_t service_cpu_ns(void);
 
 /* ---- admin HTTP (admin_http.c) ---- */
 

@@ -99,10 +99,14 @@ void status_fail(struct service *s, struct rpc_call *call, const struct error *e
     char message[sizeof err->message + sizeof err->param + 2];
     bool named = !err->param[0] || strstr(err->message, err->param); /* the message alone must say what is meant */
     snprintf(message, sizeof message, "%s%s%s", named ? "" : err->param, named ? "" : ": ", err->message);
-    const char *device = s->engine ? engine_model(s->engine)->device : NULL;
+    struct served *served = NULL;
+    if (s->registry)
+        registry_acquire(s->registry, "", &served, NULL);
+    const char *device = served ? engine_model(served_engine(served))->device : NULL;
     struct rpc_status status = {.code = status_pack(err, atomic_load(&s->draining), device, &details), .message = message};
     status.details = details.data;
     status.details_n_bytes = details.n_bytes;
     rpc_call_finish(call, &status, NULL, 0);
+    served_release(served);
     buffer_fini(&details);
 }

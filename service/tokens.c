@@ -24,11 +24,12 @@ static enum error_code encode(const struct tokenizer *t, const Bitnet__V1__Token
     return code;
 }
 
-static void answer(struct service *s, struct rpc_call *call, const struct tokenizer *t, const struct token_list *list)
+static void answer(struct rpc_call *call, const struct served *served, const struct token_list *list)
 {
+    const struct tokenizer *t = engine_tokenizer(served_engine(served));
     Bitnet__V1__TokenizeResponse response = BITNET__V1__TOKENIZE_RESPONSE__INIT;
     ProtobufCBinaryData *pieces = calloc(list->n + 1, sizeof *pieces);
-    response.model = (char *)(uintptr_t)engine_model(s->engine)->id;
+    response.model = (char *)(uintptr_t)served_id(served);
     response.n_ids = list->n;
     response.ids = list->ids;
     for (size_t i = 0; pieces && i < list->n; i++)
@@ -42,15 +43,17 @@ static void answer(struct service *s, struct rpc_call *call, const struct tokeni
 void tokens_tokenize(void *service, struct rpc_call *call, const void *data, size_t n_bytes)
 {
     struct service *s = service;
-    const struct tokenizer *t = engine_tokenizer(s->engine);
+    struct served *served = NULL;
     struct error err = {0};
     struct token_list list = {0};
     Bitnet__V1__TokenizeRequest *r = message_unpack(&bitnet__v1__tokenize_request__descriptor, data, n_bytes, &err);
-    if (r && models_match(s, r->model, &err) && encode(t, r, &list, &err) == ERROR_NONE)
-        answer(s, call, t, &list);
+    if (r && !registry_acquire(s->registry, r->model, &served, &err) &&
+        !encode(engine_tokenizer(served_engine(served)), r, &list, &err))
+        answer(call, served, &list);
     else
         status_fail(s, call, &err);
     free(list.ids);
+    served_release(served);
     message_free(r);
 }
 
@@ -73,18 +76,21 @@ static bool decode(const struct tokenizer *t, const Bitnet__V1__DetokenizeReques
 void tokens_detokenize(void *service, struct rpc_call *call, const void *data, size_t n_bytes)
 {
     struct service *s = service;
+    struct served *served = NULL;
     struct error err = {0};
     struct buffer text;
     buffer_init(&text, 3 * (size_t)MAX_TEXT_BYTES);
     Bitnet__V1__DetokenizeRequest *r = message_unpack(&bitnet__v1__detokenize_request__descriptor, data, n_bytes, &err);
-    if (r && models_match(s, r->model, &err) && decode(engine_tokenizer(s->engine), r, &text, &err)) {
+    if (r && !registry_acquire(s->registry, r->model, &served, &err) &&
+        decode(engine_tokenizer(served_engine(served)), r, &text, &err)) {
         Bitnet__V1__DetokenizeResponse response = BITNET__V1__DETOKENIZE_RESPONSE__INIT;
-        response.model = (char *)(uintptr_t)engine_model(s->engine)->id;
+        response.model = (char *)(uintptr_t)served_id(served);
         response.text = text.data ? text.data : (char *)(uintptr_t) "";
         message_answer(call, &response.base);
     } else {
         status_fail(s, call, &err);
     }
     buffer_fini(&text);
+    served_release(served);
     message_free(r);
 }

@@ -65,13 +65,13 @@ static void add_phases(const struct tracing *t, const struct stream_summary *sum
         add_phase(t, "decode", first_ns, end_ns, "gen_ai.usage.output_tokens", sum->n_generated_tokens);
 }
 
-void tracing_answer(struct tracing *t, const struct engine_model *m, const char *request_id, const struct stream_summary *summary,
+void tracing_answer(struct tracing *t, const char *id, const struct engine_model *m, const char *request_id, const struct stream_summary *summary,
                     const char *const *finishes, size_t n_finishes)
 {
     if (!t->span)
         return;
     span_set_text(t->span, "gen_ai.response.id", request_id);
-    span_set_text(t->span, "gen_ai.response.model", m->id);
+    span_set_text(t->span, "gen_ai.response.model", id);
     if (n_finishes > 0)
         span_set_texts(t->span, "gen_ai.response.finish_reasons", finishes, n_finishes);
     span_set_int(t->span, "gen_ai.usage.input_tokens", summary->n_prompt_tokens);
@@ -81,6 +81,16 @@ void tracing_answer(struct tracing *t, const struct engine_model *m, const char 
     span_set_float(t->span, "bitnet.batch_size", summary->mean_batch_size);
     span_set_int(t->span, "bitnet.cached_tokens", summary->n_cached_tokens);
     add_phases(t, summary);
+}
+
+void tracing_embeddings(struct tracing *t, const char *id, uint64_t n_tokens)
+{
+    if (!t->span)
+        return;
+    span_set_text(t->span, "gen_ai.operation.name", "embeddings");
+    span_set_text(t->span, "gen_ai.provider.name", "bitnet");
+    span_set_text(t->span, "gen_ai.response.model", id);
+    span_set_int(t->span, "gen_ai.usage.input_tokens", (int64_t)n_tokens);
 }
 
 void tracing_end(struct tracing *t, enum error_code code, const char *message)

@@ -26,9 +26,12 @@ struct tracing {
 void tracing_begin(struct tracing *t, struct tracer *tracer, struct rpc_call *call, const char *method);
 /* What is asked for: `r` as it came, `q` as the engine gets it. */
 void tracing_request(struct tracing *t, const Bitnet__V1__GenerateRequest *r, const struct request *q);
-/* What the engine made of it: `summary` of its end, `finishes` of the choices that are answered. */
-void tracing_answer(struct tracing *t, const struct engine_model *m, const char *request_id, const struct stream_summary *summary,
+/* What the engine made of it: `id` is the model's name, `summary` is of the request's end, `finishes` are those of the choices that are
+ * answered. */
+void tracing_answer(struct tracing *t, const char *id, const struct engine_model *m, const char *request_id, const struct stream_summary *summary,
                     const char *const *finishes, size_t n_finishes);
+/* The same for a call of Embed, whose inputs are requests without phases of their own. */
+void tracing_embeddings(struct tracing *t, const char *id, uint64_t n_tokens);
 /* The call ends, with an error or (ERROR_NONE) well. Later calls do nothing. */
 void tracing_end(struct tracing *t, enum error_code code, const char *message);
 /* The trace's id for log lines: NULL when there is none. */

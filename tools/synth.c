@@ -227,6 +227,19 @@ static void write_real(struct synth *s, const char *suffix, float value)
     gguf_write_f32(s->writer, key, value);
 }
 
+static void write_pooling(struct synth *s)
+{
+    static const char *const names[] = {"none", "mean", "cls", "last"};
+    const char *pooling = s->options->pooling ? s->options->pooling : names[0];
+    char key[96];
+    for (uint32_t i = 1; i < sizeof names / sizeof *names; i++)
+        if (strcmp(names[i], pooling) == 0)
+            write_number(s, "pooling_type", i);
+    snprintf(key, sizeof key, "%s.attention.causal", s->p.arch);
+    if (s->options->not_causal)
+        gguf_write_bool(s->writer, key, false);
+}
+
 static enum error_code write_keys(struct synth *s, struct error *err)
 {
     const struct preset *p = &s->p;
@@ -243,6 +256,7 @@ static enum error_code write_keys(struct synth *s, struct error *err)
     write_number(s, "attention.head_count_kv", p->n_kv_heads);
     write_real(s, "attention.layer_norm_rms_epsilon", 1e-5f);
     write_real(s, "rope.freq_base", p->freq_base);
+    write_pooling(s);
     gguf_write_string(s->writer, "tokenizer.chat_template", strcmp(p->arch, "llama") == 0 ? chat_llama3 : chat_bitnet);
     return synth_write_vocab(s->writer, s->options->vocab_path, p->n_vocab, err);
 }

@@ -8,6 +8,7 @@
 
 #include "base/error.h"
 
+#include <stdbool.h>
 #include <stdint.h>
 
 struct synth_options {
@@ -16,6 +17,8 @@ struct synth_options {
     const char *vocab_path; /* tiktoken rank file (the Llama-3 vocabulary), or NULL: bytes and placeholders */
     uint64_t seed;
     uint32_t n_layers; /* 0 = the preset's */
+    const char *pooling; /* "mean", "cls" or "last": a model that computes embeddings; NULL or "none" = one that generates */
+    bool not_causal;     /* of such a model: each token sees the whole text */
     /* Called now and then with bytes written and bytes in all; may be NULL. */
     void (*on_progress)(void *user, uint64_t n_done, uint64_t n_total);
     void *user;

@@ -5,8 +5,9 @@
 #include <stdio.h>
 
 struct config {
-    const char *output, *preset, *vocab;
+    const char *output, *preset, *vocab, *pooling;
     int64_t seed, layers;
+    bool not_causal;
 };
 
 static const struct option_def defs[] = {
@@ -19,6 +20,10 @@ static const struct option_def defs[] = {
      .help = "of the random weights"},
     {.name = "layers", .type = OPTION_INT, .offset = offsetof(struct config, layers), .default_value = "0", .min = 0, .max = 1000,
      .help = "layers to write; 0 = the preset's"},
+    {.name = "pooling", .type = OPTION_CHOICE, .offset = offsetof(struct config, pooling), .default_value = "none",
+     .choices = "none|mean|cls|last", .help = "makes a model that computes embeddings"},
+    {.name = "not-causal", .type = OPTION_BOOL, .offset = offsetof(struct config, not_causal),
+     .help = "of a model that computes embeddings: each token sees the whole text"},
     {.name = NULL}};
 
 static const struct option_table table = {"bitnet synth", "usage: bitnet synth --preset 2b4t -o FILE\n", defs};
@@ -42,7 +47,7 @@ int command_synth(int argc, char **argv)
     struct error err = {0};
     struct progress progress = {0};
     struct synth_options options = {.path = c.output, .preset = c.preset, .vocab_path = c.vocab, .seed = (uint64_t)c.seed,
-                                    .n_layers = (uint32_t)c.layers, .on_progress = on_progress, .user = &progress};
+                                    .n_layers = (uint32_t)c.layers, .pooling = c.pooling, .not_causal = c.not_causal, .on_progress = on_progress, .user = &progress};
     enum error_code code = synth_write(&options, &err);
     progress_end(&progress);
     option_free(&table, &c);

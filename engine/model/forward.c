@@ -4,7 +4,7 @@
  *   x = embed(ids)
  *   per layer:  h = norm(x)  -> q k v -> rope -> cache -> attention -> [sub norm] -> o    -> x += o
  *               h = norm(x)  -> gate up -> activation            -> [sub norm] -> down -> x += down
- *   logits = head(norm(x)) of the rows that want them
+ *   logits = head(norm(x)) of the rows that want them; of a model that pools norm(x)
  *
  * Activations enter a ternary product quantised to int8, once for all matrices that read them. Scratch is made once, in
  * one allocation, [max_rows] of each buffer; h doubles as the output of o and down.
@@ -17,6 +17,8 @@
 struct forward {
     struct model *model;
     size_t max_rows, memory_bytes;
+    int32_t *attended;        /* [max_rows] of a model that is not causal: the last position that each row attends to */
+    const int32_t *positions; /* the step's: batch->positions or attended */
     float *scratch;         /* dev: the buffers below, one after the other */
     float *x, *h;           /* [max_rows][dim] */
     float *q, *att;         /* [max_rows][n_heads * head_dim] */
@@ -68,10 +70,12 @@ enum error_code forward_open(struct model *m, size_t max_rows, struct forward **
         return error_set(err, ERROR_MEMORY_EXHAUSTED, "no memory for a forward pass");
     f->model = m;
     f->max_rows = max_rows;
+    f->attended = s->causal ? NULL : calloc(max_rows, sizeof *f->attended);
     size_t n_bytes = lay_out(f, NULL) * sizeof(float);
     f->scratch = backend_alloc(m->backend, n_bytes);
-    if (!f->scratch || !activations_open(m->backend, max_rows, widest, &f->act)) {
+    if ((!s->causal && !f->attended) || !f->scratch || !activations_open(m->backend, max_rows, widest, &f->act)) {
         backend_free(m->backend, f->scratch);
+        free(f->attended);
         free(f);
         return error_set(err, ERROR_MEMORY_EXHAUSTED, "no memory for the activations of %zu rows (%zu bytes)", max_rows,
                          n_bytes);
@@ -88,6 +92,7 @@ void forward_close(struct forward *f)
         return;
     activations_close(f->model->backend, &f->act);
     backend_free(f->model->backend, f->scratch);
+    free(f->attended);
     free(f);
 }
 
@@ -110,6 +115,16 @@ static void project(struct forward *f, const struct kv_cache *kv, size_t layer, 
     op_kv_write(be, kv, layer, batch, f->k, f->v);
 }
 
+/* Of a model that is not causal each row of a text attends to as many positions as its last one. */
+static const int32_t *attended(struct forward *f, const struct batch_view *batch)
+{
+    if (f->model->shape.causal)
+        return batch->positions;
+    for (size_t i = batch->n; i-- > 0;)
+        f->attended[i] = i + 1 < batch->n && batch->sequences[i + 1] == batch->sequences[i] ? f->attended[i + 1] : batch->positions[i];
+    return f->attended;
+}
+
 /* Rows first .. first + n - 1 of the batch. */
 static void attend(struct forward *f, const struct kv_cache *kv, size_t layer, const struct batch_view *batch, size_t first, size_t n)
 {
@@ -119,7 +134,7 @@ static void attend(struct forward *f, const struct kv_cache *kv, size_t layer, c
     struct batch_view part = *batch;
     size_t width = tensor_size(s, SIZE_Q);
     part.n = n;
-    part.positions += first;
+    part.positions = f->positions + first;
     part.sequences += first;
     op_attention(be, kv, layer, &part, f->q + first * width, s->n_heads, f->att);
     op_norm_quantize(be, f->att, w->attn_sub_norm, s->norm_eps, n, width, f->att, &f->act);
@@ -140,14 +155,15 @@ static void feed_forward(struct forward *f, size_t layer, size_t first, size_t n
     op_add(be, x, f->h, n * s->dim);
 }
 
-enum error_code forward_run(struct forward *f, const struct kv_cache *kv, const struct batch_view *batch,
-                            const int32_t *ids, const int32_t *out_rows, size_t n_out,
-                            const struct logits_need *needs, bool round_head_f16, float *logits, struct error *err)
+/* Up to the last norm, whose rows from the first to the last of out_rows are in h. */
+static void run_layers(struct forward *f, const struct kv_cache *kv, const struct batch_view *batch, const int32_t *ids,
+                       const int32_t *out_rows, size_t n_out)
 {
-    struct model *m = f->model;
+    const struct model *m = f->model;
     const struct model_shape *s = &m->shape;
     assert(batch->n > 0 && batch->n <= f->max_rows && n_out <= batch->n);
     assert(kv->n_layers == s->n_layers && kv->n_kv_heads == s->n_kv_heads && kv->head_dim == s->head_dim);
+    f->positions = attended(f, batch);
     op_embed(m->backend, m->embedding, ids, batch->n, f->x);
     for (size_t layer = 0, first = 0, n = batch->n; layer < s->n_layers; layer++) {
         project(f, kv, layer, batch);
@@ -160,12 +176,34 @@ enum error_code forward_run(struct forward *f, const struct kv_cache *kv, const 
         attend(f, kv, layer, batch, first, n);
         feed_forward(f, layer, first, n);
     }
-    if (n_out) {
+    if (n_out)
         op_rmsnorm(m->backend, f->x, m->output_norm, s->norm_eps, batch->n, s->dim, f->h);
+}
+
+enum error_code forward_run(struct forward *f, const struct kv_cache *kv, const struct batch_view *batch,
+                            const int32_t *ids, const int32_t *out_rows, size_t n_out,
+                            const struct logits_need *needs, bool round_head_f16, float *logits, struct error *err)
+{
+    struct model *m = f->model;
+    run_layers(f, kv, batch, ids, out_rows, n_out);
+    if (n_out) {
         if (needs)
             op_logits_needed(m->backend, m->head, f->h, out_rows, n_out, needs, logits);
         else
             op_logits(m->backend, m->head, f->h, out_rows, n_out, round_head_f16, logits);
     }
     return backend_sync(m->backend, err);
+}
+
+enum error_code forward_hidden(struct forward *f, const struct kv_cache *kv, const struct batch_view *batch,
+                               const int32_t *ids, const int32_t *out_rows, size_t n_out, float *hidden, struct error *err)
+{
+    size_t dim = f->model->shape.dim;
+    run_layers(f, kv, batch, ids, out_rows, n_out);
+    for (size_t i = 0, n; i < n_out; i += n) { /* rows that follow each other in one copy */
+        for (n = 1; i + n < n_out && out_rows[i + n] == out_rows[i] + (int32_t)n;)
+            n++;
+        backend_download(f->model->backend, hidden + i * dim, f->h + (size_t)out_rows[i] * dim, n * dim * sizeof *hidden);
+    }
+    return backend_sync(f->model->backend, err);
 }

@@ -4,6 +4,8 @@
  */
 #include "engine/model/gguf_parse.h"
 
+#include "engine/engine.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
@@ -37,14 +39,27 @@ enum error_code gguf_open_memory(const void *data, size_t n_bytes, struct gguf *
     return open_bytes(data, n_bytes, false, out, err);
 }
 
-/* Maps a regular file; O_NONBLOCK so that a FIFO without a writer is refused instead of waited for. */
-static enum error_code map_file(const char *path, void **data, size_t *n_bytes, struct error *err)
+/* O_NONBLOCK so that a FIFO without a writer is refused instead of waited for. */
+static int open_path(const char *path, struct error *err)
 {
-    struct stat st;
     int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     if (fd < 0)
-        return error_set(err, errno == ENOENT || errno == ENOTDIR ? ERROR_NOT_FOUND : ERROR_MODEL_LOAD_FAILED,
-                         "cannot open %s: %s", path, strerror(errno));
+        error_set(err, errno == ENOENT || errno == ENOTDIR ? ERROR_NOT_FOUND : ERROR_MODEL_LOAD_FAILED, "cannot open %s: %s", path,
+                  strerror(errno));
+    return fd;
+}
+
+/* Maps a regular file. */
+static enum error_code map_file(const struct file_opener *opener, const char *path, void **data, size_t *n_bytes, struct error *err)
+{
+    struct stat st;
+    struct error why = {0};
+    int fd = opener ? opener->open(opener->user, path, &why) : open_path(path, &why);
+    if (fd < 0) {
+        if (err)
+            *err = why;
+        return why.code;
+    }
     enum error_code code = ERROR_NONE;
     if (fstat(fd, &st) != 0)
         code = error_set(err, ERROR_MODEL_LOAD_FAILED, "cannot examine %s: %s", path, strerror(errno));
@@ -65,11 +80,11 @@ static enum error_code map_file(const char *path, void **data, size_t *n_bytes, 
     return code;
 }
 
-enum error_code gguf_open_one(const char *path, struct gguf **out, struct error *err)
+enum error_code gguf_open_one(const struct file_opener *opener, const char *path, struct gguf **out, struct error *err)
 {
     void *data = NULL;
     size_t n_bytes = 0;
-    enum error_code code = map_file(path, &data, &n_bytes, err);
+    enum error_code code = map_file(opener, path, &data, &n_bytes, err);
     if (code)
         return code;
     code = open_bytes(data, n_bytes, true, out, err);
@@ -80,12 +95,17 @@ enum error_code gguf_open_one(const char *path, struct gguf **out, struct error 
 
 enum error_code gguf_open(const char *path, struct gguf **out, struct error *err)
 {
-    enum error_code code = gguf_open_one(path, out, err);
+    return gguf_open_by(NULL, path, out, err);
+}
+
+enum error_code gguf_open_by(const struct file_opener *opener, const char *path, struct gguf **out, struct error *err)
+{
+    enum error_code code = gguf_open_one(opener, path, out, err);
     uint32_t n_parts = 1;
     if (code)
         return code;
     gguf_get_u32(*out, "split.count", &n_parts, NULL);
-    if (n_parts < 2 || !(code = gguf_join(*out, path, n_parts, err)))
+    if (n_parts < 2 || !(code = gguf_join(*out, opener, path, n_parts, err)))
         return ERROR_NONE;
     error_prefix(err, "%s", path);
     gguf_close(*out);

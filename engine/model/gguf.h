@@ -19,6 +19,7 @@ enum gguf_type {
 };
 
 struct gguf;
+struct file_opener;
 
 struct gguf_string { const char *data; size_t n_bytes; }; /* borrowed from the mapping, not NUL-terminated */
 
@@ -48,6 +49,8 @@ struct gguf_tensor {
  * wrong magic, other versions or big-endian, counts beyond the file, duplicates, bad alignment (not a power of two, or over
  * 1 MiB), tensors beyond the end, overlapping or misaligned, a part that is missing or of another model. A tensor of unknown type is kept with data NULL. */
 enum error_code gguf_open(const char *path, struct gguf **out, struct error *err);
+/* The same; each file is opened by `opener` (see engine.h; NULL = open(2)). */
+enum error_code gguf_open_by(const struct file_opener *opener, const char *path, struct gguf **out, struct error *err);
 enum error_code gguf_open_memory(const void *data, size_t n_bytes, struct gguf **out, struct error *err);
 void gguf_close(struct gguf *g);
 

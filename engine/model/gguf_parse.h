@@ -23,9 +23,9 @@ struct gguf {
 enum error_code gguf_parse(struct gguf *g, struct error *err);
 
 /* gguf_open of one file, which may be a part. */
-enum error_code gguf_open_one(const char *path, struct gguf **out, struct error *err);
+enum error_code gguf_open_one(const struct file_opener *opener, const char *path, struct gguf **out, struct error *err);
 /* Opens the parts behind the first, which `path` names, and takes their tensors. What it has opened is in g on failure too. */
-enum error_code gguf_join(struct gguf *g, const char *path, uint32_t n_parts, struct error *err);
+enum error_code gguf_join(struct gguf *g, const struct file_opener *opener, const char *path, uint32_t n_parts, struct error *err);
 
 /* Order by name, for qsort and bsearch over the tables by name. */
 int gguf_compare_keys(const void *a, const void *b);

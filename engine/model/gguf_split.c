@@ -67,14 +67,14 @@ static enum error_code check_part(const struct gguf *g, const struct gguf *part,
     return ERROR_NONE;
 }
 
-static enum error_code open_part(struct gguf *g, const char *first, uint32_t no, uint32_t n_parts, struct error *err)
+static enum error_code open_part(struct gguf *g, const struct file_opener *opener, const char *first, uint32_t no, uint32_t n_parts, struct error *err)
 {
     char *path = part_path(first, no, n_parts);
     struct gguf *part;
     struct error why = {0};
     if (!path)
         return error_set(err, ERROR_MEMORY_EXHAUSTED, "no memory to open part %" PRIu32, no);
-    enum error_code code = gguf_open_one(path, &part, &why);
+    enum error_code code = gguf_open_one(opener, path, &part, &why);
     if (code) {
         code = error_set(err, ERROR_MODEL_LOAD_FAILED, "part %" PRIu32 " of %" PRIu32 ": %s", no, n_parts, why.message);
     } else {
@@ -119,7 +119,7 @@ static enum error_code merge(struct gguf *g, uint32_t expected, struct error *er
     return ERROR_NONE;
 }
 
-enum error_code gguf_join(struct gguf *g, const char *path, uint32_t n_parts, struct error *err)
+enum error_code gguf_join(struct gguf *g, const struct file_opener *opener, const char *path, uint32_t n_parts, struct error *err)
 {
     enum error_code code;
     if (n_parts > MAX_PARTS)
@@ -142,7 +142,7 @@ enum error_code gguf_join(struct gguf *g, const char *path, uint32_t n_parts, st
         return error_set(err, ERROR_MEMORY_EXHAUSTED, "no memory for %" PRIu32 " parts", n_parts);
     g->n_parts = 1;
     for (uint32_t no = 2; no <= n_parts; no++)
-        if ((code = open_part(g, path, no, n_parts, err)))
+        if ((code = open_part(g, opener, path, no, n_parts, err)))
             return code;
     return merge(g, number(g, "split.tensors.count"), err);
 }

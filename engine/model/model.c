@@ -108,7 +108,8 @@ static enum error_code bind_layer(struct model *m, size_t layer, const struct mo
 static void screen_head(struct model *m)
 {
     size_t before = dense_memory_bytes(m->head);
-    if (dense_screen(m->backend, m->head))
+    m->head_screened = dense_screen(m->backend, m->head);
+    if (m->head_screened)
         m->weight_bytes += dense_memory_bytes(m->head) - before;
 }
 
@@ -122,7 +123,7 @@ static enum error_code bind_ends(struct model *m, const struct model_options *op
         m->head = NULL;
         code = bind_dense(m, "output.weight", &m->head, err);
     }
-    if (!code && options->screen_head)
+    if (!code && options->screen_head && m->shape.pooling == POOLING_NONE)
         screen_head(m);
     return code;
 }
@@ -167,9 +168,12 @@ static enum error_code bind(struct model *m, const struct model_options *options
         return error_set(err, ERROR_MEMORY_EXHAUSTED, "no memory for %u layers", m->shape.n_layers);
     if ((code = bind_ends(m, options, err)))
         return code;
-    for (size_t layer = 0; layer < m->shape.n_layers; layer++)
+    for (size_t layer = 0; layer < m->shape.n_layers; layer++) {
+        if (options->on_load && !options->on_load(options->on_load_user, (double)layer / m->shape.n_layers))
+            return error_set(err, ERROR_CANCELLED, "loading was ended at layer %zu of %u", layer, m->shape.n_layers);
         if ((code = bind_layer(m, layer, options, err)))
             return code;
+    }
     m->format = ternary_format(m->layers[0].q);
     if ((code = bind_rope(m, options, err)))
         return code;
@@ -180,7 +184,7 @@ enum error_code model_open(const struct model_options *options, struct backend *
                            struct error *err)
 {
     struct gguf *g;
-    enum error_code code = gguf_open(options->path, &g, err);
+    enum error_code code = gguf_open_by(options->opener, options->path, &g, err);
     if (code)
         return code;
     struct model *m = calloc(1, sizeof *m);

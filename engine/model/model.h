@@ -10,6 +10,9 @@
 
 enum model_arch { ARCH_BITNET_B158, ARCH_BITNET, ARCH_LLAMA };
 
+/* What becomes of the rows of a text: with POOLING_NONE logits, else one vector, with the numbers of GGUF's key. */
+enum pooling { POOLING_NONE, POOLING_MEAN, POOLING_CLS, POOLING_LAST };
+
 /* Shapes, read from the metadata and validated against the tensors before anything runs. */
 struct model_shape {
     enum model_arch arch;
@@ -20,6 +23,8 @@ struct model_shape {
     enum rope_style rope_style;
     enum ffn_act ffn_act;
     bool has_sub_norms;
+    enum pooling pooling;
+    bool causal; /* a row attends to the positions up to its own; else to all of its text, which is then computed in one step */
 };
 
 struct model_layer {
@@ -34,6 +39,7 @@ struct model {
     enum i2s_order i2s_order;    /* of I2_S tensors */
     struct model_layer *layers;  /* [n_layers] */
     struct dense *embedding, *head; /* head is embedding when tied */
+    bool head_screened;          /* of the file's head only single rows are read */
     float *output_norm;          /* dev [dim] */
     struct rope *rope;
     struct tokenizer *tokenizer; /* owned */
@@ -49,6 +55,9 @@ struct model_options {
     enum ternary_format format;
     int i2s_order;               /* or -1: as the weights say; see model_i2s_order */
     size_t context_length;       /* rope table; 0 = the model's */
+    const struct file_opener *opener;             /* see engine_options */
+    bool (*on_load)(void *user, double share);    /* likewise */
+    void *on_load_user;
     bool screen_head;            /* an eight-bit copy of the head, where the device has use for one; see dense_screen */
 };
 
@@ -58,6 +67,14 @@ enum error_code model_shape_read(const struct gguf *g, struct model_shape *out, 
 /* Maps, validates and binds. Nothing is left behind on failure. */
 enum error_code model_open(const struct model_options *options, struct backend *be, struct model **out, struct error *err);
 void model_close(struct model *m);
+
+/* The model for another backend that reads the same memory (see ternary_share), used by one thread beside the first: it borrows the weights,
+ * and reads embedding and head from the file, without a screen. `of` and its backend must outlive it. DEVICE_UNAVAILABLE when the backend cannot
+ * read them. Closed with model_view_close. */
+enum error_code model_view_open(const struct model *of, struct backend *be, struct model **out, struct error *err);
+void model_view_close(struct model *view);
+/* A view has read the whole head, of which its model needs single rows only: the file's pages leave memory, unless the model reads all of it. */
+void model_view_forget(const struct model *view);
 
 /* Activations of a forward pass for up to max_rows rows. */
 struct forward;
@@ -71,5 +88,10 @@ size_t forward_memory_bytes(const struct forward *f);
 enum error_code forward_run(struct forward *f, const struct kv_cache *kv, const struct batch_view *batch, const int32_t *ids,
                             const int32_t *out_rows, size_t n_out, const struct logits_need *needs, bool round_head_f16,
                             float *logits, struct error *err);
+
+/* The same without the head, for a model that pools: the normalised hidden states -> host [n_out][dim]. Of a model that is not causal the
+ * batch has whole texts. */
+enum error_code forward_hidden(struct forward *f, const struct kv_cache *kv, const struct batch_view *batch, const int32_t *ids,
+                               const int32_t *out_rows, size_t n_out, float *hidden, struct error *err);
 
 #endif

@@ -244,6 +244,28 @@ static enum error_code read_scalars(const struct gguf *g, struct model_shape *s,
     return code;
 }
 
+/* A model that computes embeddings says how; one that is not causal can do nothing else. */
+static enum error_code read_pooling(const struct gguf *g, struct model_shape *s, struct error *err)
+{
+    uint32_t pooling = POOLING_NONE;
+    const struct number_rule rule = {"pooling_type", &pooling, POOLING_NONE, POOLING_LAST, false};
+    char name[96];
+    struct error why = {0};
+    enum error_code code = read_u32s(g, s->arch_name, &rule, 1, err);
+    if (code)
+        return code;
+    snprintf(name, sizeof name, "%s.attention.causal", s->arch_name);
+    s->pooling = (enum pooling)pooling;
+    s->causal = true;
+    gguf_get_bool(g, name, &s->causal, &why);
+    if (why.code)
+        return error_set_param(err, why.code, name, "%s", why.message);
+    if (s->causal || s->pooling != POOLING_NONE)
+        return ERROR_NONE;
+    return error_set_param(err, ERROR_MODEL_LOAD_FAILED, name,
+                           "key %s: expected true, as the model has no pooling_type and would generate, found false", name);
+}
+
 /* ---- tensors --------------------------------------------------------------------------------------------------- */
 
 static enum error_code check_type(const struct gguf_tensor *t, const char *name, enum tensor_role role,
@@ -382,7 +404,8 @@ enum error_code model_shape_read(const struct gguf *g, struct model_shape *out, 
     enum error_code code;
     memset(out, 0, sizeof *out);
     if ((code = check_split(g, err)) || (code = read_architecture(g, out, err)) || (code = read_sizes(g, out, err)) ||
-        (code = check_sizes(out, err)) || (code = read_scalars(g, out, err)) || (code = read_vocab(g, out, err)) ||
+        (code = check_sizes(out, err)) || (code = read_scalars(g, out, err)) || (code = read_pooling(g, out, err)) ||
+        (code = read_vocab(g, out, err)) ||
         (code = check_layers(g, out, err)) || (code = check_extra(g, out, err)))
         return code;
     code = model_rope_factors(g, out, &factors, err);

@@ -71,6 +71,7 @@ async function run(turn) {
     } });
   } catch (error) {
     turn.stopped = error.name === 'AbortError';
+    if (error.code === 'MODEL_NOT_FOUND') loadModels();
     if (!turn.stopped) turn.error = error instanceof ApiError ? error : new ApiError(String(error), { code: 'PAGE' });
   }
   const follow = atEnd();
@@ -177,10 +178,7 @@ async function loadModels() {
   }
   const list = await response.json(), chosen = model();
   const own = new Map((list.models ?? []).map((m) => [m.id, m]));
-  $('model').replaceChildren(...list.data.map(({ id }) => {
-    const status = own.get(id)?.status ?? 'active';
-    return new Option(status === 'active' ? id : `${id} (${status})`, id, own.get(id)?.is_default, id === chosen);
-  }));
+  $('model').replaceChildren(...list.data.map(({ id }) => new Option(id, id, own.get(id)?.is_default, id === chosen)));
   const show = () => {
     $('facts').textContent = factsOf(own.get(model()) ?? { id: model() });
     showMode();

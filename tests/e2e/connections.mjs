@@ -74,16 +74,16 @@ const openers = (gateway) => {
 const { engine, gateway } = await startPair(['--null-model', '--max-sequences', '256', '--kv-cache-size', '1G', '--coalesce', 'off'],
   ['--threads', '2', '--write-timeout-ms', '2000', '--head-timeout-ms', '500', '--body-timeout-ms', '1000', '--min-rate', '1K',
    '--max-connections-per-address', '40', '--max-streams', '20']);
-const idle = () => until('nothing active', 30000, async () => (await metric(gateway.admin, 'bitnet_requests_active')) === 0);
+const idle = (of = gateway) => until('nothing active', 30000, async () => (await metric(of.admin, 'bitnet_requests_active')) === 0);
 const large = { model: 'null-model', prompt, max_tokens: 480, n: 4, logprobs: 5, stream: true }; // megabytes
 
-await test('connections: stalled HTTP/1.1 readers hold under 128 KB and are ended', async () => {
-  const body = JSON.stringify(large), sockets = [];
+const stalled = async ({ engine, gateway }, request, path = '/v1/completions') => {
+  const body = JSON.stringify(request), sockets = [];
   let before;
   for (let i = 0; i < 20; i++) {
     if (i === 4) before = rss(gateway.child); // what all streams share is there
     const socket = raw(gateway);
-    socket.write(`POST /v1/completions HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: ${body.length}\r\n\r\n${body}`);
+    socket.write(`POST ${path} HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: ${body.length}\r\n\r\n${body}`);
     await once(socket, 'data');
     socket.pause();
     sockets.push(socket);
@@ -93,13 +93,22 @@ await test('connections: stalled HTTP/1.1 readers hold under 128 KB and are ende
     growth = Math.max(growth, rss(gateway.child) - before);
     await sleep(50);
   }
-  console.log(`# a stalled reader: ${(growth / 1024 / 16).toFixed(1)} KB`);
+  console.log(`# a stalled reader of ${request.n} choices: ${(growth / 1024 / 16).toFixed(1)} KB`);
   if (!sanitized) assert.ok(growth < 16 * 131072, `${growth} bytes`);
-  await idle();
+  await idle(gateway);
   await until('sequences free', 10000, async () => (await metric(engine.admin, 'bitnet_requests_running')) === 0);
   assert.ok(sockets.every((s) => !s.text.includes('[DONE]')));
   sockets.forEach((s) => s.destroy());
-});
+};
+await test('connections: stalled HTTP/1.1 readers hold under 128 KB and are ended', () => stalled({ engine, gateway }, large));
+{
+  const pair = await startPair(['--null-model', '--max-sequences', '256', '--kv-cache-size', '1G'], ['--threads', '2', '--write-timeout-ms', '2000']);
+  const { prompt: content, logprobs, ...chat } = large;
+  await test('connections: so they do with messages that coalesce, eight choices and all alternatives', () =>
+    stalled(pair, { ...chat, messages: [{ role: 'user', content }], n: 8, logprobs: true, top_logprobs: 20 }, '/v1/chat/completions'));
+  await stop(pair.gateway.child);
+  await stop(pair.engine.child);
+}
 
 await test('connections: an HTTP/2 stream that its window stalls is ended alone', async () => {
   const session = http2.connect(gateway.url, { settings: { initialWindowSize: 16384 } });

@@ -1,7 +1,8 @@
 // timeout: 200
 // What tracing costs: the same load on pairs without a collector, with one, with one that is dead (nobody listens) and with one that is slow (an
-// answer takes 3 s, or 0.1 s in a short run), in turns; null model, so that nothing hides the cost. `same` is a second pair without: how far two that are alike differ. TRACE_ROUNDS of TRACE_SECONDS each (1 of 0.5 by default, for the counts
-// and the memory alone) make the figures that `make trace-cost` prints: requests a second and CPU time a request against the pair without.
+// answer takes 3 s, or 0.1 s in a short run), in turns; null model, so that nothing hides the cost. `same` is a second pair without: how far two that
+// are alike differ. TRACE_ROUNDS of TRACE_SECONDS each (1 of 0.5 by default, for the counts and the memory alone) make the figures that
+// `make trace-cost` prints: requests a second and CPU time a request against the pair without.
 import assert from 'node:assert/strict';
 import { execFile } from 'node:child_process';
 import { readFileSync } from 'node:fs';
@@ -30,7 +31,7 @@ async function pair(endpoint) {
   const gateway = start('bitnet-gateway', ['--engine', `127.0.0.1:${e}`, '--listen', `127.0.0.1:${g}`, '--admin-listen', `127.0.0.1:${ga}`, '--rate-limits', 'off',
                                            '--log-level', 'warn'], env);
   await until('pair ready', 30000, async () => (await get(`http://127.0.0.1:${g}/health/ready`)).status === 200, gateway);
-  return { engine, gateway, url: `http://127.0.0.1:${g}/v1/completions`, admins: [`http://127.0.0.1:${ea}`, `http://127.0.0.1:${ga}`], failed: 0, rates: [], cpus: [], rss: [] };
+  return { engine, gateway, url: `http://127.0.0.1:${g}/v1/completions`, admins: [`http://127.0.0.1:${ea}`, `http://127.0.0.1:${ga}`], completed: 0, failed: 0, rates: [], cpus: [], rss: [] };
 }
 const rss = (child) => Number(/RssAnon:\s+(\d+)/.exec(readFileSync(`/proc/${child.pid}/status`, 'utf8'))[1]) / 1024;
 const sum = async (p, name) => (await Promise.all(p.admins.map((a) => metric(a, name)))).reduce((a, b) => a + b);
@@ -46,6 +47,7 @@ for (let round = 0; round < ROUNDS; round++, order = [...order.slice(1), order[0
   for (const kind of order) {
     const p = pairs[kind], cpu = await sum(p, 'bitnet_process_cpu_seconds_total');
     const result = await load(p.url), level = result.levels[0];
+    p.completed += level.requests.completed;
     p.rates.push(level.per_second.requests);
     p.failed += level.requests.failed + level.requests.interrupted + level.requests.refused;
     p.cpus.push((await sum(p, 'bitnet_process_cpu_seconds_total') - cpu) * 1e6 / level.requests.completed);
@@ -56,7 +58,7 @@ await until('spans are exported', 20000, async () => await sum(pairs.slow, 'bitn
 for (const kind of Object.keys(kinds))
   await test(`trace_cost: collector ${kind}: no request fails, and memory has a bound`, async () => {
     const p = pairs[kind];
-    assert.ok(p.rates.every((r) => r > 0), `${p.rates}`);
+    assert.ok(p.completed > 0);
     assert.equal(p.failed + await sum(p, 'bitnet_errors_total'), 0);
     assert.equal(await sum(p, 'bitnet_trace_spans_exported_total') > 0, ['on', 'slow'].includes(kind));
     assert.ok(Math.max(...p.rss) - pairs.off.rss.at(-1) < 64, `${p.rss} MB against ${pairs.off.rss}`);

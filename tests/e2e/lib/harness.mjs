@@ -43,7 +43,7 @@ export async function freePort() {
 
 // Starts a program; its log goes to a file that is shown when it does not come up.
 export function start(program, args, env = {}) {
-  const log = path.join(os.tmpdir(), `bitnet-e2e-${process.pid}-${program}-${children.size}.log`);
+  const log = path.join(os.tmpdir(), `bitnet-e2e-${process.pid}-${path.basename(program)}-${children.size}.log`);
   const fd = openSync(log, 'w');
   const child = spawn(path.join(build, program), args, { stdio: ['ignore', fd, fd], env: { ...process.env, ...env } });
   child.log = () => readFileSync(log, 'utf8');
@@ -80,9 +80,9 @@ export const post = (url, body, options = {}) =>
   get(url, { method: 'POST', body: typeof body === 'string' ? body : JSON.stringify(body),
              headers: { 'content-type': 'application/json', ...options.headers }, signal: options.signal });
 
-export async function startEngine(extra = []) {
+export async function startEngine(extra = [], program = 'bitnet-engine') {
   const grpc = await freePort(), admin = await freePort();
-  const child = start('bitnet-engine', ['--model', model, '--listen', `127.0.0.1:${grpc}`,
+  const child = start(program, ['--model', model, '--listen', `127.0.0.1:${grpc}`,
                                         '--admin-listen', `127.0.0.1:${admin}`, ...extra]);
   await until('engine ready', 30000, async () => (await get(`http://127.0.0.1:${admin}/health/ready`)).status === 200, child);
   return { child, target: `127.0.0.1:${grpc}`, admin: `http://127.0.0.1:${admin}` };

@@ -158,6 +158,10 @@ START_TEST(what_is_gone_is_not_shown)
     ck_assert_ptr_nonnull(strstr(page(m, 0), "{v=\"b\"} 2\n"));
     ck_assert_ptr_eq(metrics_get(f, "a"), s);
     ck_assert_ptr_nonnull(strstr(page(m, 0), "{v=\"a\"} 5\n"));
+    metrics_hide(s);
+    ck_assert_ptr_null(strstr(page(m, 0), "{v=\"a\"}"));
+    metrics_show(s);
+    ck_assert_ptr_nonnull(strstr(page(m, 0), "{v=\"a\"} 5\n"));
     metrics_close(m);
 }
 END_TEST

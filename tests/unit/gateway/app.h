@@ -7,9 +7,13 @@
 
 #include "base/log.h"
 #include "bitnet/v1/inference.pb-c.h"
+#include "gateway/change.h"
 #include "gateway/engine.h"
 #include "gateway/gateway.h"
 #include "gateway/health.h"
+#include "google/protobuf/any.pb-c.h"
+#include "google/rpc/error_details.pb-c.h"
+#include "google/rpc/status.pb-c.h"
 #include "tests/unit/gateway/memory.h"
 
 #include <event2/event.h>
@@ -56,6 +60,13 @@ enum engine_state engine_member(const struct engine *e, size_t index, bool *miss
     return *missed ? ENGINE_DOWN : ENGINE_SERVING;
 }
 
+const char *engine_member_address(const struct engine *e, size_t index)
+{
+    static const char *const names[] = {"a:1", "b:1", "c:1", "d:1"};
+    (void)e;
+    return names[index];
+}
+
 void engine_release(struct engine_call *call, size_t cost)
 {
     call->held -= cost;
@@ -86,6 +97,8 @@ static inline void app_open(struct app *a)
     log_init(LOG_OFF, LOG_FORMAT_JSON);
     app_n_calls = 0;
     app_refuse = ERROR_NONE;
+    app_n_engines = 1;
+    app_down = 0;
     a->config =
         (struct gateway_config){.max_body_bytes = 1 << 20, .max_prompt_chars = 8192, .request_timeout_ms = 600000,
                                 .compression = "on"};
@@ -100,6 +113,7 @@ static inline void app_open(struct app *a)
 static inline void app_close(struct app *a)
 {
     memory_close(&a->m);
+    change_close_all(&a->g);
     health_close(a->g.health);
     for (int i = 0; i < app_n_calls; i++)
         buffer_fini(&app_calls[i].request);
@@ -160,6 +174,27 @@ static inline void app_end(int call, int code, const char *message)
 {
     struct engine_call *c = &app_calls[call];
     const struct rpc_status status = {.code = code, .message = message};
+    c->over = true;
+    c->options.on_status(c->options.user, &status);
+}
+
+/* As service ends a call: ErrorInfo with the code's name. */
+static inline void app_fail(int call, enum error_code code, const char *message)
+{
+    Google__Rpc__ErrorInfo reason = GOOGLE__RPC__ERROR_INFO__INIT;
+    Google__Protobuf__Any any = GOOGLE__PROTOBUF__ANY__INIT, *list[] = {&any};
+    Google__Rpc__Status packed = GOOGLE__RPC__STATUS__INIT;
+    uint8_t info[256], bytes[512];
+    struct engine_call *c = &app_calls[call];
+    reason.reason = (char *)(uintptr_t)error_info(code)->name;
+    any.type_url = (char *)(uintptr_t) "type.googleapis.com/google.rpc.ErrorInfo";
+    any.value = (ProtobufCBinaryData){google__rpc__error_info__pack(&reason, info), info};
+    packed.n_details = 1;
+    packed.details = list;
+    const struct rpc_status status = {.code = error_info(code)->grpc_status,
+                                      .message = message,
+                                      .details = bytes,
+                                      .details_n_bytes = google__rpc__status__pack(&packed, bytes)};
     c->over = true;
     c->options.on_status(c->options.user, &status);
 }

@@ -24,7 +24,7 @@ static const struct {
 } tables[] = {
     {"InferenceRequest", inference_fields}, {"ChatRequest", chat_fields},         {"CompletionRequest", completion_fields},
     {"TokenizeRequest", tokenize_fields},   {"DetokenizeRequest", detokenize_fields}, {"LoadRequest", load_fields},
-    {"SwapRequest", swap_fields},           {"listModels", models_fields},        {"getStats", stats_fields},
+    {"EmbeddingRequest", embedding_fields}, {"SwapRequest", swap_fields},           {"listModels", models_fields},        {"getStats", stats_fields},
 };
 #define N_TABLES (sizeof tables / sizeof *tables)
 

@@ -117,8 +117,8 @@ START_TEST(models_are_filtered)
         for (const char *id = "abc"; *id; id++) {
             snprintf(want, sizeof want, "{\"id\":\"%c\",\"status\"", *id);
             ck_assert_msg(!strchr(cases[i].ids, *id) == !strstr(app_body(&app), want), "%s: %s", target, app_body(&app));
-            snprintf(want, sizeof want, "{\"id\":\"%c\",\"object\"", *id);
-            ck_assert_msg(!strchr(cases[i].ids, *id) == !strstr(app_body(&app), want), "%s: %s", target, app_body(&app));
+            snprintf(want, sizeof want, "{\"id\":\"%c\",\"object\"", *id); /* OpenAI's clients see those that answer */
+            ck_assert_msg((!strchr(cases[i].ids, *id) || *id == 'c') == !strstr(app_body(&app), want), "%s: %s", target, app_body(&app));
         }
         snprintf(want, sizeof want, "\"total_count\":%zu,\"active_count\":%d}", strlen(cases[i].ids), cases[i].n_active);
         ck_assert_msg(strstr(app_body(&app), want) != NULL, "%s: %s", target, app_body(&app));

@@ -3,6 +3,8 @@
 
 #include "gateway/stats_merge.h"
 
+#include <string.h>
+
 static Bitnet__V1__StatsResponse engine(uint64_t n, double mean, const char *format, const char *device)
 {
     Bitnet__V1__StatsResponse a = BITNET__V1__STATS_RESPONSE__INIT;
@@ -14,6 +16,8 @@ static Bitnet__V1__StatsResponse engine(uint64_t n, double mean, const char *for
     a.quantization = (char *)(uintptr_t)format;
     a.device = (char *)(uintptr_t)device;
     a.inferences = 2 * n;
+    *(strcmp(format, "i2s") == 0 ? &a.inferences_i2s : &a.inferences_tl1) = 2 * n;
+    *(strcmp(device, "cpu") == 0 ? &a.inferences_cpu : &a.inferences_gpu) = 2 * n;
     a.fallback_events = 1;
     a.batches = 3 * n;
     a._avg_response_time_ms_case = BITNET__V1__STATS_RESPONSE___AVG_RESPONSE_TIME_MS_AVG_RESPONSE_TIME_MS;

@@ -2,6 +2,7 @@
 #include "kernels/placement.h"
 
 #include "kernels/cpu.h"
+#include "kernels/machine.h"
 #include "kernels/memory.h"
 #include "tests/suite.h"
 
@@ -125,6 +126,35 @@ START_TEST(threads_take_their_places)
     ck_assert_int_eq(s.n_cpus, 1);
     ck_assert_int_eq(s.cpu, s.placement->cpus[1]);
     ck_assert_int_ne(s.placement->cpus[0], s.placement->cpus[1]);
+}
+END_TEST
+
+/* Others keep off the CPUs of pinned threads, and a backend that is opened then still finds all CPUs. */
+START_TEST(other_threads_are_kept_off)
+{
+    static struct placement p;
+    struct topology before, after;
+    struct error err;
+    cpu_set_t set;
+    topology_of_process(&before);
+    if (before.n_cpus < 2)
+        return;
+    ck_assert(!placement_open(&p, &(struct backend_options){0}, 1, &err));
+    placement_spare(&p); /* nothing is pinned */
+    ck_assert_int_eq(sched_getaffinity(0, sizeof set, &set), 0);
+    ck_assert_int_eq(CPU_COUNT(&set), before.n_cpus);
+    ck_assert(!placement_open(&p, &(struct backend_options){.pin = true}, before.n_cpus, &err));
+    placement_spare(&p); /* there are no others */
+    ck_assert_int_eq(sched_getaffinity(0, sizeof set, &set), 0);
+    ck_assert_int_eq(CPU_COUNT(&set), before.n_cpus);
+    ck_assert(!placement_open(&p, &(struct backend_options){.pin = true}, 1, &err));
+    placement_spare(&p);
+    ck_assert_int_eq(sched_getaffinity(0, sizeof set, &set), 0);
+    ck_assert_int_eq(CPU_COUNT(&set), before.n_cpus - 1);
+    ck_assert(!CPU_ISSET(p.cpus[0], &set));
+    topology_of_process(&after);
+    ck_assert_int_eq(after.n_cpus, before.n_cpus);
+    ck_assert_int_ge(machine_n_cpus(), 1);
 }
 END_TEST
 
@@ -271,6 +301,7 @@ int main(void)
     tcase_add_loop_test(tcase, threads_are_spread, 0, sizeof spreads / sizeof *spreads);
     tcase_add_test(tcase, a_small_node_gets_what_it_has);
     tcase_add_test(tcase, threads_take_their_places);
+    tcase_add_test(tcase, other_threads_are_kept_off);
     tcase_add_test(tcase, unknown_words_are_refused);
 #ifdef HAVE_NUMA
     tcase_add_test(tcase, memory_asks_for_nodes);

@@ -8,12 +8,13 @@
 
 static struct service_config config = {.seed = -1};
 static struct service service = {.config = &config};
+static const struct tokenizer *tokenizer; /* that chats are rendered by */
 
 static enum error_code convert(const Bitnet__V1__GenerateRequest *r, int64_t deadline_ns, struct converted *out,
                                struct error *err)
 {
     *err = (struct error){0};
-    enum error_code code = convert_request(&service, r, deadline_ns, out, err);
+    enum error_code code = convert_request(&service, tokenizer, r, deadline_ns, out, err);
     return !code && convert_has_form(r) ? convert_form(&service, r, out, err) : code;
 }
 
@@ -164,8 +165,10 @@ static struct engine *open_tales(void)
     const struct engine_options options = {.model_path = "models/tales.gguf", .device = "cpu", .i2s_order = -1, .n_threads = 1};
     struct error err;
     log_init(LOG_OFF, LOG_FORMAT_TEXT);
-    ck_assert(!engine_open(&options, &service.engine, &err));
-    return service.engine;
+    struct engine *e;
+    ck_assert(!engine_open(&options, &e, &err));
+    tokenizer = engine_tokenizer(e);
+    return e;
 }
 
 START_TEST(chat_is_carried_over)

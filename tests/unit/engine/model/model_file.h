@@ -37,6 +37,7 @@ struct model_file {
     const char *drop_key;     /* suffix after "<arch>." */
     const char *u32_key;      /* suffix that gets u32_value, instead of or beside the usual ones */
     uint32_t u32_value;
+    bool not_causal;
     const char *f32_key;
     float f32_value;
     const char *string_key, *string_value;
@@ -179,6 +180,9 @@ static inline void mf_keys(const struct model_file *m, struct gguf_writer *w)
     snprintf(key, sizeof key, "%s.%s", mf_arch(m), m->u32_key ? m->u32_key : "");
     if (m->u32_key)
         gguf_write_u32(w, key, m->u32_value);
+    snprintf(key, sizeof key, "%s.attention.causal", mf_arch(m));
+    if (m->not_causal)
+        gguf_write_bool(w, key, false);
     snprintf(key, sizeof key, "%s.%s", mf_arch(m), m->f32_key ? m->f32_key : "");
     if (m->f32_key)
         gguf_write_f32(w, key, m->f32_value);

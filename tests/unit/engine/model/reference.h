@@ -98,6 +98,7 @@ static inline void ref_rope(const struct reference *r, double *x, int n_heads, i
         }
 }
 
+/* Attends to the positions up to `position`. */
 static inline void ref_attention(const struct reference *r, int layer, const double *q, int position, double *y)
 {
     for (int h = 0; h < MF_HEADS; h++) {
@@ -118,23 +119,30 @@ static inline void ref_attention(const struct reference *r, int layer, const dou
     }
 }
 
-static inline void ref_layer(struct reference *r, int layer, int position, double *x)
+enum { REF_Q = MF_HEADS * MF_HEAD_DIM, REF_KV = MF_KV_HEADS * MF_HEAD_DIM };
+
+static inline void ref_project(struct reference *r, int layer, int position, const double *x, double *q)
 {
-    enum { Q = MF_HEADS * MF_HEAD_DIM, KV = MF_KV_HEADS * MF_HEAD_DIM };
-    double h[MF_DIM], q[Q], k[KV], v[KV], a[Q], gate[MF_FFN], up[MF_FFN], out[MF_DIM];
+    double h[MF_DIM], k[REF_KV], v[REF_KV];
     ref_norm(r, layer, "attn_norm", x, MF_DIM, h);
     ref_linear(r, layer, "attn_q", h, q);
     ref_linear(r, layer, "attn_k", h, k);
     ref_linear(r, layer, "attn_v", h, v);
     ref_rope(r, q, MF_HEADS, position);
     ref_rope(r, k, MF_KV_HEADS, position);
-    for (int i = 0; i < KV; i++) {
+    for (int i = 0; i < REF_KV; i++) {
         r->k[layer][position][i] = ref_round_f16(k[i]);
         r->v[layer][position][i] = ref_round_f16(v[i]);
     }
-    ref_attention(r, layer, q, position, a);
+}
+
+/* From q on; `last` is the last position that is attended to. */
+static inline void ref_attend(const struct reference *r, int layer, int last, const double *q, double *x)
+{
+    double h[MF_DIM], a[REF_Q], gate[MF_FFN], up[MF_FFN], out[MF_DIM];
+    ref_attention(r, layer, q, last, a);
     if (r->sub_norms)
-        ref_norm(r, layer, "attn_sub_norm", a, Q, a);
+        ref_norm(r, layer, "attn_sub_norm", a, REF_Q, a);
     ref_linear(r, layer, "attn_output", a, out);
     for (int i = 0; i < MF_DIM; i++)
         x[i] += out[i];
@@ -150,6 +158,31 @@ static inline void ref_layer(struct reference *r, int layer, int position, doubl
     ref_linear(r, layer, "ffn_down", gate, out);
     for (int i = 0; i < MF_DIM; i++)
         x[i] += out[i];
+}
+
+static inline void ref_layer(struct reference *r, int layer, int position, double *x)
+{
+    double q[REF_Q];
+    ref_project(r, layer, position, x, q);
+    ref_attend(r, layer, position, q, x);
+}
+
+/* The normalised hidden states [n][MF_DIM] of a text. */
+static inline void ref_text(struct reference *r, const uint32_t *tokens, int n, bool causal, double (*hidden)[MF_DIM])
+{
+    const struct gguf_tensor *embedding = ref_tensor(r, -1, "token_embd");
+    double q[REF_MAX_TOKENS][REF_Q];
+    for (int t = 0; t < n; t++)
+        for (size_t i = 0; i < MF_DIM; i++)
+            hidden[t][i] = ref_f16(embedding->data, tokens[t] * MF_DIM + i);
+    for (int layer = 0; layer < MF_LAYERS; layer++) {
+        for (int t = 0; t < n; t++)
+            ref_project(r, layer, t, hidden[t], q[t]);
+        for (int t = 0; t < n; t++)
+            ref_attend(r, layer, causal ? t : n - 1, q[t], hidden[t]);
+    }
+    for (int t = 0; t < n; t++)
+        ref_norm(r, -1, "output_norm", hidden[t], MF_DIM, hidden[t]);
 }
 
 /* Logits [MF_VOCAB] after `token` at `position`; positions come in order. */

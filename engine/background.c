@@ -1,0 +1,46 @@
+#include "engine/background.h"
+
+#include <pthread.h>
+#include <signal.h>
+#include <stdbool.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+/* A tenth of a CPU that threads of normal priority want whole, all of one that nobody wants. At idle priority a model would never be there on a
+ * machine that is busy, and a lock that such a thread holds would be held for seconds. */
+#define BACKGROUND_NICE 10
+
+struct call {
+    void (*fn)(void *arg);
+    void *arg;
+};
+
+void background_enter(void)
+{
+    setpriority(PRIO_PROCESS, (id_t)syscall(SYS_gettid), BACKGROUND_NICE); /* Linux: of the thread */
+}
+
+static void *run(void *arg)
+{
+    const struct call *c = arg;
+    pthread_setname_np(pthread_self(), "background");
+    background_enter();
+    c->fn(c->arg);
+    return NULL;
+}
+
+void background_run(void (*fn)(void *arg), void *arg)
+{
+    struct call c = {fn, arg};
+    pthread_t thread;
+    sigset_t all, before;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    bool started = !pthread_create(&thread, NULL, run, &c);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    if (started)
+        pthread_join(thread, NULL);
+    else
+        fn(arg);
+}
