@@ -8,7 +8,6 @@
 #include <stdatomic.h>
 #include <stdio.h>
 #include <sys/resource.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 #define SAMPLE_NS (10 * CLOCK_NS_PER_MS) /* so that steps of microseconds do not pay for it */
@@ -34,6 +33,8 @@ void latency_limits(int64_t step_ms, int64_t request_ms)
 {
     atomic_store(&slow_step_ms, step_ms);
     atomic_store(&slow_request_ms, request_ms);
+    atomic_store(&step_pace.last_ns, 0);
+    atomic_store(&request_pace.last_ns, 0);
 }
 
 /* Whether a line may be written now; then *n_left_out were not since the last one. */
@@ -51,17 +52,13 @@ static bool may_log(struct pace *p, unsigned *n_left_out)
 /* The second number of schedstat: nanoseconds on a run queue. */
 static int64_t wait_ns_now(void)
 {
-    static _Thread_local int fd; /* 0 = not opened yet; the thread keeps it */
-    char path[64], text[96];
+    char text[96];
     unsigned long long ran, waited;
-    if (fd == 0) {
-        snprintf(path, sizeof path, "/proc/self/task/%ld/schedstat", syscall(SYS_gettid));
-        fd = open(path, O_RDONLY | O_CLOEXEC);
-    }
-    ssize_t n = fd > 0 ? pread(fd, text, sizeof text - 1, 0) : -1;
-    if (n <= 0)
-        return 0;
-    text[n] = '\0';
+    int fd = open("/proc/thread-self/schedstat", O_RDONLY | O_CLOEXEC);
+    ssize_t n = fd >= 0 ? read(fd, text, sizeof text - 1) : 0;
+    if (fd >= 0)
+        close(fd);
+    text[n > 0 ? n : 0] = '\0';
     return sscanf(text, "%llu %llu", &ran, &waited) == 2 ? (int64_t)waited : 0;
 }
 
@@ -78,14 +75,14 @@ static struct usage usage_now(int64_t now_ns)
                           .n_preempted = r.ru_nivcsw};
 }
 
-/* The first that applies. Rows beyond two for each sequence are those of prompts. */
+/* The first that applies; a thread's first step has nothing to compare with. Rows beyond two for each sequence are those of prompts. */
 static const char *step_cause(const struct usage *was, const struct usage *is, size_t n_rows, size_t n_sequences, int64_t step_ns)
 {
-    if (is->n_major_faults > was->n_major_faults)
+    if (was->at_ns && is->n_major_faults > was->n_major_faults)
         return "pages read from disk";
-    if (is->wait_ns - was->wait_ns > step_ns / 2)
+    if (was->at_ns && is->wait_ns - was->wait_ns > step_ns / 2)
         return "no CPU to run on";
-    if (is->cpu_ns - was->cpu_ns < step_ns / 2)
+    if (was->at_ns && is->cpu_ns - was->cpu_ns < step_ns / 2)
         return "waited for the device or for other threads";
     if (n_rows > 2 * n_sequences)
         return "prefill";
@@ -103,8 +100,12 @@ void latency_step(size_t n_rows, size_t n_sequences, double seconds)
     now_ns = clock_now_ns();
     if (!slow && now_ns - last.at_ns < SAMPLE_NS)
         return;
-    const struct usage was = last;
+    struct usage was = last;
     last = usage_now(now_ns);
+    if (!was.at_ns) {
+        was = last; /* differences of 0 */
+        was.at_ns = 0;
+    }
     if (!slow || !may_log(&step_pace, &n_left_out))
         return;
     log_warn("latency", "slow step", LOG_FLOAT("ms", seconds * 1e3), LOG_STR("cause", step_cause(&was, &last, n_rows, n_sequences, step_ns)),

@@ -7,7 +7,7 @@
 
 #include "engine/engine.h"
 
-/* From how many milliseconds on a step and a request are slow; 0 = never. Any thread. */
+/* From how many milliseconds on a step and a request are slow; 0 = never. The next line of each kind comes at once. Any thread. */
 void latency_limits(int64_t step_ms, int64_t request_ms);
 /* A step has ended; on the engine's loop thread, whose page faults and waits for a CPU are looked at every 10 ms. */
 void latency_step(size_t n_rows, size_t n_sequences, double seconds);
