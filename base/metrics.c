@@ -141,7 +141,8 @@ void metrics_observe_traced(struct metrics_series *s, double v, const char *trac
     metrics_observe(s, v);
     if (!s->family || isnan(v) || !trace_id || strlen(trace_id) >= TRACE_ID_BYTES)
         return;
-    pthread_mutex_lock(&s->family->registry->lock);
+    if (pthread_mutex_trylock(&s->family->registry->lock) != 0)
+        return;
     if (!s->exemplars)
         s->exemplars = calloc(s->family->n_buckets + 1, sizeof *s->exemplars);
     if (s->exemplars) {
