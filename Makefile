@@ -12,6 +12,7 @@ FUZZ_SECONDS ?= 60
 SOAK_SECONDS ?= 300
 OVERLOAD_SECONDS ?= 30
 TRACE_ROUNDS ?= 20
+CHAOS_SECONDS ?= 60
 COST_SECONDS ?= 8
 MUTATIONS    ?= 100000
 SWAPS        ?= 20
@@ -25,7 +26,7 @@ MAKEFLAGS += --no-builtin-rules
 .SECONDARY:
 .SECONDEXPANSION:
 .DELETE_ON_ERROR:
-.PHONY: help deps-demo deps-test all tools tests fuzzers demo serve test bench soak overload swaps crash connections trace-cost mutate mutator fuzz format install clean accuracy-cost broken FORCE
+.PHONY: help deps-demo deps-test all tools tests fuzzers demo serve test bench soak overload scale chaos swaps crash connections trace-cost mutate mutator fuzz chart format install clean accuracy-cost broken FORCE
 
 ifeq ($(origin CC),default)
 CC := $(if $(filter fuzz,$(SAN)),clang,gcc)
@@ -38,12 +39,15 @@ has         = $(if $(filter 0,$(shell $(PKG_CONFIG) --exists $(1) >/dev/null 2>&
 HAVE_NUMA  ?= $(call has,numa)
 HAVE_PCRE2 ?= $(call has,libpcre2-8)
 
+ALL_FEATURES := cpu gpu prometheus opentelemetry degraded-ok
+$(if $(filter-out $(ALL_FEATURES),$(FEATURES)),$(error FEATURES: expected some of $(ALL_FEATURES), found $(filter-out $(ALL_FEATURES),$(FEATURES))))
+
 empty   :=
 features = $(subst $(empty) ,_,$(sort $(1)))
 DEFAULT := $(call features,cpu prometheus opentelemetry)
 # Without NUMA or PCRE2 by request, so that it does not mix with the build that has them.
 without := $(foreach v,NUMA PCRE2,$(if $(findstring command,$(origin HAVE_$(v))),-$(v)$(HAVE_$(v))))
-CONFIG  := $(or $(SAN),release)$(CROSS:%=-%)$(subst $(empty) ,,$(without))$(if $(filter $(DEFAULT),$(call features,$(FEATURES))),,-$(call features,$(FEATURES)))
+CONFIG  := $(or $(SAN),release)$(CROSS:%=-%)$(subst $(empty) ,,$(without))$(if $(filter $(DEFAULT),$(call features,$(FEATURES))),,-$(or $(call features,$(FEATURES)),none))
 BUILD   := $(OUT)/$(CONFIG)
 GEN     := $(BUILD)/gen
 
@@ -87,7 +91,7 @@ GEN_C       := $(PROTOS:proto/%.proto=$(GEN)/%.pb-c.c) $(WELL_KNOWN:%.proto=$(GE
 GEN_H       := $(GEN_C:.c=.h) $(GEN)/descriptors.h
 
 SRC_base    := $(wildcard base/*.c)
-SRC_kernels := $(wildcard kernels/*.c $(if $(filter x86_64,$(TARGET)),kernels/x86/*.c) $(if $(filter aarch64,$(TARGET)),kernels/arm/*.c))
+SRC_kernels := $(wildcard kernels/*.c $(if $(filter cpu,$(FEATURES)),$(if $(filter x86_64,$(TARGET)),kernels/x86/*.c) $(if $(filter aarch64,$(TARGET)),kernels/arm/*.c)))
 SRC_engine  := $(wildcard engine/*.c engine/grammar/*.c engine/model/*.c engine/registry/*.c engine/text/*.c)
 SRC_rpc     := $(wildcard rpc/*.c)
 SRC_trace   := $(if $(filter opentelemetry,$(FEATURES)),$(filter-out trace/off.c,$(wildcard trace/*.c)),trace/context.c trace/off.c)
@@ -127,8 +131,8 @@ LIBS_load    := load rpc proto llhttp base
 SYS_base     := -lm -lpthread
 SYS_kernels  := $(core)
 SYS_engine   := $(core)
-SYS_rpc      := $(grpc) $(SYS_base)
-SYS_trace    := $(grpc) $(SYS_base)
+SYS_rpc      := $(grpc) -lcrypto $(SYS_base)
+SYS_trace    := $(grpc) -lcrypto $(SYS_base)
 SYS_service  := $(grpc) $(events) $(core)
 SYS_gateway  := $(grpc) $(events) -lnghttp2 -lrhonabwy -lz $(SYS_base)
 SYS_tools    := $(core)
@@ -191,6 +195,13 @@ soak: deps-test ## 200 clients on the demo model for SOAK_SECONDS: texts, memory
 overload: deps-test ## goodput, refusals and memory at ten times what the engine can serve
 	$(SUBMAKE) all
 	@BITNET_BUILD=$(BUILD) SAN=$(SAN) OVERLOAD_SECONDS=$(OVERLOAD_SECONDS) node tests/e2e/overload.mjs
+scale: deps-test ## in network namespaces: 1, 2 and 4 engines, restarts in turn, engines that are lost, certificates that rotate
+	$(SUBMAKE) all
+	@BITNET_BUILD=$(BUILD) SAN=$(SAN) SCALE=full node tests/e2e/scale.mjs
+	@BITNET_BUILD=$(BUILD) SAN=$(SAN) SCALE=full node tests/e2e/rotate.mjs
+chaos: deps-test ## CHAOS_SECONDS of load with kills, pauses, partitions, full disks, ..: build/chaos.json and .svg
+	$(SUBMAKE) all
+	@BITNET_BUILD=$(BUILD) SAN=$(SAN) CHAOS_SECONDS=$(CHAOS_SECONDS) CHAOS_OUT=$(OUT)/chaos node tests/e2e/chaos.mjs
 swaps: deps-test ## STREAMS streams through SWAPS swaps: good, slow, wrong and broken models, by every strategy
 	$(SUBMAKE) all
 	@BITNET_BUILD=$(BUILD) SAN=$(SAN) SWAPS=$(SWAPS) STREAMS=$(STREAMS) node tests/e2e/swaps.mjs
@@ -210,18 +221,34 @@ mutate: deps-test ## MUTATIONS broken requests over each protocol, with the addr
 	$(SUBMAKE) SAN=address all mutator
 	@BITNET_BUILD=$(OUT)/address SAN=address MUTATIONS=$(MUTATIONS) node tests/e2e/mutate.mjs
 mutator: $(BUILD)/tests/mutate/mutate
+.PHONY: features deb sbom deb-test image-test readme-test
+features: deps-test ## builds and unit-tests with no feature, each one alone, and all
+	$(Q)set -e; for f in "" $(ALL_FEATURES) "$(ALL_FEATURES)"; do echo "FEATURES=\"$$f\""; \
+	  $(MAKE) --no-print-directory $(if $(filter -j%,$(MAKEFLAGS)),,-j$(shell nproc)) FEATURES="$$f" all; \
+	  $(MAKE) --no-print-directory FEATURES="$$f" T=tests/unit test; done
 broken: $(if $(filter x86_64,$(TARGET)),$(if $(main_service),$(BUILD)/broken/bitnet-engine))
 fuzz: ## runs every fuzzer for FUZZ_SECONDS
 	$(SUBMAKE) SAN=fuzz fuzzers
 	@tests/fuzz.sh build/fuzz/tests/fuzz $(FUZZ_SECONDS)
 fuzzers: $(FUZZERS)
+chart: all ## writes the chart's schema and dashboard from the options and their table
+	$(Q)node tools/host/values_schema.mjs $(BUILD) >helm/bitnet/values.schema.json
+	$(Q)node tools/host/dashboard.mjs >helm/bitnet/dashboards/bitnet.json
 format: ## clang-format on all sources
 	$(Q)git ls-files -co --exclude-standard '*.c' '*.h' '*.cu' | xargs clang-format -i
-install: all ## programs, model and licence below DESTDIR/PREFIX
-	$(Q)install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/lib $(DESTDIR)$(PREFIX)/share/bitnet
-	$(Q)install -m 755 $(PROGRAMS:%=$(BUILD)/%) $(DESTDIR)$(PREFIX)/bin
-	$(Q)install -m 644 LICENSE $(wildcard models/*.gguf) $(DESTDIR)$(PREFIX)/share/bitnet
-	$(Q)! test -f $(BUILD)/libbitnet-cuda.so || install -m 755 $(BUILD)/libbitnet-cuda.so $(DESTDIR)$(PREFIX)/lib
+install: all ## programs, model, manual pages, sample configuration and units below DESTDIR/PREFIX
+	$(Q)tools/package/install.sh $(BUILD) '$(DESTDIR)' '$(PREFIX)'
+deb: all ## build/bitnetd.deb: programs, model, manual pages, configuration, services
+	$(Q)tools/package/deb.sh $(BUILD) $(VERSION) $(OUT)/bitnetd.deb
+sbom: all ## build/bitnetd.cdx.json: what the programs consist of and link, as CycloneDX
+	$(Q)tools/package/sbom.sh $(BUILD) $(VERSION) "$(git_sha)" >$(OUT)/bitnetd.cdx.json
+deb-test: ## builds the package, and installs, runs, upgrades and purges it in a fresh Debian (root, debootstrap)
+	$(SUBMAKE) deb
+	@tests/package/deb.sh $(OUT)/bitnetd.deb
+image-test: ## executes the Dockerfile's steps in fresh Debians and runs the image read-only as nobody (root, debootstrap)
+	@tests/package/image.sh
+readme-test: ## the README's first commands in a fresh Debian that has no compiler (root, debootstrap)
+	@tests/package/readme.sh
 clean: ## removes what was built
 	$(Q)rm -rf $(OUT)
 

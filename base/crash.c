@@ -21,6 +21,7 @@
 #define MAX_FRAMES 64
 #define MAX_SHOWN 256
 #define STACK_BYTES 65536
+#define REPORT_S 5 /* that the report may take */
 
 /* A place: 0 = free, 1 = being written, 2 = its id is whole. */
 static struct {
@@ -110,6 +111,8 @@ static void on_crash(int number, siginfo_t *info, void *context)
     (void)context;
     char thread[17] = "";
     void *frames[MAX_FRAMES];
+    signal(SIGALRM, SIG_DFL); /* ends the process where nobody reads stderr */
+    alarm(REPORT_S);
     prctl(PR_GET_NAME, thread);
     put("\n=== crash report ===\n");
     put(about_program);
@@ -146,6 +149,7 @@ void crash_init(const char *about)
     backtrace(&frame, 1); /* loads the unwinder now */
     sigaltstack(&alternative, NULL);
     sigfillset(&action.sa_mask); /* one report at a time of a thread */
+    sigdelset(&action.sa_mask, SIGALRM);
     for (size_t i = 0; i < sizeof signals / sizeof *signals; i++)
         sigaction(signals[i], &action, NULL);
 #else

@@ -9,6 +9,7 @@
 
 #include <errno.h>
 #include <math.h>
+#include <poll.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <string.h>
@@ -29,7 +30,9 @@ static struct {
     atomic_size_t n;      /* release after names[n] is written; acquire before it is read */
     char names[MAX_COMPONENTS][MAX_NAME_BYTES + 1];
     _Atomic int levels[MAX_COMPONENTS]; /* BY_DEFAULT: that of the others */
-} state = {.lock = PTHREAD_MUTEX_INITIALIZER, .format = LOG_FORMAT_AUTO, .level = LOG_INFO};
+    pthread_mutex_t write_lock; /* one thread looks for room and writes; guards what follows */
+    uint64_t n_dropped;         /* lines since the last one that was written */
+} state = {.lock = PTHREAD_MUTEX_INITIALIZER, .write_lock = PTHREAD_MUTEX_INITIALIZER, .format = LOG_FORMAT_AUTO, .level = LOG_INFO};
 
 void log_init(enum log_level level, enum log_format format)
 {
@@ -247,6 +250,41 @@ static void write_line(const char *data, size_t n_bytes)
     }
 }
 
+/* A pipe whose reader stands still must not hold the program up. A pipe that is writable has room for PIPE_BUF bytes. */
+static bool has_room(void)
+{
+    struct pollfd fd = {.fd = STDERR_FILENO, .events = POLLOUT};
+    return poll(&fd, 1, 0) != 0;
+}
+
+static void write_dropped(uint64_t n, bool json)
+{
+    struct buffer line;
+    const struct log_field count = LOG_INT("lines", n);
+    buffer_init(&line, MAX_LINE_BYTES);
+    append_head(&line, LOG_WARN, "log", "lines dropped, as there was no room for them", json);
+    append_field(&line, &count, json);
+    buffer_append_str(&line, json ? "}\n" : "\n");
+    if (line.data && !line.failed)
+        write_line(line.data, line.n_bytes);
+    buffer_fini(&line);
+}
+
+/* Writes the line, behind the number of those before it that were dropped, or drops it. */
+static void write_or_drop(const struct buffer *line, bool json)
+{
+    pthread_mutex_lock(&state.write_lock);
+    if (has_room() && state.n_dropped > 0) {
+        write_dropped(state.n_dropped, json);
+        state.n_dropped = 0;
+    }
+    if (has_room())
+        write_line(line->data, line->n_bytes);
+    else
+        state.n_dropped++;
+    pthread_mutex_unlock(&state.write_lock);
+}
+
 void log_write(enum log_level level, const char *component, const char *message, const struct log_field *fields)
 {
     if (level >= LOG_OFF)
@@ -271,7 +309,7 @@ void log_write(enum log_level level, const char *component, const char *message,
     buffer_append_str(&line, json ? "}\n" : "\n");
 
     if (line.data && !line.failed)
-        write_line(line.data, line.n_bytes);
+        write_or_drop(&line, json);
     buffer_fini(&line);
     errno = saved_errno;
 }

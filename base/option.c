@@ -3,7 +3,7 @@
  * value is an error even where a stronger source hides it. An empty environment variable counts as not set, because
  * deployment templates write those for values that were left out.
  */
-#include "base/option.h"
+#include "base/option_internal.h"
 
 #include "base/utf8.h"
 
@@ -18,7 +18,6 @@
 #include <string.h>
 
 #define MAX_FILE_BYTES (1024 * 1024)
-#define MAX_NAME_BYTES 64
 #define WHERE_BYTES 256
 
 /* ---- one value ---- */
@@ -28,44 +27,10 @@ static void *field(const struct option_def *def, void *config)
     return (char *)config + def->offset;
 }
 
-static const void *const_field(const struct option_def *def, const void *config)
-{
-    return (const char *)config + def->offset;
-}
-
-static bool is_text(const struct option_def *def)
-{
-    return def->type == OPTION_STRING || def->type == OPTION_CHOICE;
-}
-
-static bool has_range(const struct option_def *def)
-{
-    return def->min != 0 || def->max != 0;
-}
-
-/* As it would be written: the exact size in the largest unit, the shortest number that reads back. */
-static void print_number(const struct option_def *def, double v, char out[40])
-{
-    if (def->type == OPTION_SIZE) {
-        static const char units[] = "KMG";
-        int64_t bytes = (int64_t)v;
-        int unit = -1;
-        while (unit < 2 && bytes != 0 && bytes % 1024 == 0) {
-            bytes /= 1024;
-            unit++;
-        }
-        snprintf(out, 40, "%lld%.1s", (long long)bytes, unit < 0 ? "" : units + unit);
-    } else {
-        snprintf(out, 40, "%.15g", v);
-        if (strtod(out, NULL) != v)
-            snprintf(out, 40, "%.17g", v);
-    }
-}
-
 /* "an integer from 1 to 64", "true or false", ...: what the value should have been. */
 static void describe(const struct option_def *def, struct buffer *out)
 {
-    char min[40], max[40];
+    char min[OPTION_NUMBER_BYTES], max[OPTION_NUMBER_BYTES];
     switch (def->type) {
     case OPTION_STRING:
         buffer_append_str(out, "a string without control characters");
@@ -86,16 +51,16 @@ static void describe(const struct option_def *def, struct buffer *out)
         buffer_append_str(out, "a size in bytes or with K, M or G");
         break;
     }
-    if (has_range(def)) {
-        print_number(def, def->min, min);
-        print_number(def, def->max, max);
+    if (option_has_range(def)) {
+        option_number(def, def->min, min);
+        option_number(def, def->max, max);
         buffer_printf(out, " from %s to %s", min, max);
     }
 }
 
 static bool in_range(const struct option_def *def, double v)
 {
-    return !has_range(def) || (v >= def->min && v <= def->max);
+    return !option_has_range(def) || (v >= def->min && v <= def->max);
 }
 
 /* Parses a whole decimal integer; false on anything else. */
@@ -240,14 +205,6 @@ static enum error_code set_value(const struct option_def *def, const char *text,
 
 /* ---- names ---- */
 
-static void variable_name(const char *name, char out[MAX_NAME_BYTES])
-{
-    size_t n = (size_t)snprintf(out, MAX_NAME_BYTES, "BITNET_%s", name);
-    assert(n < MAX_NAME_BYTES && "option: name too long");
-    for (char *c = out; *c; c++)
-        *c = *c == '-' ? '_' : (char)toupper((unsigned char)*c);
-}
-
 static const struct option_def *find(const struct option_table *table, const char *name, size_t n_name)
 {
     for (const struct option_def *def = table->defs; def->name; def++)
@@ -351,8 +308,8 @@ static enum error_code apply_environment(const struct option_table *table, void 
 {
     enum error_code code = ERROR_NONE;
     for (const struct option_def *def = table->defs; !code && def->name; def++) {
-        char name[MAX_NAME_BYTES];
-        variable_name(def->name, name);
+        char name[OPTION_NAME_BYTES];
+        option_variable(def->name, name);
         const char *value = getenv(name);
         if (value && *value)
             code = def->flag_only ? refuse_source(def, name, err) : set_value(def, value, name, config, err);
@@ -378,7 +335,11 @@ struct command_line {
 static bool common_switch(const char *arg, struct option_result *result)
 {
     if (strcmp(arg, "--help") == 0 || strcmp(arg, "-h") == 0)
-        result->help = true;
+        result->help = OPTION_HELP_TEXT;
+    else if (strcmp(arg, "--help=man") == 0)
+        result->help = OPTION_HELP_MAN;
+    else if (strcmp(arg, "--help=config") == 0)
+        result->help = OPTION_HELP_CONFIG;
     else if (strcmp(arg, "--version") == 0)
         result->version = true;
     else if (strcmp(arg, "--check-config") == 0)
@@ -400,8 +361,8 @@ static enum error_code read_flag(const struct option_table *table, int argc, cha
         return error_set_param(err, ERROR_VALIDATION_FAILED, arg, "%s has no option '%.*s'; see --help", table->program,
                                (int)(equals ? equals - arg : (ptrdiff_t)strlen(arg)), arg);
     if (def && def->secret) {
-        char variable[MAX_NAME_BYTES];
-        variable_name(def->name, variable);
+        char variable[OPTION_NAME_BYTES];
+        option_variable(def->name, variable);
         return error_set_param(err, ERROR_VALIDATION_FAILED, def->name,
                                "--%s is a secret: expected it in %s or in the configuration file, found it as a flag",
                                def->name, variable);
@@ -488,105 +449,9 @@ done:
 void option_free(const struct option_table *table, void *config)
 {
     for (const struct option_def *def = table->defs; def->name; def++)
-        if (is_text(def)) {
+        if (option_is_text(def)) {
             const char **text = field(def, config);
             free((char *)*text);
             *text = NULL;
         }
-}
-
-/* ---- for people ---- */
-
-static void help_one(const struct option_def *def, struct buffer *out)
-{
-    static const char *const placeholders[] = {
-        [OPTION_STRING] = " TEXT", [OPTION_INT] = " N",   [OPTION_FLOAT] = " X",
-        [OPTION_BOOL] = "",        [OPTION_CHOICE] = " ", [OPTION_SIZE] = " SIZE"};
-    char variable[MAX_NAME_BYTES];
-    variable_name(def->name, variable);
-    if (def->secret)
-        buffer_printf(out, "  %s (not as a flag)\n", def->name);
-    else
-        buffer_printf(out, "  --%s%s%s\n", def->name, placeholders[def->type],
-                      def->type == OPTION_CHOICE ? def->choices : "");
-    buffer_printf(out, "        %s\n        [", def->help);
-    if (def->unit)
-        buffer_printf(out, "%s; ", def->unit);
-    if (has_range(def)) {
-        char min[40], max[40];
-        print_number(def, def->min, min);
-        print_number(def, def->max, max);
-        buffer_printf(out, "%s..%s; ", min, max);
-    }
-    if (def->default_value && *def->default_value)
-        buffer_printf(out, "default %s; ", def->default_value);
-    buffer_printf(out, "%s]\n", def->flag_only ? "flag only" : variable);
-}
-
-void option_help(const struct option_table *table, struct buffer *out)
-{
-    buffer_append_str(out, table->usage);
-    buffer_append_str(out, "\nOptions (flag over environment variable over configuration file over default):\n");
-    for (const struct option_def *def = table->defs; def->name; def++)
-        help_one(def, out);
-    buffer_append_str(out, "  --config FILE\n"
-                           "        Configuration file: lines of `name = value`, comments begin with #.\n"
-                           "        [BITNET_CONFIG]\n"
-                           "  --check-config\n"
-                           "        Check all values, print them as a configuration file, and exit.\n"
-                           "  --version\n"
-                           "        Print version and build, and exit.\n"
-                           "  --help\n"
-                           "        Print this, and exit.\n");
-}
-
-/* Quotes keep what trimming would take away: spaces at the ends, and quotes that are part of the value. */
-static void dump_text(const char *text, struct buffer *out)
-{
-    size_t n = strlen(text);
-    bool quotes = n == 0 || text[0] == ' ' || text[n - 1] == ' ' || (n >= 2 && text[0] == '"' && text[n - 1] == '"');
-    buffer_printf(out, quotes ? "\"%s\"" : "%s", text);
-}
-
-static void dump_one(const struct option_def *def, const void *config, struct buffer *out)
-{
-    const void *from = const_field(def, config);
-    const char *text = is_text(def) ? *(const char *const *)from : NULL;
-    char number[40];
-    if (def->secret) { /* a comment, so that reading the dump back does not set the placeholder */
-        buffer_printf(out, "# %s = %s\n", def->name, text && *text ? "(set)" : "(unset)");
-        return;
-    }
-    if (is_text(def) && !text) {
-        buffer_printf(out, "# %s =\n", def->name);
-        return;
-    }
-    buffer_printf(out, "%s%s = ", def->flag_only ? "# flag only: " : "", def->name);
-    switch (def->type) {
-    case OPTION_STRING:
-    case OPTION_CHOICE:
-        dump_text(text, out);
-        break;
-    case OPTION_INT:
-        buffer_printf(out, "%lld", (long long)*(const int64_t *)from);
-        break;
-    case OPTION_SIZE:
-        print_number(def, (double)*(const int64_t *)from, number);
-        buffer_append_str(out, number);
-        break;
-    case OPTION_FLOAT:
-        print_number(def, *(const double *)from, number);
-        buffer_append_str(out, number);
-        break;
-    case OPTION_BOOL:
-        buffer_append_str(out, *(const bool *)from ? "true" : "false");
-        break;
-    }
-    buffer_append_char(out, '\n');
-}
-
-void option_dump(const struct option_table *table, const void *config, struct buffer *out)
-{
-    for (const struct option_def *def = table->defs; def->name; def++)
-        dump_one(def, config, out);
 }

@@ -41,9 +41,18 @@ struct option_table {
     const struct option_def *defs;
 };
 
+/* The forms of the help. */
+enum option_help {
+    OPTION_HELP_NONE,
+    OPTION_HELP_TEXT,  /* --help: for a terminal */
+    OPTION_HELP_MAN,   /* --help=man: sections of a man page, from SYNOPSIS on; option_man_title writes what is before them */
+    OPTION_HELP_CONFIG /* --help=config: a sample configuration file, all defaults in comments */
+};
+
 /* What option_parse found apart from values. */
 struct option_result {
-    bool help, version, check_config; /* --help, --version, --check-config were given */
+    enum option_help help;      /* --help was given, in this form */
+    bool version, check_config; /* --version, --check-config were given */
     int n_args;                       /* what is left: positional arguments, in argv's order */
     char *args[32];                   /* borrowed from argv */
 };
@@ -57,8 +66,11 @@ enum error_code option_parse(const struct option_table *table, int argc, char **
 /* Frees the strings that option_parse put into `config`. */
 void option_free(const struct option_table *table, void *config);
 
-/* Appends the help text: every option with its default, range and variable. */
-void option_help(const struct option_table *table, struct buffer *out);
+/* Appends the help in a form that is not NONE: every option with its default, range and variable. */
+void option_help(const struct option_table *table, enum option_help form, struct buffer *out);
+
+/* Appends the head of a man page: `name` as it is called ("bitnet run"), the manual's section, one line that says what it is. */
+void option_man_title(const char *name, int section, const char *summary, const char *version, struct buffer *out);
 
 /* Appends the effective values as a configuration file; secrets are shown as "(set)" or "(unset)". */
 void option_dump(const struct option_table *table, const void *config, struct buffer *out);

@@ -9,7 +9,8 @@
 
 /* A tenth of a CPU that threads of normal priority want whole, all of one that nobody wants. At idle priority a model would never be there on a
  * machine that is busy, and a lock that such a thread holds would be held for seconds. */
-#define BACKGROUND_NICE 10
+#define STEPS_DOWN 10
+#define LOWEST 19
 
 struct call {
     void (*fn)(void *arg);
@@ -18,7 +19,9 @@ struct call {
 
 void background_enter(void)
 {
-    setpriority(PRIO_PROCESS, (id_t)syscall(SYS_gettid), BACKGROUND_NICE); /* Linux: of the thread */
+    id_t thread = (id_t)syscall(SYS_gettid); /* Linux: of the thread, not of its process */
+    int priority = getpriority(PRIO_PROCESS, thread) + STEPS_DOWN;
+    setpriority(PRIO_PROCESS, thread, priority < LOWEST ? priority : LOWEST);
 }
 
 static void *run(void *arg)

@@ -316,6 +316,7 @@ void *loop_main(void *arg)
         bool closing = atomic_load_explicit(&e->closing, memory_order_acquire);
         sweep(e, now_ns);
         admit(e, now_ns);
+        e->loop.scheduler.shared = turn_is_shared(e->turn, e, now_ns);
         size_t n_rows = plan(e, now_ns);
         note_turn(e, now_ns, n_rows == 0);
         if (n_rows)

@@ -81,6 +81,8 @@ void registry_memory(struct registry *r, uint64_t *used, uint64_t *budget);
 
 /* ---- changes ---- */
 
+/* Of load: checking, loading, validating; of swap: these, switching, watching, draining. One call at a time; some come from a thread that loads or
+ * checks for the caller. */
 struct model_progress { const char *phase; double share; const char *message; double elapsed_ms; }; /* as in models.proto */
 
 struct model_validation {           /* 0 = default, see models.proto */
@@ -108,7 +110,7 @@ struct load_request {
     size_t kv_cache_bytes;
     bool no_prefix_cache, make_default;
     struct model_validation validation;
-    void (*on_progress)(void *user, const struct model_progress *p); /* on the calling thread; or NULL */
+    void (*on_progress)(void *user, const struct model_progress *p); /* or NULL */
     void *user;
 };
 struct load_result {
@@ -120,7 +122,8 @@ struct load_result {
 /* On failure *out is filled too, as far as it came. */
 enum error_code registry_load(struct registry *r, const struct load_request *request, struct load_result *out, struct error *err);
 
-/* Waits until the last request of it has gone. */
+/* Waits until the last request of it has gone, or the registry drains. CONFLICT: it is the default, or is being changed. One that failed is
+ * forgotten. */
 enum error_code registry_unload(struct registry *r, const char *id, uint64_t *freed_bytes, struct error *err);
 enum error_code registry_set_default(struct registry *r, const char *id, struct error *err);
 
@@ -140,7 +143,8 @@ struct swap_request {
     void (*on_progress)(void *user, const struct model_progress *p);
     void *user;
 };
-struct swap_side { struct served *served; double tokens_per_second, accuracy; }; /* negative = not measured */
+/* tokens_per_second: of one sequence on one thread, both measured side by side; accuracy: by the portable reference; negative = not measured. */
+struct swap_side { struct served *served; double tokens_per_second, accuracy; };
 struct swap_result {
     char id[37];                     /* a UUID */
     enum swap_status status;

@@ -33,7 +33,7 @@ int64_t scheduler_decode_ns(const struct scheduler *s, size_t n)
 static int64_t step_limit_ns(const struct scheduler *s, size_t n, size_t n_prompts)
 {
     if (n == 0)
-        return SCHEDULER_ALONE_NS;
+        return s->shared ? SCHEDULER_SHARED_NS : SCHEDULER_ALONE_NS;
     if (s->target_ns)
         return s->target_ns;
     int64_t ns = s->decode_ns ? scheduler_decode_ns(s, n + n_prompts) * 8 / 5 : SCHEDULER_UNKNOWN_NS;

@@ -7,7 +7,8 @@
  * Decodes come first, one row each, so that a long prompt never stops the streams that run; prompts fill what is left
  * in the order of admission. Beside decodes the prompts' rows are cut so that a step takes the target's time, or without one at most
  * 1.6 times what it will take when these prompts are decodes too: the time between two tokens stays below twice what it will then be, and
- * a crowd that has just come does not wait behind the first of it. Without decodes a step takes SCHEDULER_ALONE_NS, so that a cancel, a deadline or a new request is seen. No
+ * a crowd that has just come does not wait behind the first of it. Without decodes a step takes SCHEDULER_ALONE_NS, so that a cancel, a deadline or a new request is seen, or
+ * SCHEDULER_SHARED_NS where another engine waits for its turn. No
  * cut can change a result, as the result of a row does not depend on its step.
  */
 #ifndef ENGINE_SCHEDULER_H
@@ -18,6 +19,7 @@
 #include <stdint.h>
 
 #define SCHEDULER_ALONE_NS INT64_C(1000000000)
+#define SCHEDULER_SHARED_NS INT64_C(20000000)
 #define SCHEDULER_UNKNOWN_NS INT64_C(100000000) /* of a step beside decodes, before the time of decodes alone is known */
 #define SCHEDULER_LEAST_NS INT64_C(10000000)    /* a shorter step is not worth a cut */
 #define SCHEDULER_FIRST_PREFILL 64 /* rows of prompts in a step before the time of a row is known */
@@ -26,6 +28,7 @@
 struct scheduler {
     size_t max_rows;
     int64_t target_ns;  /* of a step with decodes; 0 = by what decodes take */
+    bool shared;        /* other engines compute in turns with this one */
     size_t next_decode; /* where the turn begins when there are more decodes than rows */
     /* Learnt; 0 = not known. */
     int64_t row_ns;     /* what a row of a prompt adds to a step */

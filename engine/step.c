@@ -338,7 +338,7 @@ void loop_step(struct engine *e, size_t n_planned)
     struct loop *l = &e->loop;
     struct error err = {0};
     struct step_rows rows;
-    turn_take(e->turn);
+    turn_take(e->turn, e);
     int64_t start_ns = clock_now_ns();
     build_batch(e, &rows);
     assert(rows.n_rows == n_planned && "step: the plan is what is run");

@@ -1,5 +1,9 @@
 #include "engine/turn.h"
 
+#include "base/clock.h"
+
+#define LATELY_NS CLOCK_NS_PER_S
+
 bool turn_init(struct turn *t)
 {
     *t = (struct turn){0};
@@ -17,7 +21,7 @@ void turn_fini(struct turn *t)
     pthread_mutex_destroy(&t->lock);
 }
 
-void turn_take(struct turn *t)
+void turn_take(struct turn *t, const void *who)
 {
     if (!t)
         return;
@@ -25,7 +29,21 @@ void turn_take(struct turn *t)
     uint64_t ticket = t->next++;
     while (t->now != ticket)
         pthread_cond_wait(&t->passed, &t->lock);
+    if (t->last != who) {
+        t->shared_ns = t->last ? clock_now_ns() : 0;
+        t->last = who;
+    }
     pthread_mutex_unlock(&t->lock);
+}
+
+bool turn_is_shared(struct turn *t, const void *who, int64_t now_ns)
+{
+    if (!t)
+        return false;
+    pthread_mutex_lock(&t->lock);
+    bool shared = t->next != t->now || (t->last && t->last != who) || (t->shared_ns && now_ns - t->shared_ns < LATELY_NS);
+    pthread_mutex_unlock(&t->lock);
+    return shared;
 }
 
 void turn_give(struct turn *t)

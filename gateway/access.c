@@ -193,6 +193,17 @@ static void put_cors(struct request *r, const char *origins)
               "RateLimit, RateLimit-Policy, Retry-After, WWW-Authenticate");
 }
 
+/* A certificate names the client at the other end of the connection; behind a trusted proxy that is not the one who asks. */
+static void take_certificate(struct request *r)
+{
+    struct client *client = &r->access.client;
+    const char *name = r->http->certificate;
+    if (r->admin || !client_id_valid(name) || strcmp(r->access.address, r->http->peer) != 0)
+        return;
+    snprintf(client->id, sizeof client->id, "%s", name);
+    client->kind = CLIENT_CERTIFICATE;
+}
+
 void access_begin(struct request *r)
 {
     struct access *a = r->g->access;
@@ -204,6 +215,7 @@ void access_begin(struct request *r)
         snprintf(r->access.address, sizeof r->access.address, "%s", r->http->peer);
     }
     proxies_client(r->access.address, r->access.client.id, sizeof r->access.client.id);
+    take_certificate(r);
 }
 
 bool access_preflight(struct request *r, const char *allow)
@@ -257,13 +269,13 @@ static enum access_rule rule_of(const struct request *r)
     return r->route ? r->route->access : ACCESS_OPEN;
 }
 
-/* Whether the address may have a token verified: each one that fails took a token from its bucket. */
+/* Whether who is not known by a credential may have a token verified: each one that fails took a token from its bucket. */
 static bool may_verify(struct request *r, int64_t now_ns)
 {
     struct access *a = r->g->access;
     struct limit_state state;
     enum limit_class class = class_of(r);
-    limits_peek(a->limits, class, limits_key(a->limits, class, CLIENT_ANYONE, r->access.client.id), now_ns, &state);
+    limits_peek(a->limits, class, limits_key(a->limits, class, r->access.client.kind, r->access.client.id), now_ns, &state);
     return state.limit == 0 || state.remaining > 0;
 }
 
@@ -310,6 +322,7 @@ static bool authorize(struct request *r)
     enum access_rule rule = rule_of(r);
     const struct client *client = &r->access.client;
     unsigned scope = rules[rule].scope;
+    enum client_kind kind = client->kind == CLIENT_CERTIFICATE ? CLIENT_ANYONE : client->kind; /* it is no credential */
     struct error err = {0};
     if (!auth_enabled(a->auth)) {
         if (!rules[rule].management)
@@ -321,12 +334,12 @@ static bool authorize(struct request *r)
             scope_name(scope));
         return refuse(r, a->m_auth, &err);
     }
-    if (rule == ACCESS_OPEN || (scope == 0 && client->kind != CLIENT_ANYONE) || (client->scopes & scope))
+    if (rule == ACCESS_OPEN || (scope == 0 && kind != CLIENT_ANYONE) || (client->scopes & scope))
         return true;
-    r->access.restricted = rules[rule].part >> client->kind & 1;
+    r->access.restricted = rules[rule].part >> kind & 1;
     if (r->access.restricted)
         return true;
-    if (client->kind == CLIENT_ANYONE) {
+    if (kind == CLIENT_ANYONE) {
         error_set(&err, ERROR_AUTHENTICATION_REQUIRED, "expected a token or an API key in Authorization: Bearer");
         return refuse_credential(r, &err);
     }

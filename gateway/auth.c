@@ -2,8 +2,8 @@
 #include "gateway/auth.h"
 
 #include "base/clock.h"
+#include "base/file.h"
 #include "base/log.h"
-#include "gateway/file.h"
 #include "gateway/keys.h"
 
 #include <openssl/sha.h>

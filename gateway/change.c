@@ -164,7 +164,8 @@ static enum error_code take_engines(struct change *c, struct error *err)
         c->engines[c->n_engines] = c->addresses[c->n_engines];
         c->n_engines++;
     }
-    return c->n_engines > 0 ? ERROR_NONE : error_set(err, ERROR_SERVICE_UNAVAILABLE, "no inference engine is available");
+    return c->n_engines > 0 ? ERROR_NONE
+                            : error_set(err, ERROR_SERVICE_UNAVAILABLE, "no inference engine is available");
 }
 
 static struct change *change_new(struct request *r, const struct change_options *options)

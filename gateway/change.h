@@ -15,11 +15,12 @@ struct change;
 
 /* How it went: all engines but the last one that was asked did it. */
 struct change_answers {
-    ProtobufCMessage *const *messages; /* the last one of each engine, in their order; NULL: none came. Freed after the callback */
-    size_t n;                          /* engines that were asked */
-    size_t n_skipped;                  /* of these, that had nothing to do */
-    const struct rpc_status *status;   /* of the last one */
-    const char *const *engines;        /* their addresses, [n] */
+    ProtobufCMessage *const
+        *messages;    /* the last one of each engine, in their order; NULL: none came. Freed after the callback */
+    size_t n;         /* engines that were asked */
+    size_t n_skipped; /* of these, that had nothing to do */
+    const struct rpc_status *status; /* of the last one */
+    const char *const *engines;      /* their addresses, [n] */
 };
 
 struct change_options {

@@ -18,7 +18,7 @@ static const struct {
 
 const char *client_kind_name(enum client_kind kind)
 {
-    static const char *const names[CLIENT_N_KINDS] = {"anyone", "key", "jwt"};
+    static const char *const names[CLIENT_N_KINDS] = {"anyone", "key", "jwt", "certificate"};
     return names[kind];
 }
 

@@ -7,18 +7,19 @@
 
 #define CLIENT_ID_BYTES 129 /* 128 bytes and a NUL */
 
-enum client_kind { CLIENT_ANYONE, CLIENT_KEY, CLIENT_JWT, CLIENT_N_KINDS };
+/* CERTIFICATE: a name for limits, fairness and log; where keys are asked for it is none. */
+enum client_kind { CLIENT_ANYONE, CLIENT_KEY, CLIENT_JWT, CLIENT_CERTIFICATE, CLIENT_N_KINDS };
 
 /* Bits of client.scopes. */
 enum { SCOPE_MODEL_READ = 1, SCOPE_MODEL_WRITE = 2, SCOPE_MODEL_MANAGE = 4 };
 
 struct client {
-    char id[CLIENT_ID_BYTES]; /* a token's client_id or sub, the name of an API key, else the address (IPv6: its /64) */
+    char id[CLIENT_ID_BYTES]; /* a token's client_id or sub, the name of an API key, by option that of a TLS certificate, else the address (IPv6: its /64) */
     unsigned scopes;
     enum client_kind kind;
 };
 
-/* "anyone", "key", "jwt": for the log. Any thread. */
+/* "anyone", "key", "jwt", "certificate": for the log. Any thread. */
 const char *client_kind_name(enum client_kind kind);
 
 /* Whether `id` can be one: 1 to 128 bytes of UTF-8 without control characters. Any thread. */

@@ -27,6 +27,11 @@ struct http_conn *http_conn_open(const struct http_settings *settings, const str
     return c;
 }
 
+void http_conn_set_certificate(struct http_conn *c, const char *name)
+{
+    snprintf(c->certificate, sizeof c->certificate, "%s", name);
+}
+
 static bool choose(struct http_conn *c, const struct http_protocol *protocol, void *state)
 {
     if (!state)

@@ -28,13 +28,13 @@ struct field;
 struct gateway_config {
     /* The engines. */
     const char *engine, *balance, *affinity;
-    int64_t engine_tries, hedge_ms, engine_resolve_ms;
+    int64_t engine_tries, hedge_ms, engine_resolve_ms, engine_keepalive_ms, engine_keepalive_timeout_ms;
     const char *engine_tls_ca, *engine_tls_cert, *engine_tls_key, *engine_tls_name;
     /* Listeners. */
     const char *listen, *admin_listen, *playground;
     bool metrics_on_main;
     int64_t threads;
-    const char *tls_cert, *tls_key, *tls_client_ca;
+    const char *tls_cert, *tls_key, *tls_client_ca, *tls_client_id;
     /* What a connection may be, and a request. */
     int64_t max_connections, max_connections_per_address, max_streams;
     int64_t max_head_bytes, max_body_bytes, max_prompt_chars, max_request_memory_bytes; /* the last: 0 = no bound */

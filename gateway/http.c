@@ -112,7 +112,7 @@ struct http_exchange *http_exchange_open(struct http_conn *c)
     buffer_init(&x->body, c->settings->max_body_bytes);
     buffer_init(&x->out, SIZE_MAX / 2);
     x->request =
-        (struct http_request){.method = HTTP_METHOD_OTHER, .path = "", .query = "", .body = "", .peer = c->peer};
+        (struct http_request){.method = HTTP_METHOD_OTHER, .path = "", .query = "", .body = "", .peer = c->peer, .certificate = c->certificate};
     return x;
 }
 

@@ -27,6 +27,7 @@
 
 #define HTTP_MAX_HEAD_BYTES 16384 /* request line and header fields together, unless the settings say otherwise */
 #define HTTP_MAX_HEADERS 100
+#define HTTP_CERTIFICATE_BYTES 129 /* name of a client's certificate */
 #define HTTP_LOW_WATER_BYTES 8192  /* on_writable comes when less than this waits */
 #define HTTP_HIGH_WATER_BYTES 65536 /* HTTP/2 makes no more frames while this much waits in the transport */
 
@@ -57,6 +58,7 @@ struct http_request {
     const char *body;
     size_t n_body;
     const char *peer; /* address of the client, as text */
+    const char *certificate; /* name in its TLS certificate, "" = none */
 };
 
 struct http_conn;
@@ -121,6 +123,8 @@ enum http_phase {
 /* `peer` is copied. NULL when memory is out. */
 struct http_conn *http_conn_open(const struct http_settings *settings, const struct http_transport *transport,
                                  const char *peer);
+/* The name in the client's TLS certificate, copied; before the first byte. */
+void http_conn_set_certificate(struct http_conn *c, const char *name);
 /* Takes bytes that came. False: nothing more will be understood; send the output and close. */
 bool http_conn_input(struct http_conn *c, const char *data, size_t n_bytes);
 /* Appends what is to be sent to `out` and calls on_writable where a queue became short. */

@@ -74,6 +74,7 @@ struct http_conn {
     enum http_phase phase; /* at the last check, and since when */
     int64_t phase_ns;
     char peer[64];
+    char certificate[HTTP_CERTIFICATE_BYTES];
 };
 
 extern const struct http_protocol http1_protocol, http2_protocol;

@@ -1,8 +1,8 @@
 /* Loading of key files and key sets. */
 #include "gateway/jwt_keys.h"
 
+#include "base/file.h"
 #include "base/log.h"
-#include "gateway/file.h"
 
 #include <jansson.h>
 #include <rhonabwy.h>

@@ -4,7 +4,7 @@
  */
 #include "gateway/keys.h"
 
-#include "gateway/file.h"
+#include "base/file.h"
 
 #include <openssl/crypto.h>
 #include <openssl/rand.h>

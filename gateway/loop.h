@@ -18,7 +18,8 @@ struct server;
 enum {
     LOOP_DRAIN = 1, /* take nothing new, end what runs in good order; on_drained comes when nothing is left */
     LOOP_FAIL = 2,  /* end running generations with an error */
-    LOOP_STOP = 4   /* leave the loop */
+    LOOP_STOP = 4,  /* leave the loop */
+    LOOP_TURN = 8   /* nothing: that it is taken shows that the loop turns */
 };
 
 struct loop {

@@ -9,12 +9,14 @@
 #include "base/clock.h"
 #include "base/crash.h"
 #include "base/log.h"
+#include "base/notify.h"
 #include "gateway/gateway.h"
 #include "gateway/healthcheck.h"
 #include "gateway/keys.h"
 #include "gateway/listener.h"
 #include "gateway/loop.h"
 #include "gateway/options.h"
+#include "gateway/preflight.h"
 #include "gateway/server.h"
 #include "gateway/tls.h"
 #include "rpc/rpc.h"
@@ -45,7 +47,7 @@ struct program {
     struct tracer *tracer; /* likewise */
     struct listener *listener, *admin_listener;
     struct server *admin;
-    struct event *sigterm, *sigint, *sighup, *tls_watch, *drain_limit;
+    struct event *sigterm, *sigint, *sighup, *tls_watch, *drain_limit, *watchdog;
     struct event *drained; /* activated by the last loop that is */
     atomic_int n_draining;
     bool draining, late; /* late: the drain limit has passed */
@@ -96,6 +98,7 @@ static void on_signal(evutil_socket_t signal_number, short what, void *user)
 {
     (void)what;
     struct program *p = user;
+    notify_send("STOPPING=1");
     log_info("gateway", p->draining ? "ending at once" : "draining", LOG_INT("signal", signal_number),
              LOG_INT("requests", metrics_value(p->loops[0].g.m_active)));
     if (p->draining) {
@@ -129,8 +132,23 @@ static void on_sighup(evutil_socket_t fd, short what, void *user)
 {
     (void)fd, (void)what;
     struct program *p = user;
+    notify_reloading();
     watch_tls(p, true);
     access_reload(p->access);
+    notify_send("READY=1");
+}
+
+/* The service manager is told that all loops turn: each has taken what it was told at the last time. */
+static void on_watchdog(evutil_socket_t fd, short what, void *user)
+{
+    (void)fd, (void)what;
+    struct program *p = user;
+    bool turn = true;
+    for (int i = 1; i < p->n_loops; i++)
+        turn = turn && !(atomic_load(&p->loops[i].wanted) & LOOP_TURN);
+    if (turn)
+        notify_send("WATCHDOG=1");
+    want_all(p, LOOP_TURN);
 }
 
 /* gRPC's threads and the loops' must not take the signals, nor a client that went away end the process. */
@@ -173,7 +191,7 @@ static enum error_code open_access(struct program *p, struct error *err)
 static enum error_code open_tls(struct program *p, struct error *err)
 {
     const struct gateway_config *c = p->config;
-    const struct tls_files files = {c->tls_cert, c->tls_key, c->tls_client_ca};
+    const struct tls_files files = {c->tls_cert, c->tls_key, c->tls_client_ca, c->tls_client_id};
     if (!c->tls_cert)
         return ERROR_NONE;
     p->m_expires = metrics_get(metrics_add(p->loops[0].g.metrics, METRICS_GAUGE,
@@ -186,19 +204,24 @@ static enum error_code open_events(struct program *p, struct error *err)
 {
     struct event_base *base = p->loops[0].g.base;
     const struct timeval watch = {TLS_WATCH_S, 0};
+    const int64_t watchdog_us = notify_watchdog_ns() / 1000;
+    const struct timeval watchdog = {watchdog_us / 1000000, watchdog_us % 1000000};
     p->sigterm = evsignal_new(base, SIGTERM, on_signal, p);
     p->sigint = evsignal_new(base, SIGINT, on_signal, p);
     p->sighup = evsignal_new(base, SIGHUP, on_sighup, p);
     p->drain_limit = evtimer_new(base, on_drain_limit, p);
     p->drained = event_new(base, -1, 0, on_drained, p);
     p->tls_watch = event_new(base, -1, EV_PERSIST, on_tls_watch, p);
-    if (!p->sigterm || !p->sigint || !p->sighup || !p->drain_limit || !p->drained || !p->tls_watch)
+    p->watchdog = event_new(base, -1, EV_PERSIST, on_watchdog, p);
+    if (!p->sigterm || !p->sigint || !p->sighup || !p->drain_limit || !p->drained || !p->tls_watch || !p->watchdog)
         return error_set(err, ERROR_INTERNAL, "out of memory");
     event_add(p->sigterm, NULL);
     event_add(p->sigint, NULL);
     event_add(p->sighup, NULL);
     if (p->tls)
         event_add(p->tls_watch, &watch);
+    if (watchdog_us > 0)
+        event_add(p->watchdog, &watchdog);
     watch_tls(p, false);
     return ERROR_NONE;
 }
@@ -303,6 +326,7 @@ static void program_close(struct program *p)
     forget(p->sigint);
     forget(p->sighup);
     forget(p->tls_watch);
+    forget(p->watchdog);
     forget(p->drain_limit);
     forget(p->drained);
     for (int i = 0; i < p->n_loops; i++)
@@ -334,6 +358,7 @@ static int serve(const struct gateway_config *config)
     if (code == ERROR_NONE) {
         log_info("gateway", "started", LOG_STR("version", BITNET_VERSION), LOG_STR("git_sha", BITNET_GIT_SHA),
                  LOG_STR("engine", config->engine), LOG_INT("threads", config->threads));
+        notify_send("READY=1");
         event_base_dispatch(p.loops[0].g.base);
         log_info("gateway", "stopped");
     } else {
@@ -344,31 +369,22 @@ static int serve(const struct gateway_config *config)
     return code == ERROR_NONE ? EXIT_SUCCESS : EXIT_FAILURE;
 }
 
-static int print(void (*fill)(const struct gateway_config *, struct buffer *), const struct gateway_config *config)
+/* --help, --version and --check-config. */
+static int print(const struct option_result *asked, const struct gateway_config *config)
 {
     struct buffer text;
     buffer_init(&text, 1 << 20);
-    fill(config, &text);
+    if (asked->help == OPTION_HELP_MAN)
+        option_man_title("bitnet-gateway", 8, "the gateway of bitnetd: REST and the OpenAI API in front of engines", BITNET_VERSION, &text);
+    if (asked->help)
+        option_help(&gateway_options, asked->help, &text);
+    else if (asked->version)
+        buffer_append_str(&text, "bitnet-gateway " BITNET_VERSION " (" BITNET_GIT_SHA ", " BITNET_FEATURES ")\n");
+    else
+        option_dump(&gateway_options, config, &text);
     fputs(text.data ? text.data : "", stdout);
     buffer_fini(&text);
     return EXIT_SUCCESS;
-}
-
-static void fill_help(const struct gateway_config *config, struct buffer *out)
-{
-    (void)config;
-    option_help(&gateway_options, out);
-}
-
-static void fill_dump(const struct gateway_config *config, struct buffer *out)
-{
-    option_dump(&gateway_options, config, out);
-}
-
-static void fill_version(const struct gateway_config *config, struct buffer *out)
-{
-    (void)config;
-    buffer_append_str(out, "bitnet-gateway " BITNET_VERSION " (" BITNET_GIT_SHA ", " BITNET_FEATURES ")\n");
 }
 
 static enum log_format log_format_of(const char *name)
@@ -388,16 +404,15 @@ int main(int argc, char **argv)
     int rc = EXIT_FAILURE;
     if (option_parse(&gateway_options, argc, argv, &config, &result, &err) != ERROR_NONE) {
         fprintf(stderr, "bitnet-gateway: %s\n", err.message);
-    } else if (result.help) {
-        rc = print(fill_help, &config);
-    } else if (result.version) {
-        rc = print(fill_version, &config);
-    } else if (gateway_options_check(&config, &err) != ERROR_NONE) {
-        fprintf(stderr, "bitnet-gateway: %s\n", err.message);
-    } else if (result.check_config) {
-        rc = print(fill_dump, &config);
+    } else if (result.help || result.version) {
+        rc = print(&result, &config);
     } else if (result.n_args > 0) {
         fprintf(stderr, "bitnet-gateway: unexpected argument %s\n", result.args[0]);
+    } else if (gateway_options_check(&config, &err) != ERROR_NONE ||
+               (result.check_config && preflight(&config, &err) != ERROR_NONE)) {
+        fprintf(stderr, "bitnet-gateway: %s\n", err.message);
+    } else if (result.check_config) {
+        rc = print(&result, &config);
     } else {
         log_init(LOG_INFO, log_format_of(config.log_format));
         log_set_levels(config.log_level, NULL); /* which has been checked */

@@ -13,14 +13,15 @@
 #include <string.h>
 
 #define AT(member) .offset = offsetof(struct manage_params, member)
-#define MARGIN_MS 600000 /* above the request's own limits: to read a large file, to watch live traffic, to let requests end */
+#define MARGIN_MS                                                                                                      \
+    600000 /* above the request's own limits: to read a large file, to watch live traffic, to let requests end */
 #define MAX_PROMPTS 5
 #define MB 1048576
 
 /* Segments are anything but "." and "..": the last one has a name in front of .gguf. */
 #define PATH_PATTERN "^/(([^/.]|\\.[^/.]|\\.\\.[^/])[^/]*/)*[^/]+\\.gguf$"
 #define PATH                                                                                                           \
-    .min = 1, .max = 4096, .pattern = PATH_PATTERN,                                                                    \
+    .min = 1, .max = 4095, .pattern = PATH_PATTERN,                                                                    \
     .form = "an absolute path of a .gguf file, without . and .. segments"
 #define ID .max = 64
 

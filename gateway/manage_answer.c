@@ -111,7 +111,8 @@ static void put_validation(struct buffer *b, const Bitnet__V1__ValidationResults
     emit_close(b, '}');
 }
 
-static void put_error_details(struct buffer *b, const char *code, const char *message, const Bitnet__V1__ValidationResults *v)
+static void put_error_details(struct buffer *b, const char *code, const char *message,
+                              const Bitnet__V1__ValidationResults *v)
 {
     emit_key(b, "error_details");
     emit_open(b, '{');

@@ -11,6 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define AGAIN_MS 500       /* that a second watch may take, while the engine counts as it did */
 #define CONNECTING_MS 2000 /* without a verdict by then it counts as down */
 #define MIN_WATCH_DELAY_MS 100
 #define MAX_WATCH_DELAY_MS 500 /* with gRPC's longest pause between connections an engine is back within 2 s */
@@ -57,9 +58,12 @@ static void on_watch_message(void *user, const void *data, size_t n_bytes, size_
     bridge_release(m->watch, cost);
     if (serving)
         m->watch_delay_ms = MIN_WATCH_DELAY_MS;
+    m->heard = true;
     m->unwatchable = false;
     set_state(m, serving ? ENGINE_SERVING : ENGINE_NOT_SERVING, NULL);
 }
+
+static void watch(struct member *m);
 
 static void on_watch_status(void *user, const struct rpc_status *status)
 {
@@ -71,6 +75,11 @@ static void on_watch_status(void *user, const struct rpc_status *status)
         set_state(m, ENGINE_SERVING, "it has no health service");
         return;
     }
+    if (m->state == ENGINE_SERVING && m->heard && clock_now_ns() - m->watched_ns > AGAIN_MS * CLOCK_NS_PER_MS) {
+        set_timer(m, AGAIN_MS);
+        watch(m);
+        return;
+    }
     set_timer(m, m->watch_delay_ms);
     m->watch_delay_ms = m->watch_delay_ms * 2 < MAX_WATCH_DELAY_MS ? m->watch_delay_ms * 2 : MAX_WATCH_DELAY_MS;
     set_state(m, ENGINE_DOWN, status->message);
@@ -80,6 +89,8 @@ static void on_watch_status(void *user, const struct rpc_status *status)
 static void watch(struct member *m)
 {
     struct error err = {0};
+    m->heard = false;
+    m->watched_ns = clock_now_ns();
     const struct bridge_options options = {
         .client = m->client,
         .path = "/grpc.health.v1.Health/Watch",
@@ -102,7 +113,7 @@ static void on_timer(evutil_socket_t fd, short what, void *user)
     struct member *m = user;
     if (!m->watch)
         watch(m);
-    else if (m->state == ENGINE_CONNECTING)
+    else if (!m->heard)
         set_state(m, ENGINE_DOWN, "it does not answer");
 }
 
@@ -119,10 +130,10 @@ static enum error_code connect_to(struct member *m, const char *name, struct err
         .service_config = service_config,
         .queue = bridge_queue(s->bridge),
         .authority = name,
-        .tls_ca_file = s->tls_ca,
-        .tls_cert_file = s->tls_cert,
-        .tls_key_file = s->tls_key,
+        .tls = s->tls,
         .tls_name = s->tls_name,
+        .keepalive_ms = s->keepalive_ms,
+        .keepalive_timeout_ms = s->keepalive_timeout_ms,
     };
     return rpc_client_open(&options, &m->client, err);
 }

@@ -5,6 +5,9 @@
  *        |                       |              |
  *        +----- watch ended -----+--------------+--> DOWN -- watched again --> ..
  *
+ * A connection may end while its engine goes on, by its age or a proxy's doing: one that was SERVING stays so until a second
+ * watch has failed too, unless the first one was as short.
+ *
  * The watch shares the connection with the calls, so that a process that dies is known in the moment its socket closes. A watch
  * that waits for a connection keeps the channel trying. Loop thread only.
  */
@@ -23,7 +26,9 @@
 struct member_shared {
     struct event_base *base;
     struct bridge *bridge;
-    const char *tls_ca, *tls_cert, *tls_key, *tls_name; /* NULL = plain text */
+    const struct rpc_tls *tls; /* NULL = plain text */
+    const char *tls_name;
+    int keepalive_ms, keepalive_timeout_ms;
     struct metrics_family *up, *active;
     void *user;
     void (*on_change)(void *user); /* a member's state is another one */
@@ -37,6 +42,8 @@ struct member {
     bool given;       /* its address was given, not found behind a name */
     bool served;      /* has been SERVING */
     bool retired;     /* out of the pool; lives until its last call has ended */
+    bool heard;       /* the watch has brought a message */
+    int64_t watched_ns; /* when it began */
     bool unwatchable; /* it has no health service: it serves while it answers */
     struct rpc_client *client;
     struct bridge_call *watch; /* NULL: between two */

@@ -137,6 +137,10 @@ static void put_ours(struct buffer *b, const struct models_entry *e)
     }
     emit_key(b, "is_default");
     emit_bool(b, m->is_default);
+    if (m->computes_embeddings) {
+        emit_key(b, "computes_embeddings");
+        emit_bool(b, true);
+    }
     put_aliases(b, m);
     if (m->parameter_count > 0) /* its file has been read */
         put_metadata(b, m);

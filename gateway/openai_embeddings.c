@@ -169,7 +169,8 @@ static bool read_input(const json_t *v, struct inputs *in, size_t i, struct fail
     if (json_is_string(v)) {
         out->input_case = BITNET__V1__EMBED_INPUT__INPUT_TEXT;
         out->text = (char *)(uintptr_t)json_string_value(v); /* packing only reads it */
-        return json_string_length(v) > 0 || fields_fault(f, ERROR_VALIDATION_FAILED, "input", "a string that is not empty", v);
+        return json_string_length(v) > 0 ||
+               fields_fault(f, ERROR_VALIDATION_FAILED, "input", "a string that is not empty", v);
     }
     if (!json_is_array(v))
         return fields_fault(f, ERROR_VALIDATION_FAILED, "input", INPUT_FORM, v);
@@ -211,7 +212,8 @@ static void ask(struct request *r, const struct embedding_params *p, const struc
     char *to = buffer_reserve(&packed, bitnet__v1__embed_request__get_packed_size(&request));
     if (to)
         ask_engine(r, "/bitnet.v1.InferenceService/Embed", to, bitnet__v1__embed_request__pack(&request, (uint8_t *)to),
-                   r->g->config->request_timeout_ms, p->encoding_format.i == FORMAT_BASE64 ? answer_base64 : answer_floats);
+                   r->g->config->request_timeout_ms,
+                   p->encoding_format.i == FORMAT_BASE64 ? answer_base64 : answer_floats);
     else
         error_answer(r, ERROR_INTERNAL, "out of memory");
     buffer_fini(&packed);

@@ -4,8 +4,10 @@
 #include "base/log.h"
 #include "gateway/gateway.h"
 #include "gateway/listener.h"
+#include "rpc/rpc.h"
 
 #include <stddef.h>
+#include <string.h>
 
 #define AT(member) .offset = offsetof(struct gateway_config, member)
 
@@ -24,6 +26,10 @@ static const struct option_def defs[] = {
      .help = "A request without a first token by then goes to a second engine too, and the first to answer wins; 0 for never."},
     {"engine-resolve-ms", OPTION_INT, AT(engine_resolve_ms), .default_value = "5000", .min = 100, .max = 3600000,
      .unit = "ms", .help = "Time between two lookups of an engine's name."},
+    {"engine-keepalive-ms", OPTION_INT, AT(engine_keepalive_ms), .default_value = "10000", .min = RPC_MIN_KEEPALIVE_MS,
+     .max = 3600000, .unit = "ms", .help = "An engine that has sent nothing for so long is pinged."},
+    {"engine-keepalive-timeout-ms", OPTION_INT, AT(engine_keepalive_timeout_ms), .default_value = "5000", .min = 100,
+     .max = 3600000, .unit = "ms", .help = "Without an answer to that for so long its connection is given up."},
     {"engine-tls-ca", OPTION_STRING, AT(engine_tls_ca),
      .help = "TLS to the engines: PEM file of the CA that signed their certificates."},
     {"engine-tls-cert", OPTION_STRING, AT(engine_tls_cert),
@@ -38,8 +44,10 @@ static const struct option_def defs[] = {
          "https:// or http:// in front of one says whether it speaks TLS, which without is as --tls-cert says."},
     {"admin-listen", OPTION_STRING, AT(admin_listen), .default_value = "127.0.0.1:9091",
      .help = "Addresses for metrics and health, plain unless https:// is in front; empty for none."},
+#ifdef FEATURE_PROMETHEUS
     {"metrics-on-main", OPTION_BOOL, AT(metrics_on_main), .default_value = "false",
      .help = "Answers /metrics on the clients' addresses too."},
+#endif
     {"playground", OPTION_CHOICE, AT(playground), .default_value = "on", .choices = "on|off",
      .help = "Serves a page to try the models with at / of the clients' addresses; off answers 404 there."},
     {"threads", OPTION_INT, AT(threads), .default_value = "1", .min = 1, .max = LISTENER_MAX_SERVERS,
@@ -49,6 +57,9 @@ static const struct option_def defs[] = {
     {"tls-key", OPTION_STRING, AT(tls_key), .help = "PEM file of its key."},
     {"tls-client-ca", OPTION_STRING, AT(tls_client_ca),
      .help = "PEM file of the CA whose clients are let in (mutual TLS); others are refused."},
+    {"tls-client-id", OPTION_CHOICE, AT(tls_client_id), .default_value = "none", .choices = "none|cn|uri",
+     .help = "What of a client's certificate names it in limits, fairness and log, where it has no token or key: the common name, or the "
+             "first URI of its alternative names; none: it is known by its address."},
     /* What a connection may be, and a request. */
     {"max-connections", OPTION_INT, AT(max_connections), .default_value = "4096", .min = 1, .max = 1 << 20,
      .help = "Connections at a time; more wait to be accepted."},
@@ -146,6 +157,8 @@ enum error_code gateway_options_check(const struct gateway_config *c, struct err
         {c->engine_tls_cert, "engine-tls-cert", c->engine_tls_ca, "engine-tls-ca"},
         {c->engine_tls_name, "engine-tls-name", c->engine_tls_ca, "engine-tls-ca"},
     };
+    if (c->tls_client_id && strcmp(c->tls_client_id, "none") != 0 && !c->tls_client_ca)
+        return error_set_param(err, ERROR_VALIDATION_FAILED, "tls-client-id", "--tls-client-id: expected --tls-client-ca with it");
     for (size_t i = 0; i < sizeof pairs / sizeof *pairs; i++)
         if (pairs[i].one && !pairs[i].other)
             return error_set_param(err, ERROR_VALIDATION_FAILED, pairs[i].name, "--%s: expected --%s with it",

@@ -31,6 +31,7 @@ struct name {
 struct pool {
     const struct gateway_config *config;
     struct member_shared shared;
+    struct rpc_tls *tls; /* owned; NULL = plain text */
     struct target targets[TARGETS_MAX];
     struct name names[TARGETS_MAX];
     enum balance_policy policy;
@@ -143,19 +144,13 @@ static void on_member_change(void *user)
 
 /* ---- the pool ---- */
 
-/* What is wrong with the files shows now, not when the first name has been looked up. */
-static enum error_code check_tls(const struct pool *p, struct error *err)
+static enum error_code open_tls(struct pool *p, struct error *err)
 {
-    const struct member_shared *s = &p->shared;
-    const struct rpc_client_options options = {.target = "ipv4:127.0.0.1:1", /* is never connected to */
-                                               .queue = bridge_queue(s->bridge),
-                                               .tls_ca_file = s->tls_ca,
-                                               .tls_cert_file = s->tls_cert,
-                                               .tls_key_file = s->tls_key};
-    struct rpc_client *client;
-    enum error_code code = rpc_client_open(&options, &client, err);
-    if (code == ERROR_NONE)
-        rpc_client_close(client);
+    const struct gateway_config *c = p->config;
+    if (!c->engine_tls_ca)
+        return ERROR_NONE;
+    enum error_code code = rpc_tls_open(c->engine_tls_ca, c->engine_tls_cert, c->engine_tls_key, &p->tls, err);
+    p->shared.tls = p->tls;
     return code != ERROR_NONE ? error_prefix(err, "engine-tls") : code;
 }
 
@@ -188,10 +183,9 @@ enum error_code pool_open(struct event_base *base, const struct gateway_config *
     p->on_change = on_change;
     p->policy = config->balance && strcmp(config->balance, "least_load") == 0 ? BALANCE_LEAST_LOAD : BALANCE_ROUND_ROBIN;
     p->shared = (struct member_shared){.base = base,
-                                       .tls_ca = config->engine_tls_ca,
-                                       .tls_cert = config->engine_tls_cert,
-                                       .tls_key = config->engine_tls_key,
                                        .tls_name = config->engine_tls_name,
+                                       .keepalive_ms = (int)config->engine_keepalive_ms,
+                                       .keepalive_timeout_ms = (int)config->engine_keepalive_timeout_ms,
                                        .user = p,
                                        .on_change = on_member_change};
     p->shared.up = metrics_add(metrics, METRICS_GAUGE, "bitnet_engine_up",
@@ -200,7 +194,7 @@ enum error_code pool_open(struct event_base *base, const struct gateway_config *
                                    "Requests that the engine at the target has from this gateway.", "target", NULL, 0);
     enum error_code code = bridge_open(base, &p->shared.bridge, err);
     if (code == ERROR_NONE)
-        code = check_tls(p, err);
+        code = open_tls(p, err);
     if (code == ERROR_NONE)
         code = open_targets(p, err);
     if (code != ERROR_NONE)
@@ -221,6 +215,7 @@ void pool_close(struct pool *p)
     for (size_t i = 0; i < p->n_places; i++)
         member_retire(p->places[i].member);
     bridge_close(p->shared.bridge);
+    rpc_tls_close(p->tls);
     free(p);
 }
 

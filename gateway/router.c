@@ -33,7 +33,9 @@ static const struct route routes[] = {
     {HTTP_METHOD_GET, "/health", handle_health, ROUTE_MAIN | ROUTE_ADMIN, LIMIT_HEALTH, ACCESS_HEALTH},
     {HTTP_METHOD_GET, "/health/live", handle_live, ROUTE_MAIN | ROUTE_ADMIN, LIMIT_HEALTH, ACCESS_OPEN},
     {HTTP_METHOD_GET, "/health/ready", handle_ready, ROUTE_MAIN | ROUTE_ADMIN, LIMIT_HEALTH, ACCESS_OPEN},
+#ifdef FEATURE_PROMETHEUS
     {HTTP_METHOD_GET, "/metrics", handle_metrics, ROUTE_ADMIN, LIMIT_HEALTH, ACCESS_OPEN},
+#endif
     {HTTP_METHOD_GET, "/debug/log-level", handle_log_level, ROUTE_ADMIN, LIMIT_HEALTH, ACCESS_OPEN},
     {HTTP_METHOD_PUT, "/debug/log-level", handle_set_log_level, ROUTE_ADMIN, LIMIT_HEALTH, ACCESS_OPEN},
     {HTTP_METHOD_GET, "/openapi.yaml", handle_document, ROUTE_MAIN, LIMIT_HEALTH, ACCESS_OPEN},
@@ -189,9 +191,11 @@ static void dispatch(struct gateway *g, struct http_exchange *x, bool admin)
     failure_init(&f);
     if (allow[0] != '\0')
         error_set(&f.error, ERROR_METHOD_NOT_ALLOWED, "this path takes %s", allow);
+#ifdef FEATURE_PROMETHEUS
     else if (!admin && strcmp(r->http->path, "/metrics") == 0)
         error_set(&f.error, ERROR_NOT_FOUND,
                   "there is nothing at this path: metrics are on the admin port; --metrics-on-main has them here too");
+#endif
     else
         error_set(&f.error, ERROR_NOT_FOUND, "there is nothing at this path");
     error_respond_with(r, &f, error_info(f.error.code)->http_status, allow[0] != '\0' ? allow : NULL);

@@ -228,8 +228,12 @@ static void on_written(struct bufferevent *bev, void *user)
 static void on_event(struct bufferevent *bev, short what, void *user)
 {
     struct connection *c = user;
-    if (what & BEV_EVENT_CONNECTED)
+    if (what & BEV_EVENT_CONNECTED) {
+        char name[HTTP_CERTIFICATE_BYTES];
+        if (tls_client_name(c->socket.tls, bufferevent_openssl_get_ssl(bev), name, sizeof name))
+            http_conn_set_certificate(c->http, name);
         return;
+    }
     unsigned long reason = c->socket.tls ? bufferevent_get_openssl_error(bev) : 0;
     if (reason != 0)
         log_debug("gateway", "TLS failed", LOG_STR("reason", ERR_reason_error_string(reason)),

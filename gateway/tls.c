@@ -6,11 +6,12 @@
 #include "gateway/tls.h"
 
 #include "base/clock.h"
+#include "base/file.h"
 #include "base/log.h"
-#include "gateway/file.h"
 
 #include <openssl/err.h>
 #include <openssl/ssl.h>
+#include <openssl/x509v3.h>
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
@@ -189,4 +190,52 @@ int64_t tls_expires_s(struct tls *t)
     int64_t s = t->expires_s;
     pthread_mutex_unlock(&t->lock);
     return s;
+}
+
+/* ---- names of clients ---- */
+
+/* The text, if it has no NUL inside and fits. */
+static bool take_name(const unsigned char *text, int n_bytes, char *out, size_t n)
+{
+    if (n_bytes <= 0 || (size_t)n_bytes >= n || memchr(text, '\0', (size_t)n_bytes))
+        return false;
+    memcpy(out, text, (size_t)n_bytes);
+    out[n_bytes] = '\0';
+    return true;
+}
+
+static bool common_name(const X509 *cert, char *out, size_t n)
+{
+    const X509_NAME *subject = X509_get_subject_name(cert);
+    int at = X509_NAME_get_index_by_NID(subject, NID_commonName, -1);
+    unsigned char *text = NULL;
+    int n_bytes = at < 0 ? -1 : ASN1_STRING_to_UTF8(&text, X509_NAME_ENTRY_get_data(X509_NAME_get_entry(subject, at)));
+    bool taken = n_bytes > 0 && take_name(text, n_bytes, out, n);
+    OPENSSL_free(text);
+    return taken;
+}
+
+static bool first_uri(const X509 *cert, char *out, size_t n)
+{
+    GENERAL_NAMES *names = X509_get_ext_d2i(cert, NID_subject_alt_name, NULL, NULL);
+    bool taken = false;
+    for (int i = 0; i < sk_GENERAL_NAME_num(names); i++) {
+        const GENERAL_NAME *name = sk_GENERAL_NAME_value(names, i);
+        if (name->type != GEN_URI)
+            continue;
+        const ASN1_IA5STRING *uri = name->d.uniformResourceIdentifier;
+        taken = take_name(ASN1_STRING_get0_data(uri), ASN1_STRING_length(uri), out, n);
+        break;
+    }
+    GENERAL_NAMES_free(names);
+    return taken;
+}
+
+bool tls_client_name(const struct tls *t, const struct ssl_st *ssl, char *out, size_t n)
+{
+    const char *by = t ? t->files.client_id : NULL;
+    X509 *cert = by && strcmp(by, "none") != 0 ? SSL_get0_peer_certificate(ssl) : NULL;
+    bool found = cert && (strcmp(by, "uri") == 0 ? first_uri : common_name)(cert, out, n);
+    ERR_clear_error();
+    return found;
 }

@@ -11,6 +11,7 @@
 #include "base/error.h"
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 struct ssl_st;
@@ -19,6 +20,7 @@ struct tls;
 struct tls_files {
     const char *cert, *key; /* PEM; the certificate with its chain */
     const char *client_ca;  /* NULL: clients need no certificate; else one that this CA signed */
+    const char *client_id;  /* what of it names the client: "none" (or NULL), "cn" or "uri" */
 };
 
 /* Reads the files (borrowed until tls_close). Errors name the file and what is wrong with it. */
@@ -26,6 +28,9 @@ enum error_code tls_open(const struct tls_files *files, struct tls **out, struct
 void tls_close(struct tls *t);
 /* A server's side of a new connection, the caller's; NULL when memory is out. Any thread. */
 struct ssl_st *tls_session(struct tls *t);
+/* What names the client of a session whose handshake is over, by files.client_id: the common name, or the first URI among the alternative names.
+ * False when there is none, or it does not fit. Any thread. */
+bool tls_client_name(const struct tls *t, const struct ssl_st *ssl, char *out, size_t n);
 /* Reads the files again; on an error what was stays. Any thread. */
 enum error_code tls_reload(struct tls *t, struct error *err);
 /* Reloads when a file has changed since the last look, when ticket keys are a day old, or when `now`; logs what it did. One

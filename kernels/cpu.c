@@ -22,7 +22,8 @@ void cpu_fill_portable(struct cpu_kernels *k)
     k->auto_reason = "fewest instructions a weight";
 }
 
-#if !defined(__x86_64__) && !defined(__aarch64__)
+/* Without the feature `cpu` the portable code, which all else is compared with, is all there is. */
+#if !defined(FEATURE_CPU) || (!defined(__x86_64__) && !defined(__aarch64__))
 const struct cpu_level cpu_levels[] = {{"portable", cpu_fill_portable}, {NULL, NULL}};
 size_t cpu_best_level(void) { return 0; }
 #endif

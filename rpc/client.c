@@ -18,8 +18,8 @@
 #define DEFAULT_MAX_MESSAGE_BYTES (16 * 1024 * 1024)
 #define LOOKAHEAD_BYTES 2048     /* what a stream may have on its way unread; gRPC's default lets 120,000 tokens pass. Unread messages keep
                                   * the buffers that they were read into, many times their size, so that this bounds memory */
-#define KEEPALIVE_MS 10000       /* an engine that stands still is found after this and KEEPALIVE_TIMEOUT_MS */
-#define KEEPALIVE_TIMEOUT_MS 5000
+#define DEFAULT_KEEPALIVE_MS 10000
+#define DEFAULT_KEEPALIVE_TIMEOUT_MS 5000
 #define CONNECT_MS 2000          /* what a connection may take until HTTP/2 is agreed on, also beside compute that takes all CPUs */
 #define MIN_BACKOFF_MS 100       /* between attempts to connect */
 #define MAX_BACKOFF_MS 500       /* so that an engine that is back is used within 2 s */
@@ -120,8 +120,8 @@ static grpc_channel *make_channel(const struct rpc_client_options *o, grpc_chann
         INT_ARG(GRPC_ARG_ENABLE_HTTP_PROXY, 0),
         INT_ARG(GRPC_ARG_HTTP2_BDP_PROBE, 0),
         INT_ARG(GRPC_ARG_HTTP2_STREAM_LOOKAHEAD_BYTES, LOOKAHEAD_BYTES),
-        INT_ARG(GRPC_ARG_KEEPALIVE_TIME_MS, o->unhurried ? INT32_MAX : KEEPALIVE_MS),
-        INT_ARG(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, KEEPALIVE_TIMEOUT_MS),
+        INT_ARG(GRPC_ARG_KEEPALIVE_TIME_MS, o->unhurried ? INT32_MAX : o->keepalive_ms ? o->keepalive_ms : DEFAULT_KEEPALIVE_MS),
+        INT_ARG(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, o->keepalive_timeout_ms ? o->keepalive_timeout_ms : DEFAULT_KEEPALIVE_TIMEOUT_MS),
         INT_ARG(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, !o->unhurried), /* so that one that vanished while idle is known before the next call */
         INT_ARG(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0),
         INT_ARG(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, o->unhurried ? UNHURRIED_MS : MIN_BACKOFF_MS),
@@ -170,12 +170,10 @@ static struct rpc_client *client_new(const struct rpc_client_options *options, g
 
 enum error_code rpc_client_open(const struct rpc_client_options *options, struct rpc_client **out, struct error *err)
 {
-    grpc_channel_credentials *credentials =
-        core_channel_credentials(options->tls_ca_file, options->tls_cert_file, options->tls_key_file, err);
-    if (!credentials)
-        return err ? err->code : ERROR_INVALID_REQUEST;
-    struct rpc_client *c = client_new(options, credentials);
-    grpc_channel_credentials_release(credentials);
+    grpc_channel_credentials *plain = options->tls ? NULL : grpc_insecure_credentials_create();
+    struct rpc_client *c = client_new(options, plain ? plain : core_channel_credentials(options->tls));
+    if (plain)
+        grpc_channel_credentials_release(plain);
     if (!c)
         return error_set(err, ERROR_MEMORY_EXHAUSTED, "no memory for an RPC client");
     c->queue = options->queue;

@@ -54,6 +54,9 @@ struct queue {
     _Atomic(struct rpc_call *) posted;
 };
 
+/* From now on accept4 of this thread, one of gRPC's, has no error that ends a listener (accept.c). */
+void accept_for_grpc(void);
+
 /* Makes the queue, without its thread. */
 void cq_init(struct queue *q);
 /* Starts the thread that runs the tags. `name` shows in ps. */
@@ -79,10 +82,13 @@ const grpc_slice *core_metadata_find(const grpc_metadata_array *array, const cha
 gpr_timespec core_deadline(int64_t deadline_ns);
 int64_t core_deadline_ns(gpr_timespec deadline);
 
-/* Credentials from PEM files; both NULL = plain text. NULL and `err` when a file cannot be read. */
-grpc_server_credentials *core_server_credentials(const char *cert_file, const char *key_file, const char *client_ca_file,
-                                                 struct error *err);
-grpc_channel_credentials *core_channel_credentials(const char *ca_file, const char *cert_file, const char *key_file,
-                                                   struct error *err);
+struct certificate;
+
+/* Credentials for one address, from the options' PEM files; without files plain text. With them `*list` gets a certificate in front, which
+ * must outlive the server. NULL and `err` when a file is not usable. */
+grpc_server_credentials *core_server_credentials(const struct rpc_server_options *o, struct certificate **list, struct error *err);
+void core_certificates_free(struct certificate *list);
+/* Borrowed. */
+grpc_channel_credentials *core_channel_credentials(const struct rpc_tls *tls);
 
 #endif

@@ -1,112 +1,143 @@
-/* TLS and mutual TLS credentials from PEM files. Files are read once, when the server or client is opened. */
+/*
+ * TLS and mutual TLS from PEM files that may be replaced while we run: a new connection begins with what the files hold then, one that is
+ * open stays as it is.
+ *
+ *   server   gRPC asks at each new connection (fetch), and gets something when a file looks different
+ *   client   gRPC's own watcher looks at the files every second, on one thread for each rpc_tls; it does not check them, so that no
+ *            connection can be made while they do not fit together
+ */
 #include "rpc/core.h"
+#include "rpc/pem.h"
 
-#include "base/buffer.h"
+#include "base/file.h"
+#include "base/log.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <grpc/grpc_security.h>
+#include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
-#define PEM_MAX_BYTES (1024 * 1024)
+#define CLIENT_LOOK_S 1
+#define N_FILES 3
 
-/* Certificates and keys are small; what is larger is not one. */
-static enum error_code read_pem(const char *path, struct buffer *out, struct error *err)
+/* ---- server ----------------------------------------------------------------------------------------------------- */
+
+struct certificate {
+    struct certificate *next;
+    struct pem_paths paths;
+    struct file_watch watches[N_FILES];
+    bool taken; /* the first one */
+};
+
+/* On gRPC's threads, one at a time for each address. A pair that is replaced one file after the other is refused once, and taken when its
+ * second file is there. */
+static grpc_ssl_certificate_config_reload_status fetch(void *user, grpc_ssl_server_certificate_config **out)
 {
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
-    if (fd < 0)
-        return error_set(err, ERROR_INVALID_REQUEST, "cannot open %s: %s", path, strerror(errno));
-    ssize_t n = 0;
-    for (;;) {
-        char *room = buffer_reserve(out, 4096);
-        n = room ? read(fd, room, 4096) : 0;
-        if (n <= 0)
-            break;
-        out->n_bytes += (size_t)n;
+    struct certificate *c = user;
+    struct pem_files files;
+    struct error err = {0};
+    bool changed = false;
+    for (int i = 0; i < N_FILES; i++)
+        changed |= file_watch_changed(&c->watches[i]);
+    if (!changed)
+        return GRPC_SSL_CERTIFICATE_CONFIG_RELOAD_UNCHANGED;
+    for (int i = 0; i < N_FILES; i++)
+        file_watch_mark(&c->watches[i]); /* before reading, so that a change in between is seen */
+    enum error_code code = pem_read(&files, &c->paths, &err);
+    if (!code) {
+        const grpc_ssl_pem_key_cert_pair pair = {files.key.data, files.cert.data};
+        /* gRPC 1.51 asserts that there is a CA, also where clients are not asked for certificates: then it is not used. */
+        *out = grpc_ssl_server_certificate_config_create(c->paths.ca ? files.ca.data : files.cert.data, &pair, 1);
     }
-    int failed = n < 0 ? errno : 0;
-    close(fd);
-    if (failed)
-        return error_set(err, ERROR_INVALID_REQUEST, "cannot read %s: %s", path, strerror(failed));
-    if (out->failed)
-        return error_set(err, ERROR_INVALID_REQUEST, "%s is no PEM file: larger than 1 MiB", path);
-    if (out->n_bytes == 0 || !buffer_append_char(out, '\0') || !strstr(out->data, "-----BEGIN "))
-        return error_set(err, ERROR_INVALID_REQUEST, "%s is no PEM file: expected a line -----BEGIN", path);
-    return ERROR_NONE;
+    pem_forget(&files);
+    if (code)
+        log_error("rpc", "certificate not taken, the old one stays", LOG_STR("reason", err.message));
+    else if (c->taken)
+        log_info("rpc", "certificate taken", LOG_STR("file", c->paths.cert));
+    c->taken = true;
+    return code ? GRPC_SSL_CERTIFICATE_CONFIG_RELOAD_FAIL : GRPC_SSL_CERTIFICATE_CONFIG_RELOAD_NEW;
 }
 
-/* The private key must not stay behind in freed memory. */
-static void forget(struct buffer *b)
+static enum error_code readable(const struct pem_paths *paths, struct error *err)
 {
-    if (b->data)
-        explicit_bzero(b->data, b->n_bytes);
-    buffer_fini(b);
-}
-
-struct pem_files { struct buffer ca, cert, key; };
-
-static enum error_code pem_read(struct pem_files *files, const char *ca, const char *cert, const char *key, struct error *err)
-{
-    buffer_init(&files->ca, PEM_MAX_BYTES);
-    buffer_init(&files->cert, PEM_MAX_BYTES);
-    buffer_init(&files->key, PEM_MAX_BYTES);
-    if (!cert != !key)
-        return error_set(err, ERROR_INVALID_REQUEST, "TLS needs certificate and key together: %s is missing",
-                         cert ? "the key" : "the certificate");
-    enum error_code code = ca ? read_pem(ca, &files->ca, err) : ERROR_NONE;
-    if (!code && cert)
-        code = read_pem(cert, &files->cert, err);
-    if (!code && key)
-        code = read_pem(key, &files->key, err);
+    struct pem_files files;
+    enum error_code code = pem_read(&files, paths, err);
+    pem_forget(&files);
     return code;
 }
 
-static void pem_forget(struct pem_files *files)
+grpc_server_credentials *core_server_credentials(const struct rpc_server_options *o, struct certificate **list, struct error *err)
 {
-    forget(&files->ca);
-    forget(&files->cert);
-    forget(&files->key);
-}
-
-grpc_server_credentials *core_server_credentials(const char *cert_file, const char *key_file, const char *client_ca_file,
-                                                 struct error *err)
-{
-    if (!cert_file && !key_file && !client_ca_file)
+    const struct pem_paths paths = {o->tls_client_ca_file, o->tls_cert_file, o->tls_key_file};
+    if (!paths.cert && !paths.key && !paths.ca)
         return grpc_insecure_server_credentials_create();
-    if (!cert_file && !key_file) {
-        error_set(err, ERROR_INVALID_REQUEST, "a client CA needs the server's own certificate and key");
+    if (!paths.cert && !paths.key) {
+        error_set(err, ERROR_VALIDATION_FAILED, "a client CA needs the server's own certificate and key");
         return NULL;
     }
-    grpc_server_credentials *credentials = NULL;
-    struct pem_files files;
-    if (pem_read(&files, client_ca_file, cert_file, key_file, err) == ERROR_NONE) {
-        grpc_ssl_pem_key_cert_pair pair = {files.key.data, files.cert.data};
-        credentials = grpc_ssl_server_credentials_create_ex(
-            files.ca.data, &pair, 1,
-            client_ca_file ? GRPC_SSL_REQUEST_AND_REQUIRE_CLIENT_CERTIFICATE_AND_VERIFY
-                           : GRPC_SSL_DONT_REQUEST_CLIENT_CERTIFICATE,
-            NULL);
-        if (!credentials)
-            error_set(err, ERROR_INVALID_REQUEST, "%s and %s are no usable certificate and key", cert_file, key_file);
+    if (readable(&paths, err) != ERROR_NONE)
+        return NULL;
+    struct certificate *c = calloc(1, sizeof *c);
+    if (!c) {
+        error_set(err, ERROR_MEMORY_EXHAUSTED, "no memory for a certificate");
+        return NULL;
     }
-    pem_forget(&files);
-    return credentials;
+    *c = (struct certificate){
+        .next = *list, .paths = paths, .watches = {{.path = paths.ca}, {.path = paths.cert}, {.path = paths.key}}};
+    *list = c;
+    return grpc_ssl_server_credentials_create_with_options(grpc_ssl_server_credentials_create_options_using_config_fetcher(
+        paths.ca ? GRPC_SSL_REQUEST_AND_REQUIRE_CLIENT_CERTIFICATE_AND_VERIFY : GRPC_SSL_DONT_REQUEST_CLIENT_CERTIFICATE, fetch, c));
 }
 
-grpc_channel_credentials *core_channel_credentials(const char *ca_file, const char *cert_file, const char *key_file,
-                                                   struct error *err)
+void core_certificates_free(struct certificate *list)
 {
-    if (!ca_file && !cert_file && !key_file)
-        return grpc_insecure_credentials_create();
-    grpc_channel_credentials *credentials = NULL;
-    struct pem_files files;
-    if (pem_read(&files, ca_file, cert_file, key_file, err) == ERROR_NONE) {
-        grpc_ssl_pem_key_cert_pair pair = {files.key.data, files.cert.data};
-        credentials = grpc_ssl_credentials_create(files.ca.data, cert_file ? &pair : NULL, NULL, NULL);
-        if (!credentials)
-            error_set(err, ERROR_INVALID_REQUEST, "the TLS files are not usable");
+    for (struct certificate *c = list, *next; c; c = next) {
+        next = c->next;
+        free(c);
     }
-    pem_forget(&files);
-    return credentials;
+}
+
+/* ---- client ----------------------------------------------------------------------------------------------------- */
+
+struct rpc_tls {
+    grpc_channel_credentials *credentials; /* owned; channels have references of their own, and these one of the watcher */
+};
+
+static grpc_channel_credentials *watching(const struct pem_paths *p)
+{
+    grpc_tls_certificate_provider *provider = grpc_tls_certificate_provider_file_watcher_create(p->key, p->cert, p->ca, CLIENT_LOOK_S);
+    grpc_tls_credentials_options *options = grpc_tls_credentials_options_create();
+    grpc_tls_credentials_options_set_certificate_provider(options, provider);
+    if (p->ca)
+        grpc_tls_credentials_options_watch_root_certs(options);
+    if (p->cert)
+        grpc_tls_credentials_options_watch_identity_key_cert_pairs(options);
+    grpc_tls_certificate_provider_release(provider);
+    return grpc_tls_credentials_create(options); /* takes the options */
+}
+
+enum error_code rpc_tls_open(const char *ca_file, const char *cert_file, const char *key_file, struct rpc_tls **out, struct error *err)
+{
+    const struct pem_paths paths = {ca_file, cert_file, key_file};
+    enum error_code code = readable(&paths, err);
+    if (code)
+        return code;
+    struct rpc_tls *t = calloc(1, sizeof *t);
+    if (!t)
+        return error_set(err, ERROR_MEMORY_EXHAUSTED, "no memory for TLS");
+    t->credentials = watching(&paths);
+    *out = t;
+    return ERROR_NONE;
+}
+
+void rpc_tls_close(struct rpc_tls *t)
+{
+    if (!t)
+        return;
+    grpc_channel_credentials_release(t->credentials);
+    free(t);
+}
+
+grpc_channel_credentials *core_channel_credentials(const struct rpc_tls *tls)
+{
+    return tls->credentials;
 }

@@ -62,11 +62,15 @@ struct rpc_method {
 struct rpc_server_options {
     const struct rpc_method *methods; /* ends with a NULL path; unknown methods get UNIMPLEMENTED */
     const char *listen;          /* "127.0.0.1:50051", "[::]:50051", "unix:/run/x.sock", several separated by commas */
-    const char *tls_cert_file, *tls_key_file, *tls_client_ca_file; /* NULL = plain text; client CA = mutual TLS */
+    /* PEM files; NULL = plain text; client CA = mutual TLS. The paths are borrowed until the server is closed: when the files have changed,
+     * new connections get what they hold now. A pair that does not fit together is logged, and the one before stays. */
+    const char *tls_cert_file, *tls_key_file, *tls_client_ca_file;
     size_t max_message_bytes;    /* received; 0 = 4 MiB */
     int max_concurrent_streams;  /* a connection; 0 = 1024 */
     int n_threads;               /* completion queues; 0 = 1 */
-    int max_connection_age_ms;   /* 0 = none */
+    int max_connection_age_ms;   /* then a connection gets GOAWAY, so that its client looks anew where to go; 0 = never */
+    int max_connection_age_grace_ms; /* what its calls get to end after that; 0 = all the time they need */
+    int keepalive_ms, keepalive_timeout_ms; /* a silent client is pinged, and given up without an answer; 0 = 60 s, 10 s */
 };
 
 /* Binds and starts serving. Errors name the address. */
@@ -122,16 +126,28 @@ void rpc_queue_turn(struct rpc_queue *q);
 /* After the last client that uses it was closed. */
 void rpc_queue_close(struct rpc_queue *q);
 
+/* A client's certificates, in PEM files: the CA that signed those of servers (NULL = the system's), and its own pair for servers that ask for
+ * one (NULL, NULL = none). gRPC looks at the files every second: a connection begins with what they hold then, one that is open stays as it
+ * is, and while they do not fit together there is no new one. For any number of clients; the paths are copied. */
+struct rpc_tls;
+/* An error says which file is not usable. */
+enum error_code rpc_tls_open(const char *ca_file, const char *cert_file, const char *key_file, struct rpc_tls **out, struct error *err);
+/* Clients that were opened with it keep what they need. NULL is nothing. */
+void rpc_tls_close(struct rpc_tls *t);
+
+#define RPC_MIN_KEEPALIVE_MS 1000 /* our servers send clients away that ping more often */
+
 struct rpc_client_options {
     const char *target;          /* "127.0.0.1:50051", "dns:///name:port", "ipv4:a:1,b:2", "unix:/path" */
     const char *service_config;  /* JSON or NULL */
     struct rpc_queue *queue;     /* borrowed until the client is closed; NULL = one of its own */
     const char *authority;       /* who the server says it is, in :authority and its certificate; NULL = as the target has it */
-    const char *tls_ca_file, *tls_cert_file, *tls_key_file; /* NULL = plain text */
+    const struct rpc_tls *tls;   /* borrowed until rpc_client_open returns; NULL = plain text */
     const char *tls_name;        /* that the server's certificate must have; NULL = the target's host */
     size_t max_message_bytes;    /* received; 0 = 16 MiB */
     int n_connections;           /* that calls take in turn; 0 = 1 */
     bool unhurried;              /* for a server that can wait: no keepalive pings, and more time between attempts to connect */
+    int keepalive_ms, keepalive_timeout_ms; /* a silent server is pinged, and given up without an answer; 0 = 10 s, 5 s */
 };
 
 /* Makes the channels (they connect when first used, or at once by rpc_client_connected(.., true)). */

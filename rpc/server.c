@@ -16,9 +16,9 @@
 
 #define DEFAULT_MAX_MESSAGE_BYTES (4 * 1024 * 1024)
 #define DEFAULT_MAX_STREAMS 1024
-#define KEEPALIVE_MS 60000      /* a dead client is found after this and KEEPALIVE_TIMEOUT_MS */
-#define KEEPALIVE_TIMEOUT_MS 10000
-#define MIN_PING_INTERVAL_MS 5000 /* below our clients' keepalive time, or they would be sent away */
+#define DEFAULT_KEEPALIVE_MS 60000
+#define DEFAULT_KEEPALIVE_TIMEOUT_MS 10000
+#define MIN_PING_INTERVAL_MS 900 /* below RPC_MIN_KEEPALIVE_MS, or clients that ping so often would be sent away */
 
 static void on_new_call(void *owner, bool ok);
 
@@ -53,45 +53,56 @@ static void on_new_call(void *owner, bool ok)
 static grpc_server *make_server(const struct rpc_server_options *o)
 {
     size_t max_bytes = o->max_message_bytes ? o->max_message_bytes : DEFAULT_MAX_MESSAGE_BYTES;
+#define OR(v, otherwise) ((v) ? (v) : (otherwise))
 #define INT_ARG(name, v) {.type = GRPC_ARG_INTEGER, .key = (char *)(uintptr_t)(name), .value.integer = (v)}
     grpc_arg args[] = {
         INT_ARG(GRPC_ARG_ALLOW_REUSEPORT, 0), /* or two servers bind one port and nobody notices */
         INT_ARG(GRPC_ARG_MAX_RECEIVE_MESSAGE_LENGTH, max_bytes > INT32_MAX ? INT32_MAX : (int)max_bytes),
-        INT_ARG(GRPC_ARG_MAX_CONCURRENT_STREAMS, o->max_concurrent_streams ? o->max_concurrent_streams : DEFAULT_MAX_STREAMS),
+        INT_ARG(GRPC_ARG_MAX_CONCURRENT_STREAMS, OR(o->max_concurrent_streams, DEFAULT_MAX_STREAMS)),
         /* None: a small compressed message would be unpacked to any size before its size is checked. */
         INT_ARG(GRPC_COMPRESSION_CHANNEL_ENABLED_ALGORITHMS_BITSET, 1 << GRPC_COMPRESS_NONE),
-        INT_ARG(GRPC_ARG_KEEPALIVE_TIME_MS, KEEPALIVE_MS),
-        INT_ARG(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, KEEPALIVE_TIMEOUT_MS),
+        INT_ARG(GRPC_ARG_KEEPALIVE_TIME_MS, OR(o->keepalive_ms, DEFAULT_KEEPALIVE_MS)),
+        INT_ARG(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, OR(o->keepalive_timeout_ms, DEFAULT_KEEPALIVE_TIMEOUT_MS)),
         INT_ARG(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, MIN_PING_INTERVAL_MS),
         INT_ARG(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1),
-        INT_ARG(GRPC_ARG_MAX_CONNECTION_AGE_MS, o->max_connection_age_ms ? o->max_connection_age_ms : INT32_MAX),
+        INT_ARG(GRPC_ARG_MAX_CONNECTION_AGE_MS, OR(o->max_connection_age_ms, INT32_MAX)), /* gRPC varies it by a tenth */
+        INT_ARG(GRPC_ARG_MAX_CONNECTION_AGE_GRACE_MS, OR(o->max_connection_age_grace_ms, INT32_MAX)),
     };
 #undef INT_ARG
+#undef OR
     grpc_channel_args list = {sizeof args / sizeof args[0], args};
     return grpc_server_create(&list, NULL);
+}
+
+/* Each address has credentials of its own, because each asks for a new certificate by itself. 0 and `err` when it cannot be bound. */
+static int bind_one(struct rpc_server *s, const struct rpc_server_options *o, const char *address, struct error *err)
+{
+    grpc_server_credentials *credentials = core_server_credentials(o, &s->certificates, err);
+    if (!credentials)
+        return 0;
+    int port = grpc_server_add_http2_port(s->server, address, credentials);
+    grpc_server_credentials_release(credentials);
+    if (port == 0)
+        error_set(err, ERROR_INVALID_REQUEST, "cannot listen on \"%s\": in use, or no address of this machine", address);
+    return port;
 }
 
 /* Binds each address of the comma-separated list. */
 static enum error_code bind_all(struct rpc_server *s, const struct rpc_server_options *o, struct error *err)
 {
-    grpc_server_credentials *credentials =
-        core_server_credentials(o->tls_cert_file, o->tls_key_file, o->tls_client_ca_file, err);
-    if (!credentials)
-        return err ? err->code : ERROR_INVALID_REQUEST;
-    enum error_code code = ERROR_NONE;
+    struct error why = {0};
     char *list = strdup(o->listen), *rest = list, *address;
     if (!list)
-        code = error_set(err, ERROR_MEMORY_EXHAUSTED, "no memory for the list of addresses");
-    for (bool first = true; !code && (address = strsep(&rest, ",")) != NULL; first = false) {
-        int port = grpc_server_add_http2_port(s->server, address, credentials);
-        if (port == 0)
-            code = error_set(err, ERROR_INVALID_REQUEST, "cannot listen on \"%s\": in use, or no address of this machine", address);
-        else if (first)
+        return error_set(err, ERROR_MEMORY_EXHAUSTED, "no memory for the list of addresses");
+    for (bool first = true; !why.code && (address = strsep(&rest, ",")) != NULL; first = false) {
+        int port = bind_one(s, o, address, &why);
+        if (first)
             s->port = strncmp(address, "unix:", 5) == 0 ? 0 : port;
     }
     free(list);
-    grpc_server_credentials_release(credentials);
-    return code;
+    if (err && why.code)
+        *err = why;
+    return why.code;
 }
 
 static void on_shutdown(void *owner, bool ok)
@@ -211,6 +222,7 @@ void rpc_server_close(struct rpc_server *s)
     for (int i = 0; i < s->n_queues; i++)
         cq_fini(&s->queues[i], i < s->n_started);
     grpc_server_destroy(s->server);
+    core_certificates_free(s->certificates);
     pthread_cond_destroy(&s->changed);
     pthread_mutex_destroy(&s->lock);
     free(s->slots);

@@ -22,6 +22,7 @@ struct rpc_server {
     struct queue *queues;        /* [n_queues] */
     struct slot *slots;          /* [n_queues * SERVER_SLOTS] */
     int n_queues, n_started, port;
+    struct certificate *certificates; /* owned; one for each address with TLS, used by gRPC's threads */
     struct tag shutdown_tag;
     pthread_mutex_t lock;        /* guards what follows */
     pthread_cond_t changed;

@@ -23,6 +23,7 @@
 #define HEADERS_MAX_BYTES 16384
 #define BODY_MAX_BYTES 4096
 #define TIMEOUT_SECONDS 10
+#define ACCEPT_PAUSE_MS 100 /* when descriptors or memory are out */
 
 struct admin_http {
     struct service *service;
@@ -65,6 +66,7 @@ static bool refuse_put(struct evhttp_request *r)
     return true;
 }
 
+#ifdef FEATURE_PROMETHEUS
 static void on_metrics(struct evhttp_request *r, void *user)
 {
     struct admin_http *a = user;
@@ -81,6 +83,7 @@ static void on_metrics(struct evhttp_request *r, void *user)
           page.data ? page.data : "", page.n_bytes);
     buffer_fini(&page);
 }
+#endif
 
 static void on_live(struct evhttp_request *r, void *user)
 {
@@ -156,8 +159,11 @@ static void on_log_level(struct evhttp_request *r, void *user)
 
 static void on_other(struct evhttp_request *r, void *user)
 {
-    static const char text[] = "{\"error\":{\"code\":\"NOT_FOUND\",\"message\":\"expected /metrics, /health, "
-                               "/health/live, /health/ready or /debug/log-level\"}}\n";
+    static const char text[] = "{\"error\":{\"code\":\"NOT_FOUND\",\"message\":\"expected "
+#ifdef FEATURE_PROMETHEUS
+                               "/metrics, "
+#endif
+                               "/health, /health/live, /health/ready or /debug/log-level\"}}\n";
     (void)user;
     reply(r, 404, "application/json", text, sizeof text - 1);
 }
@@ -201,24 +207,42 @@ static struct evconnlistener *listen_unix(struct event_base *base, const char *p
                                    (struct sockaddr *)&address, sizeof address);
 }
 
+static void resume(evutil_socket_t fd, short what, void *user)
+{
+    (void)fd, (void)what;
+    evconnlistener_enable(user);
+}
+
+/* Out of descriptors or memory: the connection stays in the queue, and asking for it again at once would be a busy loop. */
+static void on_accept_error(struct evconnlistener *listener, void *user)
+{
+    (void)user;
+    const struct timeval pause = {0, ACCEPT_PAUSE_MS * 1000};
+    log_warn("service", "accept failed", LOG_STR("reason", strerror(errno)), LOG_STR("server", "admin"));
+    if (event_base_once(evconnlistener_get_base(listener), -1, EV_TIMEOUT, resume, listener, &pause) == 0)
+        evconnlistener_disable(listener);
+}
+
 static enum error_code bind_address(struct admin_http *a, const char *listen, struct error *err)
 {
     char host[256];
     int port;
-    bool bound;
+    struct evhttp_bound_socket *bound = NULL;
     if (strncmp(listen, "unix:", 5) == 0) {
         struct evconnlistener *listener = listen_unix(a->base, listen + 5);
-        bound = listener && evhttp_bind_listener(a->http, listener);
+        bound = listener ? evhttp_bind_listener(a->http, listener) : NULL;
         if (listener && !bound)
             evconnlistener_free(listener);
     } else if (split_address(listen, host, sizeof host, &port)) {
-        bound = evhttp_bind_socket(a->http, host, (uint16_t)port) == 0;
+        bound = evhttp_bind_socket_with_handle(a->http, host, (uint16_t)port);
     } else {
         return error_set_param(err, ERROR_INVALID_REQUEST, "admin-listen",
                                "--admin-listen: expected ADDRESS:PORT or unix:/PATH, found \"%.100s\"", listen);
     }
-    if (bound)
+    if (bound) {
+        evconnlistener_set_error_cb(evhttp_bound_socket_get_listener(bound), on_accept_error);
         return ERROR_NONE;
+    }
     return error_set_param(err, ERROR_INVALID_REQUEST, "admin-listen",
                            "--admin-listen: cannot listen on %.200s: in use, or no address of this machine", listen);
 }
@@ -229,7 +253,9 @@ static void set_handlers(struct admin_http *a)
     evhttp_set_timeout(a->http, TIMEOUT_SECONDS);
     evhttp_set_max_headers_size(a->http, HEADERS_MAX_BYTES);
     evhttp_set_max_body_size(a->http, BODY_MAX_BYTES);
+#ifdef FEATURE_PROMETHEUS
     evhttp_set_cb(a->http, "/metrics", on_metrics, a);
+#endif
     evhttp_set_cb(a->http, "/health", on_ready, a);
     evhttp_set_cb(a->http, "/health/live", on_live, a);
     evhttp_set_cb(a->http, "/health/ready", on_ready, a);

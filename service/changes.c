@@ -36,7 +36,7 @@ struct change {
     /* the call's thread's */
     bool sending, over;
 
-    pthread_mutex_t lock; /* guards what follows */
+    pthread_mutex_t lock;  /* guards what follows */
     struct rpc_call *call; /* NULL once it is over */
     struct event waiting[MAX_WAITING];
     size_t n_waiting;
@@ -90,7 +90,9 @@ static enum error_code enter(struct changes *c, struct error *err)
     pthread_mutex_unlock(&c->lock);
     if (!draining && !full)
         return ERROR_NONE;
-    error_set(err, ERROR_SERVICE_UNAVAILABLE, draining ? "the engine is shutting down" : "expected at most %d changes of models at once, found as many running",
+    error_set(err, ERROR_SERVICE_UNAVAILABLE,
+              draining ? "the engine is shutting down"
+                       : "expected at most %d changes of models at once, found as many running",
               CHANGES_MAX);
     err->reason = draining ? REFUSED_DRAINING : "changes";
     err->retry_after_ms = RETRY_MS;
@@ -135,8 +137,9 @@ static bool send_event(struct change *c, struct rpc_call *call, const struct eve
 {
     struct buffer message;
     buffer_init(&message, sizeof *e * 2);
-    bool sent = c->kind->pack_progress(&(struct model_progress){e->phase, e->share, e->message, e->elapsed_ms}, &message) &&
-                rpc_call_send(call, message.data, message.n_bytes);
+    bool sent =
+        c->kind->pack_progress(&(struct model_progress){e->phase, e->share, e->message, e->elapsed_ms}, &message) &&
+        rpc_call_send(call, message.data, message.n_bytes);
     buffer_fini(&message);
     return sent;
 }

@@ -27,7 +27,8 @@ struct change_kind {
     const char *name; /* for logs */
     /* Makes the change, on a thread of its own: `request` is the message that asked for it. Appends the packed result: the call's answer, or the
      * last message of its stream, which is sent also when the change failed. */
-    enum error_code (*run)(struct change *c, struct service *s, const void *request, struct buffer *result, struct error *err);
+    enum error_code (*run)(struct change *c, struct service *s, const void *request, struct buffer *result,
+                           struct error *err);
     /* Appends the message of a stream that tells of progress; NULL for a unary call. */
     bool (*pack_progress)(const struct model_progress *p, struct buffer *out);
 };

@@ -76,7 +76,8 @@ static void add(struct devices *devices, struct engine *e)
     u->info.memory_used_bytes += m->weight_bytes + m->kv_bytes + m->scratch_bytes;
     u->info.kernels = mutable(m->isa);
     if (!strstr(u->formats, m->quantization))
-        snprintf(u->formats + strlen(u->formats), sizeof u->formats - strlen(u->formats), "%s%s", u->formats[0] ? "," : "", m->quantization);
+        snprintf(u->formats + strlen(u->formats), sizeof u->formats - strlen(u->formats), "%s%s",
+                 u->formats[0] ? "," : "", m->quantization);
     u->info.threads = m->n_threads > u->info.threads ? m->n_threads : u->info.threads;
 }
 
@@ -88,7 +89,8 @@ void admin_devices(void *service, struct rpc_call *call, const void *data, size_
     struct devices d = {.n = 0};
     Bitnet__V1__DeviceInfo absent, standby, *list[MAX_DEVICES + 2];
     Bitnet__V1__DevicesResponse r = BITNET__V1__DEVICES_RESPONSE__INIT;
-    bool falls_back = strcmp(s->config->device, "auto") == 0 || strcmp(s->config->device, "gpu") == 0, on_cpu = false, on_gpu = false;
+    bool falls_back = strcmp(s->config->device, "auto") == 0 || strcmp(s->config->device, "gpu") == 0, on_cpu = false,
+         on_gpu = false;
     (void)data, (void)n_bytes;
     service_loaded(s, &entries, &n);
     for (size_t i = 0; i < n; i++)

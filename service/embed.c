@@ -69,7 +69,8 @@ static void cut(const float *from, size_t n, float *out)
         out[i] = (float)((double)from[i] / length);
 }
 
-static bool fill(const struct embedding *m, Bitnet__V1__Embedding *embeddings, Bitnet__V1__Embedding **list, float *values)
+static bool fill(const struct embedding *m, Bitnet__V1__Embedding *embeddings, Bitnet__V1__Embedding **list,
+                 float *values)
 {
     size_t size = engine_model(served_engine(m->served))->embedding_size;
     if (!embeddings || !list || !values)
@@ -218,15 +219,18 @@ static enum error_code check(struct embedding *m, struct error *err)
 {
     const Bitnet__V1__EmbedRequest *r = m->message;
     if (r->n_inputs < 1 || r->n_inputs > MAX_INPUTS)
-        return error_set_param(err, ERROR_VALIDATION_FAILED, "inputs", "inputs: expected 1 to %d, found %zu", MAX_INPUTS, r->n_inputs);
+        return error_set_param(err, ERROR_VALIDATION_FAILED, "inputs", "inputs: expected 1 to %d, found %zu",
+                               MAX_INPUTS, r->n_inputs);
     if (registry_acquire(m->service->registry, r->model, &m->served, err))
         return err->code;
     uint32_t size = engine_model(served_engine(m->served))->embedding_size;
     if (size == 0)
         return error_set_param(err, ERROR_VALIDATION_FAILED, "model",
-                               "model: expected one that computes embeddings, found \"%.64s\", which generates", served_id(m->served));
+                               "model: expected one that computes embeddings, found \"%.64s\", which generates",
+                               served_id(m->served));
     if (r->dimensions > size)
-        return error_set_param(err, ERROR_VALIDATION_FAILED, "dimensions", "dimensions: expected at most %u, found %u", size, r->dimensions);
+        return error_set_param(err, ERROR_VALIDATION_FAILED, "dimensions", "dimensions: expected at most %u, found %u",
+                               size, r->dimensions);
     m->dimensions = r->dimensions ? r->dimensions : size;
     m->n = r->n_inputs;
     return ERROR_NONE;

@@ -9,6 +9,7 @@
 #include "base/clock.h"
 #include "base/crash.h"
 #include "base/log.h"
+#include "base/notify.h"
 #include "service/changes.h"
 #include "service/formats.h"
 #include "service/hosted.h"
@@ -24,6 +25,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -136,6 +138,10 @@ static enum error_code listen_all(struct program *p, struct error *err)
                                                .tls_key_file = c->tls_key,
                                                .tls_client_ca_file = c->tls_client_ca,
                                                .max_message_bytes = (size_t)c->max_message_size,
+                                               .max_connection_age_ms = (int)c->max_connection_age_ms,
+                                               .max_connection_age_grace_ms = (int)c->max_connection_age_grace_ms,
+                                               .keepalive_ms = (int)c->keepalive_ms,
+                                               .keepalive_timeout_ms = (int)c->keepalive_timeout_ms,
                                                .n_threads =
                                                    sysconf(_SC_NPROCESSORS_ONLN) >= CORES_FOR_TWO_THREADS ? 2 : 1};
     enum error_code code = rpc_server_open(&options, &p->server, err);
@@ -194,22 +200,39 @@ static void reload(const struct program *p)
     option_free(&service_options, &fresh);
 }
 
+/* The next signal. Meanwhile the service manager is told that the engine turns, as often as it wants to know. */
+static int next_signal(struct program *p)
+{
+    const int64_t every_ns = notify_watchdog_ns();
+    const struct timespec limit = {every_ns / CLOCK_NS_PER_S, every_ns % CLOCK_NS_PER_S};
+    for (;;) {
+        int number = every_ns ? sigtimedwait(&p->signals, NULL, &limit) : sigwaitinfo(&p->signals, NULL);
+        if (number > 0)
+            return number;
+        if (every_ns && service_state(&p->service).engine_turns)
+            notify_send("WATCHDOG=1");
+    }
+}
+
 /* Waits for signals until the drain is done. */
 static void serve(struct program *p)
 {
     struct service *s = &p->service;
     pthread_t thread;
     for (;;) {
-        int number;
+        int number = next_signal(p);
         bool draining = atomic_load(&s->draining);
-        if (sigwait(&p->signals, &number) != 0 || (number == SIGNAL_DONE && !draining))
+        if (number == SIGNAL_DONE && !draining)
             continue;
         if (number == SIGNAL_DONE)
             break;
         if (number == SIGHUP) {
+            notify_reloading();
             reload(p);
+            notify_send("READY=1");
             continue;
         }
+        notify_send("STOPPING=1");
         log_info("service", draining ? "ending at once" : "draining", LOG_INT("signal", number));
         if (draining)
             _exit(0);
@@ -239,12 +262,23 @@ static int run(struct program *p)
     } else {
         log_info("service", "listening", LOG_STR("listen", c->listen), LOG_INT("port", rpc_server_port(p->server)),
                  LOG_STR("admin", c->admin_listen), LOG_STR("version", BITNET_VERSION));
+        notify_send("READY=1");
         serve(p);
     }
     close_all(p);
     if (!code)
         log_info("service", "stopped");
     return code ? EXIT_FAILURE : EXIT_SUCCESS;
+}
+
+/* Each connection and model file is a descriptor, and what shells and service managers grant at first is less than they allow. */
+static void raise_descriptors(void)
+{
+    struct rlimit limit;
+    if (getrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_cur < limit.rlim_max) {
+        limit.rlim_cur = limit.rlim_max;
+        setrlimit(RLIMIT_NOFILE, &limit);
+    }
 }
 
 /* Before the first thread: all inherit what is blocked, so that only sigwait sees a signal. */
@@ -266,8 +300,10 @@ static void print(const struct option_result *asked, const struct service_config
 {
     struct buffer text;
     buffer_init(&text, 1 << 20);
+    if (asked->help == OPTION_HELP_MAN)
+        option_man_title("bitnet-engine", 8, "the engine of bitnetd: serves a ternary language model over gRPC", BITNET_VERSION, &text);
     if (asked->help)
-        option_help(&service_options, &text);
+        option_help(&service_options, asked->help, &text);
     else if (asked->version)
         buffer_append_str(&text,
                           "bitnet-engine " BITNET_VERSION " (" BITNET_GIT_SHA ") features: " BITNET_FEATURES "\n");
@@ -289,6 +325,7 @@ static int start(struct program *p, const struct service_config *config)
     latency_limits(config->slow_step_ms, config->slow_request_ms);
     crash_init("bitnet-engine " BITNET_VERSION " (" BITNET_GIT_SHA ", " BITNET_FEATURES ", " BITNET_COMPILER ")");
     block_signals(&p->signals);
+    raise_descriptors();
     rpc_init();
     int status = run(p);
     rpc_fini();
@@ -309,6 +346,8 @@ int main(int argc, char **argv)
         code = error_set(&err, ERROR_INVALID_REQUEST, "expected options, found \"%.100s\"", asked.args[0]);
     if (!code && asked.check_config)
         code = options_check(&config, &err);
+    if (!code && asked.check_config)
+        code = options_preflight(&config, &err);
     if (code) {
         fprintf(stderr, "bitnet-engine: %s\nTry: bitnet-engine --help\n", err.message);
         status = EXIT_FAILURE;

@@ -24,8 +24,8 @@ static bool pack_load_progress(const struct model_progress *p, struct buffer *ou
     return message_pack(out, &event.base);
 }
 
-static void pack_load_result(const struct service *s, const struct load_result *loaded, const Bitnet__V1__LoadModelRequest *r, const struct error *err,
-                             struct buffer *out)
+static void pack_load_result(const struct service *s, const struct load_result *loaded,
+                             const Bitnet__V1__LoadModelRequest *r, const struct error *err, struct buffer *out)
 {
     struct model_entry *entries = NULL;
     size_t n = 0;
@@ -58,7 +58,8 @@ static void pack_load_result(const struct service *s, const struct load_result *
     registry_list_free(entries, n);
 }
 
-static enum error_code run_load(struct change *c, struct service *s, const void *request, struct buffer *out, struct error *err)
+static enum error_code run_load(struct change *c, struct service *s, const void *request, struct buffer *out,
+                                struct error *err)
 {
     const Bitnet__V1__LoadModelRequest *r = request;
     struct load_result loaded = {0};
@@ -85,7 +86,8 @@ static bool pack_swap_progress(const struct model_progress *p, struct buffer *ou
 }
 
 /* NULL when the model was never loaded. */
-static Bitnet__V1__SwapSide *side_message(const struct swap_side *from, Bitnet__V1__SwapSide *out, Bitnet__V1__Model *model)
+static Bitnet__V1__SwapSide *side_message(const struct swap_side *from, Bitnet__V1__SwapSide *out,
+                                          Bitnet__V1__Model *model)
 {
     if (!from->served)
         return NULL;
@@ -113,7 +115,8 @@ static void pack_swap_result(const struct swap_result *swapped, const struct err
     Bitnet__V1__SwapModelEvent event = BITNET__V1__SWAP_MODEL_EVENT__INIT;
     models_fill_results(&swapped->validation, &results);
     r.swap_id = (char *)(uintptr_t)swapped->id;
-    r.status = swapped->status ? (Bitnet__V1__SwapStatus)swapped->status /* the same numbers */ : BITNET__V1__SWAP_STATUS__SWAP_STATUS_FAILED;
+    r.status = swapped->status ? (Bitnet__V1__SwapStatus)swapped->status /* the same numbers */
+                               : BITNET__V1__SWAP_STATUS__SWAP_STATUS_FAILED;
     r.total_ms = swapped->total_ms;
     r.previous = side_message(&swapped->previous, &previous, &models[0]);
     r.next = side_message(&swapped->next, &next, &models[1]);
@@ -142,7 +145,8 @@ static void pack_swap_result(const struct swap_result *swapped, const struct err
     message_pack(out, &event.base);
 }
 
-static enum error_code run_swap(struct change *c, struct service *s, const void *request, struct buffer *out, struct error *err)
+static enum error_code run_swap(struct change *c, struct service *s, const void *request, struct buffer *out,
+                                struct error *err)
 {
     const Bitnet__V1__SwapModelRequest *r = request;
     struct swap_result swapped = {0};
@@ -158,7 +162,8 @@ static enum error_code run_swap(struct change *c, struct service *s, const void 
 
 /* ---- unload, default ---- */
 
-static enum error_code run_unload(struct change *c, struct service *s, const void *request, struct buffer *out, struct error *err)
+static enum error_code run_unload(struct change *c, struct service *s, const void *request, struct buffer *out,
+                                  struct error *err)
 {
     const Bitnet__V1__UnloadModelRequest *r = request;
     Bitnet__V1__UnloadModelResponse response = BITNET__V1__UNLOAD_MODEL_RESPONSE__INIT;
@@ -176,7 +181,8 @@ static enum error_code run_unload(struct change *c, struct service *s, const voi
     return code;
 }
 
-static enum error_code run_set_default(struct change *c, struct service *s, const void *request, struct buffer *out, struct error *err)
+static enum error_code run_set_default(struct change *c, struct service *s, const void *request, struct buffer *out,
+                                       struct error *err)
 {
     const Bitnet__V1__SetDefaultModelRequest *r = request;
     struct model_entry *entries = NULL;
@@ -186,20 +192,23 @@ static enum error_code run_set_default(struct change *c, struct service *s, cons
     enum error_code code = registry_set_default(s->registry, r->id, err);
     if (code)
         return code;
-    const struct model_entry *found = registry_list(s->registry, &entries, &n) ? models_find(s, entries, n, r->id) : NULL;
+    const struct model_entry *found =
+        registry_list(s->registry, &entries, &n) ? models_find(s, entries, n, r->id) : NULL;
     if (found) {
         models_fill(found, &message);
         message_pack(out, &message.model.base);
     }
     registry_list_free(entries, n);
-    return found ? ERROR_NONE : error_set(err, ERROR_MODEL_NOT_FOUND, "the model \"%.64s\" was the default, and is gone", r->id);
+    return found ? ERROR_NONE
+                 : error_set(err, ERROR_MODEL_NOT_FOUND, "the model \"%.64s\" was the default, and is gone", r->id);
 }
 
 /* ---- calls ---- */
 
 /* Unpacks, checks and begins. */
 static void begin(struct service *s, const struct change_kind *kind, const ProtobufCMessageDescriptor *type,
-                  enum error_code (*check)(const void *request, struct error *err), struct rpc_call *call, const void *data, size_t n_bytes)
+                  enum error_code (*check)(const void *request, struct error *err), struct rpc_call *call,
+                  const void *data, size_t n_bytes)
 {
     struct error err = {0};
     void *r = message_unpack(type, data, n_bytes, &err);

@@ -28,7 +28,7 @@ enum {
     M_ACCURACY, M_VIOLATIONS, M_SAME, M_OTHER, M_COMPARED, M_DROPPED,
     M_RUNNING, M_WAITING, M_DEPTH, M_QUEUE_TOKENS, M_ACTIVE, M_RATE, M_EFFICIENCY, M_BREAKER,
     M_KV_USAGE, M_KV_USED, M_KV_KEPT, M_KV_FREE, M_CACHE_CONFIG, M_WEIGHTS, M_KV, M_SCRATCH,
-    M_DEVICE_INFO, M_DEVICE_UTILIZATION, M_GPU_MEMORY,
+    M_DEVICE_INFO, M_DEVICE_UTILIZATION, M_GPU_MEMORY, M_GPU_SIZE,
     N_MODEL_SERIES
 };
 
@@ -94,6 +94,7 @@ static const struct series_def defs[N_MODEL_SERIES] = {
     [M_DEVICE_INFO] = GAUGE("device_info", "A device that computes.", "device,name,kernels", NULL),
     [M_DEVICE_UTILIZATION] = GAUGE("device_utilization_ratio", "Share of the last 10 s in which the device made steps.", "device", NULL),
     [M_GPU_MEMORY] = GAUGE("gpu_memory_usage_bytes", "Memory of a GPU that models take.", "device", NULL),
+    [M_GPU_SIZE] = GAUGE("gpu_memory_size_bytes", "Memory that a GPU has.", "device", NULL),
 };
 
 struct model_metrics {
@@ -191,6 +192,11 @@ static const char *label_value(const char *label, size_t n, const char *id, cons
 #undef IS
 }
 
+static struct metrics_family *make_family(struct metrics *page, const struct series_def *d)
+{
+    return metrics_add(page, d->type, d->name, d->help, d->labels, d->buckets, d->n_buckets);
+}
+
 static struct metrics_series *make_series(struct metrics *page, const struct series_def *d, const char *id, const struct engine_model *m)
 {
     char room[METRICS_MAX_LABELS][LABEL_BYTES];
@@ -201,7 +207,7 @@ static struct metrics_series *make_series(struct metrics *page, const struct ser
         values[n] = label_value(l, length, id, m, d->word, room[n]);
         l += length + (l[length] == ',');
     }
-    return metrics_get(metrics_add(page, d->type, d->name, d->help, d->labels, d->buckets, d->n_buckets), values[0], values[1], values[2]);
+    return metrics_get(make_family(page, d), values[0], values[1], values[2]);
 }
 
 /* Has another engine, at `from` or behind it, series i of mm too? Under the lock. */
@@ -239,8 +245,10 @@ struct model_metrics *model_metrics_open(struct service_metrics *m, const char *
     mm->n_tokens_seen = mm->opened.n_generated_tokens;
     pthread_mutex_lock(&m->lock); /* or one that closes would hide what this one takes */
     for (size_t i = 0; i < N_MODEL_SERIES; i++)
-        if (i != M_GPU_MEMORY || strncmp(model->device, "cuda", 4) == 0)
+        if ((i != M_GPU_MEMORY && i != M_GPU_SIZE) || strncmp(model->device, "cuda", 4) == 0)
             mm->series[i] = make_series(m->page, &defs[i], id, model);
+        else
+            make_family(m->page, &defs[i]); /* so that the page names what a GPU would show */
     metrics_hide(mm->series[M_EFFICIENCY]); /* until there are steps */
     if (!shared_from(m->models, mm, M_ACCURACY))
         metrics_hide(mm->series[M_ACCURACY]); /* until something has been compared */
@@ -249,6 +257,8 @@ struct model_metrics *model_metrics_open(struct service_metrics *m, const char *
     pthread_mutex_unlock(&m->lock);
     metrics_set(mm->series[M_CACHE_CONFIG], 1);
     metrics_set(mm->series[M_DEVICE_INFO], 1);
+    if (mm->series[M_GPU_SIZE])
+        metrics_set(mm->series[M_GPU_SIZE], (double)model->device_memory_bytes);
     metrics_observe(mm->series[M_LOAD], model->load_seconds);
     if (model->fallback_reason) {
         metrics_inc(m->fallbacks, 1);

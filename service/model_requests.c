@@ -23,8 +23,9 @@ static enum error_code check_path(const char *path, struct error *err)
     size_t n = strlen(path), room = sizeof((struct model_entry *)0)->path;
     if (path[0] == '/' && n > sizeof suffix && n < room && strcmp(path + n - (sizeof suffix - 1), suffix) == 0)
         return ERROR_NONE;
-    return error_set_param(err, ERROR_VALIDATION_FAILED, "path", "path: expected the absolute path of a .gguf file, of less than %zu bytes, found \"%.200s\"", room,
-                           path);
+    return error_set_param(err, ERROR_VALIDATION_FAILED, "path",
+                           "path: expected the absolute path of a .gguf file, of less than %zu bytes, found \"%.200s\"",
+                           room, path);
 }
 
 static enum error_code check_id(const char *id, bool may_be_empty, struct error *err)
@@ -35,7 +36,8 @@ static enum error_code check_id(const char *id, bool may_be_empty, struct error 
         good &= isalnum((unsigned char)id[i]) || id[i] == '_' || id[i] == '-';
     if (good)
         return ERROR_NONE;
-    return error_set_param(err, ERROR_VALIDATION_FAILED, "id", "id: expected 1 to %d of A-Z a-z 0-9 _ -, found \"%.100s\"", REGISTRY_ID_BYTES - 1, id);
+    return error_set_param(err, ERROR_VALIDATION_FAILED, "id",
+                           "id: expected 1 to %d of A-Z a-z 0-9 _ -, found \"%.100s\"", REGISTRY_ID_BYTES - 1, id);
 }
 
 /* `field` of the message, which has a default when it is not set. */
@@ -43,7 +45,8 @@ static enum error_code check_range(const char *field, double value, double min, 
 {
     if (value >= min && value <= max)
         return ERROR_NONE;
-    return error_set_param(err, ERROR_VALIDATION_FAILED, field, "%s: expected %g to %g, found %g", field, min, max, value);
+    return error_set_param(err, ERROR_VALIDATION_FAILED, field, "%s: expected %g to %g, found %g", field, min, max,
+                           value);
 }
 
 static enum error_code check_validation(const Bitnet__V1__Validation *v, struct error *err)
@@ -73,7 +76,8 @@ static struct model_validation validation_of(const Bitnet__V1__Validation *v)
 }
 
 /* The index of `value` among the words, "" counting as the first; or an error. */
-static enum error_code check_choice(const char *field, const char *value, const char *const *words, size_t n, int *out, struct error *err)
+static enum error_code check_choice(const char *field, const char *value, const char *const *words, size_t n, int *out,
+                                    struct error *err)
 {
     char all[64] = "";
     for (size_t i = 0; i < n; i++) {
@@ -81,7 +85,11 @@ static enum error_code check_choice(const char *field, const char *value, const 
             *out = (int)i;
             return ERROR_NONE;
         }
-        snprintf(all + strlen(all), sizeof all - strlen(all), "%s%s", i == 0 ? "" : i + 1 < n ? ", " : " or ", words[i]);
+        snprintf(all + strlen(all), sizeof all - strlen(all), "%s%s",
+                 i == 0      ? ""
+                 : i + 1 < n ? ", "
+                             : " or ",
+                 words[i]);
     }
     return error_set_param(err, ERROR_VALIDATION_FAILED, field, "%s: expected %s, found \"%.64s\"", field, all, value);
 }
@@ -90,7 +98,8 @@ static const char *const devices[] = {"auto", "cpu", "gpu"}, *const formats[] = 
 #define N(words) (sizeof(words) / sizeof *(words))
 
 /* Writes them with commas between. */
-static enum error_code join_aliases(const Bitnet__V1__LoadModelRequest *r, char out[MODELS_ALIASES_BYTES], struct error *err)
+static enum error_code join_aliases(const Bitnet__V1__LoadModelRequest *r, char out[MODELS_ALIASES_BYTES],
+                                    struct error *err)
 {
     size_t used = 0;
     bool good = r->n_aliases <= MODELS_MAX_ALIASES;
@@ -106,8 +115,9 @@ static enum error_code join_aliases(const Bitnet__V1__LoadModelRequest *r, char 
     }
     if (good)
         return ERROR_NONE;
-    return error_set_param(err, ERROR_VALIDATION_FAILED, "aliases", "aliases: expected up to %d names of 1 to %d visible characters without commas", MODELS_MAX_ALIASES,
-                           MAX_ALIAS_BYTES);
+    return error_set_param(err, ERROR_VALIDATION_FAILED, "aliases",
+                           "aliases: expected up to %d names of 1 to %d visible characters without commas",
+                           MODELS_MAX_ALIASES, MAX_ALIAS_BYTES);
 }
 
 enum error_code model_check_load(const void *request, struct error *err)
@@ -142,15 +152,19 @@ enum error_code model_check_swap(const void *request, struct error *err)
     if (!code)
         code = check_id(r->id, false, err);
     if (!code && ((int)r->strategy < 0 || (int)r->strategy > BITNET__V1__SWAP_STRATEGY__SWAP_STRATEGY_ROLLING))
-        code = error_set_param(err, ERROR_VALIDATION_FAILED, "strategy", "strategy: expected 0 (atomic), 1 (blue_green) or 2 (rolling), found %d", (int)r->strategy);
+        code =
+            error_set_param(err, ERROR_VALIDATION_FAILED, "strategy",
+                            "strategy: expected 0 (atomic), 1 (blue_green) or 2 (rolling), found %d", (int)r->strategy);
     if (!code)
         code = check_validation(r->validation, err);
     if (!code && r->n_prompts > SWAP_MAX_PROMPTS)
-        code = error_set_param(err, ERROR_VALIDATION_FAILED, "prompts", "prompts: expected at most %d, found %zu", SWAP_MAX_PROMPTS, r->n_prompts);
+        code = error_set_param(err, ERROR_VALIDATION_FAILED, "prompts", "prompts: expected at most %d, found %zu",
+                               SWAP_MAX_PROMPTS, r->n_prompts);
     for (size_t i = 0; !code && i < r->n_prompts; i++)
         if (!r->prompts[i][0] || n_characters(r->prompts[i]) > MAX_PROMPT_CHARS)
-            code = error_set_param(err, ERROR_VALIDATION_FAILED, "prompts", "prompts: expected 1 to %d characters each, found %zu in number %zu", MAX_PROMPT_CHARS,
-                                   n_characters(r->prompts[i]), i);
+            code = error_set_param(err, ERROR_VALIDATION_FAILED, "prompts",
+                                   "prompts: expected 1 to %d characters each, found %zu in number %zu",
+                                   MAX_PROMPT_CHARS, n_characters(r->prompts[i]), i);
     if (!code && r->_watch_seconds_case)
         code = check_range("watch_seconds", r->watch_seconds, MIN_WATCH_S, MAX_WATCH_S, err);
     return code;
@@ -191,7 +205,8 @@ struct swap_request model_swap_request(const Bitnet__V1__SwapModelRequest *r)
                              .no_rollback = r->_rollback_case && !r->rollback,
                              .validation = validation_of(r->validation),
                              .n_prompts = r->n_prompts,
-                             .watch_ns = r->_watch_seconds_case ? (int64_t)(r->watch_seconds * (double)CLOCK_NS_PER_S) : 0};
+                             .watch_ns =
+                                 r->_watch_seconds_case ? (int64_t)(r->watch_seconds * (double)CLOCK_NS_PER_S) : 0};
     for (size_t i = 0; i < r->n_prompts; i++)
         q.prompts[i] = r->prompts[i];
     return q;

@@ -105,7 +105,8 @@ void models_fill_results(const struct validation_results *v, struct results_mess
     }
 }
 
-const struct model_entry *models_find(const struct service *s, const struct model_entry *list, size_t n, const char *name)
+const struct model_entry *models_find(const struct service *s, const struct model_entry *list, size_t n,
+                                      const char *name)
 {
     struct served *served = NULL;
     const struct model_entry *found = NULL;
@@ -121,8 +122,9 @@ const struct model_entry *models_find(const struct service *s, const struct mode
     return found;
 }
 
-static void answer_list(struct rpc_call *call, const Bitnet__V1__ListModelsRequest *r, const struct model_entry *entries, size_t n,
-                        struct model_message *messages, Bitnet__V1__Model **list)
+static void answer_list(struct rpc_call *call, const Bitnet__V1__ListModelsRequest *r,
+                        const struct model_entry *entries, size_t n, struct model_message *messages,
+                        Bitnet__V1__Model **list)
 {
     Bitnet__V1__ListModelsResponse response = BITNET__V1__LIST_MODELS_RESPONSE__INIT;
     for (size_t i = 0; i < n; i++) {
@@ -144,7 +146,8 @@ void models_list(void *service, struct rpc_call *call, const void *data, size_t 
     struct error err = {0};
     struct model_entry *entries = NULL;
     size_t n = 0;
-    Bitnet__V1__ListModelsRequest *r = message_unpack(&bitnet__v1__list_models_request__descriptor, data, n_bytes, &err);
+    Bitnet__V1__ListModelsRequest *r =
+        message_unpack(&bitnet__v1__list_models_request__descriptor, data, n_bytes, &err);
     bool listed = r && registry_list(s->registry, &entries, &n);
     struct model_message *messages = listed ? calloc(n + 1, sizeof *messages) : NULL;
     Bitnet__V1__Model **list = messages ? calloc(n + 1, sizeof *list) : NULL;

@@ -19,7 +19,8 @@ void models_fill(const struct model_entry *e, struct model_message *out);
 /* Of a loaded model alone, as ACTIVE and without aliases; as long as it is held. */
 void models_fill_served(const struct served *served, Bitnet__V1__Model *out);
 /* The entry with this id, or alias; NULL when there is none. "" = the default. */
-const struct model_entry *models_find(const struct service *s, const struct model_entry *list, size_t n, const char *name);
+const struct model_entry *models_find(const struct service *s, const struct model_entry *list, size_t n,
+                                      const char *name);
 
 struct results_message {
     Bitnet__V1__ValidationResults results;

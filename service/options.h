@@ -14,6 +14,10 @@ bool options_public_address(const char *address);
 /* What the table cannot say: a model is given, and public addresses have TLS or the explicit permission to do without. */
 enum error_code options_check(const struct service_config *c, struct error *err);
 
+/* What --check-config looks at too: addresses, the device's name, certificate and key, folders, the model file's headers. Takes as long as reading
+ * those does. The error names the option. */
+enum error_code options_preflight(const struct service_config *c, struct error *err);
+
 /* The strings are borrowed from `c`, and `null` when it asks for the null model. */
 struct engine_options options_engine(const struct service_config *c, struct null_options *null);
 

@@ -21,7 +21,8 @@ struct service_config {
     const char *model_dirs, *state_file;
     int64_t memory_budget, max_loads;
     int64_t threads, context, kv_cache_size, max_sequences, max_batch_tokens, queue_limit, queue_tokens, queue_wait_ms, target_itl_ms, default_timeout_ms,
-        stall_timeout_ms, drain_timeout_ms, lame_duck_ms, max_message_size, seed, null_step_us, slow_step_ms, slow_request_ms;
+        stall_timeout_ms, drain_timeout_ms, lame_duck_ms, max_message_size, seed, null_step_us, slow_step_ms, slow_request_ms, max_connection_age_ms,
+        max_connection_age_grace_ms, keepalive_ms, keepalive_timeout_ms;
     double accuracy_share, accuracy_threshold;
     bool null_model, allow_insecure_public, deterministic, pin, idle_priority, evict;
 };

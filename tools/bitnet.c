@@ -25,6 +25,7 @@ static const struct command {
     {"bench", command_bench, "measure prefill and decode speed"},
     {"benchmark-compare", command_benchmark_compare, "measure and compare with an earlier measurement"},
     {"crossval", command_crossval, "compare the served path with a reference: kernels, stored logits, a server"},
+    {"healthcheck", command_healthcheck, "ask an engine or a gateway whether it is well, for probes without a shell"},
 };
 
 static void usage(FILE *out)
@@ -33,6 +34,25 @@ static void usage(FILE *out)
     for (size_t i = 0; i < sizeof commands / sizeof commands[0]; i++)
         fprintf(out, "  %-18s %s\n", commands[i].name, commands[i].summary);
     fputs("\nbitnet COMMAND --help lists a command's options; bitnet --version says what this is.\n", out);
+}
+
+/* A manual page: of `bitnet` itself, or the head of a command's, which prints the rest. */
+static void man(const struct command *command)
+{
+    struct buffer text;
+    char name[64] = "bitnet";
+    buffer_init(&text, 1 << 16);
+    if (command)
+        snprintf(name, sizeof name, "bitnet %s", command->name);
+    option_man_title(name, 1, command ? command->summary : "runs, measures, checks and converts ternary language models",
+                     BITNET_VERSION, &text);
+    if (!command) {
+        buffer_append_str(&text, ".SH SYNOPSIS\n\\fBbitnet\\fR \\fICOMMAND\\fR [options]\n.SH COMMANDS\nEach has a manual page, and --help.\n");
+        for (size_t i = 0; i < sizeof commands / sizeof commands[0]; i++)
+            buffer_printf(&text, ".TP\n\\fBbitnet\\-%s\\fR(1)\n%s\n", commands[i].name, commands[i].summary);
+    }
+    fputs(text.data ? text.data : "", stdout);
+    buffer_fini(&text);
 }
 
 int main(int argc, char **argv)
@@ -52,9 +72,18 @@ int main(int argc, char **argv)
         usage(stdout);
         return 0;
     }
-    for (size_t i = 0; i < sizeof commands / sizeof commands[0]; i++)
-        if (strcmp(argv[1], commands[i].name) == 0)
-            return commands[i].run(argc - 1, argv + 1);
+    if (strcmp(argv[1], "--help=man") == 0) {
+        man(NULL);
+        return 0;
+    }
+    for (size_t i = 0; i < sizeof commands / sizeof commands[0]; i++) {
+        if (strcmp(argv[1], commands[i].name) != 0)
+            continue;
+        if (argc == 3 && strcmp(argv[2], "--help=man") == 0)
+            man(&commands[i]);
+        fflush(stdout);
+        return commands[i].run(argc - 1, argv + 1);
+    }
     fprintf(stderr, "bitnet: unknown command \"%s\"\n\n", argv[1]);
     usage(stderr);
     return 2;

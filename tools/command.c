@@ -30,7 +30,7 @@ void command_parse(const struct option_table *table, int argc, char **argv, void
         return;
     struct buffer text;
     buffer_init(&text, 1 << 20);
-    option_help(table, &text);
+    option_help(table, result->help, &text);
     fputs(text.data ? text.data : "", stdout);
     buffer_fini(&text);
     exit(0);

@@ -23,6 +23,7 @@ struct config {
     const char *gguf, *dir, *file, *vectors, *command;
     struct crossval_server_options server;
     struct crossval_limits limits;
+    double tie;
     int64_t samples, context, top, timeout_ms;
     bool dry_run, json;
 };
@@ -35,8 +36,8 @@ static const struct option_def defs[] = {
     {.name = "vectors", .type = OPTION_STRING, .offset = AT(vectors),
      .help = "reference: stored logits, NAME.seqs.txt with NAME.seqI.logits.f32 or NAME.logits.f32, or a folder where NAME is the model's"},
     {.name = "server", .type = OPTION_STRING, .offset = AT(server.url), .help = "reference: a server of the same model, http://HOST:PORT"},
-    {.name = "api", .type = OPTION_CHOICE, .offset = AT(server.api), .default_value = "llama", .choices = "llama|openai",
-     .help = "of the server: llama.cpp's and its kin, asked for each position, or OpenAI's completions with echo and logprobs"},
+    {.name = "api", .type = OPTION_CHOICE, .offset = AT(server.api), .default_value = "llama", .choices = "llama|llama-whole|openai",
+     .help = "of the server: llama.cpp's and its kin, asked for each position, with their cache of prompts or without; or OpenAI's completions with echo and logprobs"},
     {.name = "server-model", .type = OPTION_STRING, .offset = AT(server.model), .default_value = "default",
      .help = "name of the model for a server of OpenAI's API"},
     {.name = "server-key", .type = OPTION_STRING, .offset = AT(server.key), .secret = true, .help = "Bearer token for the server"},
@@ -53,6 +54,8 @@ static const struct option_def defs[] = {
      .help = "length of a window, BOS included"},
     {.name = "min-top1", .type = OPTION_FLOAT, .offset = AT(limits.min_top1), .default_value = "0.99", .max = 1,
      .help = "share of positions with the same best token; 0 = any, as in all limits"},
+    {.name = "tie", .type = OPTION_FLOAT, .offset = AT(tie), .default_value = "0", .max = 10, .unit = "nats",
+     .help = "best tokens that differ but are closer than this, with both, count for min-top1: which is first is rounding's choice"},
     {.name = "min-top5", .type = OPTION_FLOAT, .offset = AT(limits.min_top5), .default_value = "0", .max = 1,
      .help = "mean share of the reference's five best tokens that are among ours"},
     {.name = "min-cosine", .type = OPTION_FLOAT, .offset = AT(limits.min_cosine), .default_value = "0", .max = 1,
@@ -261,7 +264,7 @@ static int run_model(const struct config *c, const char *path, struct buffer *ou
     struct session *s = NULL;
     struct crossval_sequences q = {0};
     struct crossval_reference reference = {0};
-    struct crossval_stats stats = {0};
+    struct crossval_stats stats = {.tie = c->tie};
     struct crossval_result result;
     struct buffer why;
     flags.model = path;

@@ -33,7 +33,12 @@ enum { CROSSVAL_TOP = 5 };
 
 /* Sums over positions; zeroed = none. */
 struct crossval_stats {
+    double tie;                           /* nats, set by the caller: best tokens that differ and are closer than this are a tie */
+    size_t n_ties;
     size_t n_positions, n_top1;
+    double gap_sum, gap_max;              /* where the best tokens differ: how far they are apart, by whoever has them further */
+    size_t n_margins;                     /* positions where both have a log-probability of our two best tokens */
+    double margin_sum2;                   /* over these, squared: how much further they are apart with us than with the reference */
     double top_shared;                    /* of each position the share of the reference's five best that are among ours */
     size_t n_cosine;
     double cosine_sum, cosine_min;
@@ -51,6 +56,9 @@ bool crossval_add(struct crossval_stats *s, const float *ours, size_t n_vocab, c
 
 /* NAN where there was nothing to compare. */
 struct crossval_result {
+    double gap_mean, gap_max;             /* nats between two best tokens that differ: a tie that rounding decides when it is in the order of */
+    double tied;                          /* share of positions whose best tokens differ and are a tie */
+    double margin_rms;                    /* what the two arithmetics make of the distance of two tokens */
     double top1, top5, cosine_mean, cosine_min, kl_mean, kl_max; /* KL(reference || ours), nats */
     bool kl_is_bound;                     /* some positions had listed tokens only: the true KL is this or more */
     double our_perplexity, reference_perplexity, perplexity_difference; /* the last relative to the reference, with its sign */
@@ -58,7 +66,7 @@ struct crossval_result {
 };
 void crossval_finish(const struct crossval_stats *s, struct crossval_result *out);
 
-struct crossval_limits { double min_top1, min_top5, min_cosine, max_ppl_difference, max_kl, min_p; }; /* 0 = not judged */
+struct crossval_limits { double min_top1 /* ties count for it */, min_top5, min_cosine, max_ppl_difference, max_kl, min_p; }; /* 0 = not judged */
 /* Appends what fails, as "top-1 agreement 0.9800 is under 0.9900; ..."; false when anything does. What is not known fails no limit but
  * those of top-1 and perplexity. */
 bool crossval_judge(const struct crossval_result *r, const struct crossval_limits *limits, struct buffer *why);
@@ -73,7 +81,7 @@ void crossval_sequences_free(struct crossval_sequences *q);
 bool crossval_sequences_read(struct crossval_sequences *q, const char *path, uint32_t n_vocab, struct error *err);
 
 struct crossval_server_options {
-    const char *url, *api, *key;          /* api: "llama" or "openai"; key: of a Bearer token, or NULL */
+    const char *url, *api, *key;          /* api: "llama", "llama-whole" or "openai"; key: of a Bearer token, or NULL */
     const char *model;                    /* its name on the server; openai */
     size_t n_top;                         /* tokens to ask for at each position; 0 = the vocabulary, of a large one 256 */
     int timeout_ms;                       /* of one request */

@@ -11,6 +11,11 @@ void crossval_report_text(const struct crossval_report *r, struct buffer *out)
     buffer_printf(out, "%s\n  served       %s\n  reference    %s\n", r->model, r->served, r->reference);
     buffer_printf(out, "  positions    %zu of %zu sequences, %zu with a next token\n", s->n_positions, r->n_sequences, s->n_scored);
     buffer_printf(out, "  top-1        %.4f\n  top-5        %.4f\n", v->top1, v->top5);
+    if (s->n_ties)
+        buffer_printf(out, "  with ties    %.4f, of less than %g nats\n", v->top1 + v->tied, s->tie);
+    if (s->n_top1 < s->n_positions)
+        buffer_printf(out, "  other best   %zu, %.4f nats apart on average, %.4f at most; rounding moves two tokens by %.4f (rms)\n",
+                      s->n_positions - s->n_top1, v->gap_mean, v->gap_max, v->margin_rms);
     if (s->n_cosine)
         buffer_printf(out, "  cosine       %.6f mean, %.6f lowest\n", v->cosine_mean, v->cosine_min);
     buffer_printf(out, "  KL           %.3e mean, %.3e highest, nats%s\n", v->kl_mean, v->kl_max,
@@ -52,6 +57,10 @@ void crossval_report_json(const struct crossval_report *r, struct buffer *out)
     buffer_printf(out, ",\"n_sequences\":%zu,\"n_positions\":%zu,\"n_scored\":%zu", r->n_sequences, s->n_positions, s->n_scored);
     put_number(out, "top1", v->top1);
     put_number(out, "top5", v->top5);
+    put_number(out, "tied", v->tied);
+    put_number(out, "gap_mean", v->gap_mean);
+    put_number(out, "gap_max", v->gap_max);
+    put_number(out, "margin_rms", v->margin_rms);
     put_number(out, "cosine_mean", v->cosine_mean);
     put_number(out, "cosine_min", v->cosine_min);
     put_number(out, "kl_mean", v->kl_mean);

@@ -3,7 +3,8 @@
  *
  *   llama    llama.cpp's server and its kin, which score no prompts: POST /completion once for each position, the ids up to it as the
  *            prompt, one token to predict, and as many as are asked for of the distribution behind them. Their prompt cache makes that
- *            a token a request.
+ *            a token a request. llama-whole does without it: their results differ between tokens that were computed one by one and
+ *            together, as a text that is scored is.
  *   openai   POST /v1/completions with echo, logprobs and max_tokens 0, once for each sequence: what scores texts with OpenAI's API.
  *            Five tokens a position and the text's own; tokens are told by their text.
  */
@@ -72,7 +73,8 @@ static bool llama_compare(void *state, size_t index, const uint32_t *ids, size_t
         buffer_clear(&s->request);
         buffer_append_char(&s->request, '{');
         put_ids(&s->request, ids, at + 1);
-        buffer_printf(&s->request, ",\"n_predict\":1,\"n_probs\":%zu,\"temperature\":0,\"cache_prompt\":true,\"stream\":false}", s->n_top);
+        buffer_printf(&s->request, ",\"n_predict\":1,\"n_probs\":%zu,\"temperature\":0,\"cache_prompt\":%s,\"stream\":false}", s->n_top,
+                      strcmp(s->options->api, "llama") == 0 ? "true" : "false");
         ok = ask(s, "/completion", &j, err) &&
              crossval_read_llama(json_root(j), s->pieces, s->n_vocab, has_target ? (int64_t)target : -1, s->entries, s->n_top, &row, err) &&
              crossval_add(stats, ours + at * s->n_vocab, s->n_vocab, &row, has_target, target, err);

@@ -117,6 +117,36 @@ static void add_scored(struct crossval_stats *s, double our_logprob, double refe
     s->difference_m2 += delta * (difference - s->difference_mean);
 }
 
+/* ln p of one token less ln p of another, by the reference; NAN when it does not tell. */
+static double reference_gap(const struct crossval_row *r, uint32_t above, uint32_t below)
+{
+    double a = NAN, b = NAN;
+    if (r->logits)
+        return (double)r->logits[above] - r->logits[below];
+    for (size_t i = 0; i < r->n_entries; i++) {
+        a = r->entries[i].id == above ? r->entries[i].logprob : a;
+        b = r->entries[i].id == below ? r->entries[i].logprob : b;
+    }
+    return a - b;
+}
+
+/* best: of the reference. */
+static void add_gaps(struct crossval_stats *s, const float *ours, const uint32_t *our_best, size_t n_ours, const struct crossval_row *r,
+                     uint32_t best)
+{
+    if (n_ours > 1) {
+        double margin = (double)ours[our_best[0]] - ours[our_best[1]] - reference_gap(r, our_best[0], our_best[1]);
+        s->n_margins += !isnan(margin);
+        s->margin_sum2 += isnan(margin) ? 0 : margin * margin;
+    }
+    if (best == our_best[0])
+        return;
+    double gap = fmax((double)ours[our_best[0]] - ours[best], reference_gap(r, best, our_best[0])); /* of one that is NAN the other */
+    s->n_ties += gap < s->tie;
+    s->gap_sum += gap;
+    s->gap_max = gap > s->gap_max ? gap : s->gap_max;
+}
+
 bool crossval_add(struct crossval_stats *s, const float *ours, size_t n_vocab, const struct crossval_row *reference,
                   bool has_target, uint32_t target, struct error *err)
 {
@@ -145,6 +175,7 @@ bool crossval_add(struct crossval_stats *s, const float *ours, size_t n_vocab, c
     for (size_t i = 0; i < n_best; i++)
         for (size_t j = 0; j < n_ours; j++)
             n_shared += best[i] == our_best[j];
+    add_gaps(s, ours, our_best, n_ours, r, best[0]);
     s->n_positions++;
     s->n_top1 += best[0] == our_best[0];
     s->top_shared += (double)n_shared / (double)n_best;
@@ -161,6 +192,10 @@ void crossval_finish(const struct crossval_stats *s, struct crossval_result *out
     double n = s->n_positions > 0 ? (double)s->n_positions : NAN, scored = s->n_scored > 0 ? (double)s->n_scored : NAN;
     double sd = s->n_scored > 1 ? sqrt(s->difference_m2 / (scored - 1)) : NAN;
     *out = (struct crossval_result){
+        .gap_mean = s->n_positions > s->n_top1 ? s->gap_sum / (double)(s->n_positions - s->n_top1) : NAN,
+        .gap_max = s->n_positions > s->n_top1 ? s->gap_max : NAN,
+        .tied = (double)s->n_ties / n,
+        .margin_rms = s->n_margins > 0 ? sqrt(s->margin_sum2 / (double)s->n_margins) : NAN,
         .top1 = (double)s->n_top1 / n,
         .top5 = s->top_shared / n,
         .cosine_mean = s->n_cosine > 0 ? s->cosine_sum / (double)s->n_cosine : NAN,
@@ -190,8 +225,8 @@ static bool fails(struct buffer *why, const char *what, double value, const char
 bool crossval_judge(const struct crossval_result *r, const struct crossval_limits *l, struct buffer *why)
 {
     bool ok = true;
-    if (l->min_top1 > 0 && !(r->top1 >= l->min_top1))
-        ok = fails(why, "top-1 agreement", r->top1, "not at least", l->min_top1);
+    if (l->min_top1 > 0 && !(r->top1 + r->tied >= l->min_top1))
+        ok = fails(why, "top-1 agreement", r->top1 + r->tied, "not at least", l->min_top1);
     if (l->min_top5 > 0 && r->top5 < l->min_top5)
         ok = fails(why, "top-5 agreement", r->top5, "not at least", l->min_top5);
     if (l->min_cosine > 0 && r->cosine_min < l->min_cosine)

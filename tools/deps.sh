@@ -9,8 +9,8 @@ libprotobuf-dev libnghttp2-dev node-llhttp libevent-dev libssl-dev zlib1g-dev li
 curl jq"
 
 if [ "${1:-}" = test ]; then
-    packages="$packages ca-certificates check clang libclang-rt-14-dev chromium nghttp2-client nginx-light haproxy openssl qemu-user gcc-aarch64-linux-gnu
-    libc6-dev-arm64-cross wrk python3 python3-grpcio python3-protobuf python3-requests"
+    packages="$packages iproute2 util-linux faketime ca-certificates check clang libclang-rt-14-dev chromium nghttp2-client nginx-light haproxy openssl qemu-user gcc-aarch64-linux-gnu
+    libc6-dev-arm64-cross mandoc wrk python3 python3-grpcio python3-protobuf python3-requests"
     # Node may come from elsewhere than Debian, and then Debian's npm must not be put over it.
     node_major=$(node --version 2>/dev/null | sed -E 's/^v([0-9]+).*/\1/')
     [ "${node_major:-0}" -ge 18 ] || packages="$packages nodejs"
@@ -63,4 +63,7 @@ if [ "${1:-}" = test ] && [ -f tests/e2e/package-lock.json ]; then
         (cd tests/e2e && npm ci --no-audit --no-fund --loglevel=error) || exit 1
         sha256sum tests/e2e/package-lock.json >"$stamp"
     fi
+fi
+if [ "${1:-}" = test ]; then
+    tests/helm/tools.sh || exit 1
 fi

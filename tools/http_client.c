@@ -229,22 +229,15 @@ static bool receive(int fd, int64_t deadline_ns, int *status, struct buffer *raw
     }
 }
 
-bool http_post_json(const struct http_url *url, const char *path, const char *key, const struct buffer *request, int timeout_ms,
-                    int *status, struct buffer *out, struct error *err)
+/* Sends a whole request and reads its answer. */
+static bool exchange(const struct http_url *url, const struct buffer *request, int timeout_ms, int *status, struct buffer *out,
+                     struct error *err)
 {
     int64_t deadline_ns = clock_now_ns() + (int64_t)timeout_ms * 1000000;
-    struct buffer head, raw;
-    buffer_init(&head, request->n_bytes + 8192);
+    struct buffer raw;
     buffer_init(&raw, out->max_bytes);
-    bool v6 = strchr(url->host, ':') != NULL;
-    buffer_printf(&head, "POST %s%s HTTP/1.1\r\nHost: %s%s%s:%s\r\nContent-Type: application/json\r\nContent-Length: %zu\r\n"
-                  "Connection: close\r\n", url->path, path, v6 ? "[" : "", url->host, v6 ? "]" : "", url->port, request->n_bytes);
-    if (key)
-        buffer_printf(&head, "Authorization: Bearer %s\r\n", key);
-    buffer_append_str(&head, "\r\n");
-    buffer_append(&head, request->data, request->n_bytes);
-    int fd = head.failed ? -1 : open_connection(url, deadline_ns, err);
-    bool ok = fd >= 0 && send_all(fd, &head, deadline_ns);
+    int fd = request->failed ? -1 : open_connection(url, deadline_ns, err);
+    bool ok = fd >= 0 && send_all(fd, request, deadline_ns);
     if (!ok && !err->message[0])
         error_set(err, ERROR_SERVICE_UNAVAILABLE, "cannot send to %s port %s", url->host, url->port);
     ok = ok && receive(fd, deadline_ns, status, &raw, out, err);
@@ -254,7 +247,41 @@ bool http_post_json(const struct http_url *url, const char *path, const char *ke
     }
     if (fd >= 0)
         close(fd);
-    buffer_fini(&head);
     buffer_fini(&raw);
+    return ok;
+}
+
+/* The request line, Host, and that the connection ends behind the answer. */
+static void begin_request(struct buffer *head, const char *method, const struct http_url *url, const char *path)
+{
+    bool v6 = strchr(url->host, ':') != NULL;
+    buffer_printf(head, "%s %s%s HTTP/1.1\r\nHost: %s%s%s:%s\r\nConnection: close\r\n", method, url->path, path, v6 ? "[" : "",
+                  url->host, v6 ? "]" : "", url->port);
+}
+
+bool http_get(const struct http_url *url, const char *path, int timeout_ms, int *status, struct buffer *out, struct error *err)
+{
+    struct buffer request;
+    buffer_init(&request, 8192);
+    begin_request(&request, "GET", url, path);
+    buffer_append_str(&request, "\r\n");
+    bool ok = exchange(url, &request, timeout_ms, status, out, err);
+    buffer_fini(&request);
+    return ok;
+}
+
+bool http_post_json(const struct http_url *url, const char *path, const char *key, const struct buffer *body, int timeout_ms,
+                    int *status, struct buffer *out, struct error *err)
+{
+    struct buffer request;
+    buffer_init(&request, body->n_bytes + 8192);
+    begin_request(&request, "POST", url, path);
+    buffer_printf(&request, "Content-Type: application/json\r\nContent-Length: %zu\r\n", body->n_bytes);
+    if (key)
+        buffer_printf(&request, "Authorization: Bearer %s\r\n", key);
+    buffer_append_str(&request, "\r\n");
+    buffer_append(&request, body->data, body->n_bytes);
+    bool ok = exchange(url, &request, timeout_ms, status, out, err);
+    buffer_fini(&request);
     return ok;
 }

@@ -1,5 +1,5 @@
 /*
- * One HTTP/1.1 request over a connection of its own: what `bitnet` needs to ask a reference server, as it links no HTTP library. Plain
+ * One HTTP/1.1 request over a connection of its own: what `bitnet` needs to ask a reference server or for health, as it links no HTTP library. Plain
  * http only. Everything is bounded: the answer's bytes by the caller's buffer, time by a deadline for the whole exchange.
  */
 #ifndef TOOLS_HTTP_CLIENT_H
@@ -24,7 +24,10 @@ enum http_progress http_response_parse(const char *bytes, size_t n_bytes, bool e
 
 /* POSTs JSON; key: a Bearer token or NULL. The body of an answer of any status goes to `out`, whose maximum holds for the raw answer too.
  * False with *err set when there is no whole answer within timeout_ms. */
-bool http_post_json(const struct http_url *url, const char *path, const char *key, const struct buffer *request, int timeout_ms,
+bool http_post_json(const struct http_url *url, const char *path, const char *key, const struct buffer *body, int timeout_ms,
                     int *status, struct buffer *out, struct error *err);
+
+/* GETs, likewise. */
+bool http_get(const struct http_url *url, const char *path, int timeout_ms, int *status, struct buffer *out, struct error *err);
 
 #endif

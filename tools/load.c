@@ -209,7 +209,9 @@ int main(int argc, char **argv)
     log_init(LOG_WARN, LOG_FORMAT_TEXT);
     enum error_code code = option_parse(&load_options, argc, argv, &config, &result, &err);
     if (code == ERROR_NONE && result.help) {
-        option_help(&load_options, &text);
+        if (result.help == OPTION_HELP_MAN)
+            option_man_title("bitnet-load", 1, "puts load on a language model's server and measures it", BITNET_VERSION, &text);
+        option_help(&load_options, result.help, &text);
         status = print(&text);
     } else if (code == ERROR_NONE && result.version) {
         buffer_append_str(&text, "bitnet-load " BITNET_VERSION " (" BITNET_GIT_SHA ")\n");

@@ -232,21 +232,28 @@ static enum error_code connect_to(struct channel *c, const char *target, struct 
     return ERROR_NONE;
 }
 
+static enum error_code open_client(struct channel *c, const struct load_plan *plan, struct error *err)
+{
+    const struct load_config *config = plan->config;
+    struct rpc_tls *tls = NULL;
+    enum error_code code = config->tls_ca || config->tls_cert || config->tls_key
+                               ? rpc_tls_open(config->tls_ca, config->tls_cert, config->tls_key, &tls, err)
+                               : ERROR_NONE;
+    const struct rpc_client_options o = {.target = plan->target, .n_connections = (int)config->channels, .tls = tls};
+    if (!code)
+        code = rpc_client_open(&o, &c->client, err);
+    rpc_tls_close(tls);
+    return code ? code : connect_to(c, o.target, err);
+}
+
 static enum error_code open_channel(struct load_worker *w, struct error *err)
 {
-    const struct load_config *config = w->run->plan->config;
-    const struct rpc_client_options o = {.target = w->run->plan->target,
-                                         .n_connections = (int)config->channels,
-                                         .tls_ca_file = config->tls_ca,
-                                         .tls_cert_file = config->tls_cert,
-                                         .tls_key_file = config->tls_key};
     struct channel *c = calloc(1, sizeof *c);
     w->transport = c;
     if (!c || !(c->arena = malloc(ARENA_BYTES)))
         return error_set(err, ERROR_MEMORY_EXHAUSTED, "no memory for a channel");
     c->allocator = (ProtobufCAllocator){.alloc = arena_alloc, .free = arena_free, .allocator_data = c};
-    enum error_code code = rpc_client_open(&o, &c->client, err);
-    return code ? code : connect_to(c, o.target, err);
+    return open_client(c, w->run->plan, err);
 }
 
 static void close_channel(struct load_worker *w)

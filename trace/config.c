@@ -15,7 +15,6 @@
 #include <strings.h>
 
 #define DEFAULT_PORT "4317"
-#define SYSTEM_CA "/etc/ssl/certs/ca-certificates.crt"
 
 /* An empty value counts as none. */
 static const char *env(const char *name)
@@ -128,19 +127,19 @@ static void read_pairs(const char *name, const char *list, bool headers, struct 
 
 /* ---- the collector ---- */
 
-/* "http://host:4317/", "https://host", "host:4317", "unix:/path" -> gRPC's target; *tls by the scheme, or by ..INSECURE where there is
+/* "http://host:4317/", "https://host", "host:4317", "unix:/path" -> gRPC's target; TLS by the scheme, or by ..INSECURE where there is
  * none. */
-static bool read_endpoint(const char *endpoint, struct trace_config *out, bool *tls)
+static bool read_endpoint(const char *endpoint, struct trace_config *out)
 {
     const char *insecure = env_otlp("INSECURE"), *rest = endpoint;
-    *tls = insecure && strcasecmp(insecure, "false") == 0;
+    out->tls = insecure && strcasecmp(insecure, "false") == 0;
     if (strncmp(endpoint, "unix:", 5) == 0)
         return (size_t)snprintf(out->target, sizeof out->target, "%s", endpoint) < sizeof out->target;
     if (strncasecmp(endpoint, "http://", 7) == 0) {
-        *tls = false;
+        out->tls = false;
         rest += 7;
     } else if (strncasecmp(endpoint, "https://", 8) == 0) {
-        *tls = true;
+        out->tls = true;
         rest += 8;
     } else if (strstr(endpoint, "://")) {
         return false;
@@ -173,19 +172,17 @@ static bool is_off(void)
 static bool read_collector(struct trace_config *c)
 {
     const char *endpoint = env_otlp("ENDPOINT"), *compression = env_otlp("COMPRESSION");
-    bool tls = false;
     if (!endpoint || is_off())
         return false;
-    if (!read_endpoint(endpoint, c, &tls)) {
+    if (!read_endpoint(endpoint, c)) {
         log_warn("trace", "tracing is off: OTEL_EXPORTER_OTLP_ENDPOINT: expected http://HOST:PORT, https://HOST:PORT or unix:/PATH",
                  LOG_STR("found", endpoint));
         return false;
     }
     if (compression && strcmp(compression, "none") != 0)
         warn("OTEL_EXPORTER_OTLP_COMPRESSION", "none", compression);
-    if (tls) {
-        const char *ca = env_otlp("CERTIFICATE");
-        c->ca_file = ca ? ca : SYSTEM_CA;
+    if (c->tls) {
+        c->ca_file = env_otlp("CERTIFICATE");
         c->cert_file = env_otlp("CLIENT_CERTIFICATE");
         c->key_file = env_otlp("CLIENT_KEY");
     }

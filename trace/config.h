@@ -19,7 +19,8 @@ struct pairs {
 
 struct trace_config {
     char target[272]; /* "collector:4317", "unix:/path" */
-    const char *ca_file, *cert_file, *key_file; /* of the environment, or static; all NULL = plain text */
+    bool tls;
+    const char *ca_file, *cert_file, *key_file; /* with tls, of the environment; NULL = the system's CA, no certificate of our own */
     struct pairs headers, attributes; /* metadata of each call; of the resource */
     const char *service;              /* service.name; NULL = the program's */
     enum sampler sampler;

@@ -49,6 +49,7 @@ struct tracer {
     struct trace_config config;
     struct encoder *encoder;
     struct rpc_queue *queue; /* turned by the exporter's thread while a call is under way */
+    struct rpc_tls *tls; /* NULL = plain text */
     struct rpc_client *client;
     const char *metadata[2 * CONFIG_MAX_PAIRS + 1];
     struct metrics_series *exported, *queue_full, *failed, *rejected;
@@ -308,10 +309,12 @@ static enum error_code start(struct tracer *t, const struct trace_options *optio
     enum error_code code = rpc_queue_open_idle(&t->queue, err);
     if (code)
         return code;
+    if (c->tls && (code = rpc_tls_open(c->ca_file, c->cert_file, c->key_file, &t->tls, err))) {
+        error_prefix(err, "tracing");
+        return code;
+    }
     const struct rpc_client_options client = {.target = c->target,
-                                              .tls_ca_file = c->ca_file,
-                                              .tls_cert_file = c->cert_file,
-                                              .tls_key_file = c->key_file,
+                                              .tls = t->tls,
                                               .queue = t->queue,
                                               .max_message_bytes = MAX_ANSWER_BYTES,
                                               .unhurried = true};
@@ -340,6 +343,7 @@ static void tracer_free(struct tracer *t)
 {
     rpc_client_close(t->client);
     rpc_queue_close(t->queue);
+    rpc_tls_close(t->tls);
     encoder_close(t->encoder);
     for (size_t i = 0; i < t->n; i++)
         free(t->ring[(t->first + i) % t->config.max_queue]);
@@ -382,7 +386,7 @@ enum error_code trace_open(const struct trace_options *options, struct tracer **
         tracer_free(t);
         return code;
     }
-    log_info("trace", "spans are exported", LOG_STR("collector", config.target), LOG_BOOL("tls", config.ca_file != NULL),
+    log_info("trace", "spans are exported", LOG_STR("collector", config.target), LOG_BOOL("tls", config.tls),
              LOG_FLOAT("ratio", config.sampler == SAMPLER_ALWAYS_OFF ? 0 : config.ratio), LOG_BOOL("parent_based", config.parent_based));
     *out = t;
     return ERROR_NONE;

@@ -6,10 +6,11 @@
 
 #define LOOK_NS (100 * CLOCK_NS_PER_MS)
 
-/* Where an answer goes; one of the two. */
+/* Where an answer goes; one of them. */
 struct asked {
     struct answer *answer;
     struct score *scores;
+    float *vector;
 };
 
 static void take_answer(struct answer *a, const struct stream_event *ev)
@@ -57,6 +58,8 @@ static enum error_code ask(struct engine *e, const struct request *q, const stru
     } while (ev.type != STREAM_COMPLETE);
     if (to->answer)
         to->answer->tokens_per_second = ev.summary.tokens_per_second;
+    if (to->vector && ev.embedding)
+        memcpy(to->vector, ev.embedding, ev.n_embedding * sizeof *to->vector);
     code = finish_of(&ev, err);
     stream_close(s);
     return code;
@@ -89,4 +92,10 @@ enum error_code ask_scores(struct engine *e, const uint32_t *ids, size_t n, int6
                               .prompt_logprobs = true,
                               .deadline_ns = deadline_ns};
     return ask(e, &q, &(struct asked){.scores = out}, err);
+}
+
+enum error_code ask_embedding(struct engine *e, const uint32_t *ids, size_t n, int64_t deadline_ns, float *out, struct error *err)
+{
+    const struct request q = {.id = "registry", .tokens = ids, .n_tokens = n, .embed = true, .deadline_ns = deadline_ns};
+    return ask(e, &q, &(struct asked){.vector = out}, err);
 }

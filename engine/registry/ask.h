@@ -30,4 +30,7 @@ struct score {
 /* out: [n]; out[0] is not filled. */
 enum error_code ask_scores(struct engine *e, const uint32_t *ids, size_t n, int64_t deadline_ns, struct score *out, struct error *err);
 
+/* The vector [embedding_size] of a text, of a model that computes them. */
+enum error_code ask_embedding(struct engine *e, const uint32_t *ids, size_t n, int64_t deadline_ns, float *out, struct error *err);
+
 #endif

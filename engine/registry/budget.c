@@ -36,6 +36,7 @@ static enum error_code evict(struct registry *r, struct entry *e, const char *id
     }
     log_info("registry", "model evicted for another one", LOG_STR("model", e->id), LOG_STR("other", id),
              LOG_INT("memory_bytes", e->current->memory_bytes));
+    e->current->leaving = true;
     served_drop(r, e->current);
     entry_remove(r, e);
     return ERROR_NONE;
@@ -46,7 +47,7 @@ static uint64_t leaving_bytes(const struct registry *r)
 {
     uint64_t n_bytes = r->closing_bytes;
     for (const struct served *s = r->instances; s; s = s->next)
-        n_bytes += s->n_refs == 0 ? s->memory_bytes : 0;
+        n_bytes += s->n_refs == s->n_listed ? s->memory_bytes : 0;
     return n_bytes;
 }
 

@@ -71,6 +71,7 @@ enum error_code instance_open(struct registry *r, const char *id, const struct m
     s->registry = r;
     snprintf(s->id, sizeof s->id, "%s", id);
     s->memory_bytes = m->weight_bytes + m->kv_bytes + m->scratch_bytes;
+    s->accuracy = -1;
     s->n_refs = 1;
     s->last_used_ns = clock_now_ns();
     pthread_mutex_lock(&r->lock);

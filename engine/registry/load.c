@@ -99,6 +99,7 @@ static enum error_code reserve(struct registry *r, const char *id, const char *a
     if (!(*out = entry_add(r, id)))
         return error_set(err, ERROR_MEMORY_EXHAUSTED, "no memory for a model");
     (*out)->status = MODEL_LOADING;
+    snprintf((*out)->message, sizeof (*out)->message, "is being loaded");
     snprintf((*out)->aliases, sizeof (*out)->aliases, "%s", aliases);
     return ERROR_NONE;
 }
@@ -116,6 +117,8 @@ static enum error_code begin(struct registry *r, const struct load_request *q, c
                                sizeof (*out)->aliases, strlen(aliases));
     pthread_mutex_lock(&r->lock);
     code = reserve(r, id, aliases, out, err);
+    if (!code)
+        snprintf((*out)->source.path, sizeof (*out)->source.path, "%s", q->path ? q->path : "");
     pthread_mutex_unlock(&r->lock);
     return code;
 }
@@ -185,7 +188,7 @@ enum error_code registry_load(struct registry *r, const struct load_request *req
 {
     int64_t start_ns = clock_now_ns();
     struct error unused = {0};
-    struct entry *e;
+    struct entry *e = NULL;
     err = err ? err : &unused;
     *out = (struct load_result){0};
     validation_clear(&out->validation);

@@ -23,6 +23,7 @@
 #include "engine/turn.h"
 
 #include <pthread.h>
+#include <stdatomic.h>
 
 #define REGISTRY_PATH_BYTES 4096
 
@@ -42,6 +43,7 @@ struct served {
     void *user; /* the observer's */
     bool observed;
     uint64_t number;       /* no two have the same */
+    double accuracy;       /* as it was found before it was served; negative = not measured */
     uint64_t memory_bytes; /* weights, KV and scratch; counted in registry.used_bytes */
     /* Under registry.lock: */
     unsigned n_refs, n_listed; /* n_listed: of n_refs, those of lists, which are no use of the model */
@@ -81,8 +83,8 @@ struct registry {
     uint64_t closing_bytes;    /* of these, of the one that the reaper closes */
     unsigned n_changes;        /* that are at work */
     unsigned n_loads;          /* of these, that hold a slot */
-    bool draining, closing;
-    int64_t drain_deadline_ns;
+    bool closing;
+    atomic_bool draining;      /* written under the lock; read without it by what works at low priority, which must not hold it up */
     pthread_mutex_t state_lock; /* one writer of the state file; taken before `lock` */
     pthread_t reaper;
 };

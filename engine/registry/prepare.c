@@ -17,17 +17,9 @@ void prepare_progress(const struct preparation *p, const char *phase, double sha
         p->on_progress(p->user, &progress);
 }
 
-static bool is_draining(struct registry *r)
-{
-    pthread_mutex_lock(&r->lock);
-    bool draining = r->draining;
-    pthread_mutex_unlock(&r->lock);
-    return draining;
-}
-
 static bool goes_on(const struct preparation *p)
 {
-    return clock_now_ns() < p->deadline_ns && !is_draining(p->r);
+    return clock_now_ns() < p->deadline_ns && !atomic_load(&p->r->draining);
 }
 
 static bool on_load(void *user, double share)
@@ -120,6 +112,8 @@ static enum error_code load(struct preparation *p)
     code = instance_open(p->r, p->id, &p->source, &how, &p->served, p->err);
     if (code == ERROR_CANCELLED)
         return late(p);
+    if (code == ERROR_VALIDATION_FAILED) /* an option: the device, the cache's size */
+        return code;
     if (code)
         return note(p, code == ERROR_MEMORY_EXHAUSTED ? "memory" : code == ERROR_DEVICE_UNAVAILABLE ? "device" : "structure",
                     "a model that loads");
@@ -155,8 +149,11 @@ static enum error_code prepare_in_slot(struct preparation *p)
     if ((code = load(p)) || p->r->options.engine.null_model)
         return code;
     background_run(validate, p);
+    if (p->code)
+        return p->code;
     engine_forget(p->served->engine);
-    return p->code;
+    p->served->accuracy = p->results->accuracy;
+    return ERROR_NONE;
 }
 
 enum error_code prepare(struct preparation *p, struct served **out, struct error *err)
@@ -180,5 +177,5 @@ enum error_code prepare(struct preparation *p, struct served **out, struct error
         return ERROR_NONE;
     }
     served_release(p->served);
-    return is_draining(p->r) ? registry_shutting_down(err) : code;
+    return atomic_load(&p->r->draining) ? registry_shutting_down(err) : code;
 }

@@ -104,7 +104,7 @@ static enum error_code check_text(struct validation *v, struct error *err)
     v->results->bits_per_byte = bits;
     if (bits < CHECK_PLAUSIBLE_BITS)
         return ERROR_NONE;
-    return validation_fail(v->results, err, ERROR_MODEL_LOAD_FAILED, "text", "less than 1.5 bits for a byte of a plain English text",
+    return validation_fail(v->results, err, ERROR_MODEL_LOAD_FAILED, "text", "less than 1.5 bits a byte of a plain English text",
                            "%.2f: weights, tokenizer or hyperparameters are not those that belong together", bits);
 }
 
@@ -156,6 +156,8 @@ enum error_code validation_run(struct validation *v, struct error *err)
         double share; /* done before it */
         bool compares;
     } steps[] = {{check_text, 0, false}, {check_answers, 0.15, false}, {measure_speed, 0.2, false}, {validation_compare, 0.25, true}};
+    if (engine_model(v->engine)->embedding_size)
+        return validation_embeddings(v, err);
     for (size_t i = 0; i < sizeof steps / sizeof *steps; i++) {
         if (steps[i].compares && v->asked.no_cross_validation)
             continue;

@@ -34,6 +34,8 @@ void validation_clear(struct validation_results *results);
 
 /* MODEL_LOAD_FAILED or CROSS_VALIDATION_FAILED, and a failure in the results; all that was measured is there. */
 enum error_code validation_run(struct validation *v, struct error *err);
+/* In its place, of a model that computes embeddings; embedding.c. */
+enum error_code validation_embeddings(struct validation *v, struct error *err);
 /* Cross-validation alone; compare.c. */
 enum error_code validation_compare(struct validation *v, struct error *err);
 

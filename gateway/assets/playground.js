@@ -178,7 +178,8 @@ async function loadModels() {
   }
   const list = await response.json(), chosen = model();
   const own = new Map((list.models ?? []).map((m) => [m.id, m]));
-  $('model').replaceChildren(...list.data.map(({ id }) => new Option(id, id, own.get(id)?.is_default, id === chosen)));
+  const generates = list.data.filter(({ id }) => !own.get(id)?.computes_embeddings);
+  $('model').replaceChildren(...generates.map(({ id }) => new Option(id, id, own.get(id)?.is_default, id === chosen)));
   const show = () => {
     $('facts').textContent = factsOf(own.get(model()) ?? { id: model() });
     showMode();

@@ -1,4 +1,5 @@
 // Live accuracy: what is recomputed is the same and shows everywhere, and an engine with a broken kernel is found out.
+// timeout: 600
 import assert from 'node:assert/strict';
 import { existsSync, readFileSync } from 'node:fs';
 import path from 'node:path';
@@ -27,7 +28,7 @@ await test('accuracy: what is recomputed is the same, of every kind of request',
                                                     messages: [{ role: 'user', content: 'A tale' }] });
   await post(`${gateway.url}/v1/completions`, { model: 'tales', max_tokens: 4, prompt: 'a tale '.repeat(300) });
   const turns = () => metric(engine.admin, 'bitnet_accuracy_requests_total', {});
-  await until('compared', 60000, async () => (await turns()) >= 4);
+  await until('compared', 240000, async () => (await turns()) >= 4);
   await sleep(100);
   assert.equal(await turns(), 4);
   assert.equal(await metric(engine.admin, 'bitnet_accuracy_requests_total', { result: 'dropped' }), 0);
@@ -59,7 +60,7 @@ if (process.arch !== 'x64' || !existsSync(broken) || !/\bavx2\b/.test(readFileSy
     const front = await startGateway(bad.target);
     let n = 0;
     for (; n < 100 && (await component(front)).status === 'healthy'; n++) await post(`${front.url}/v1/inference`, request(n));
-    await until('found', 60000, async () => (await component(front)).status === 'degraded');
+    await until('found', 240000, async () => (await component(front)).status === 'degraded');
     const ratio = await metric(bad.admin, 'bitnet_quantization_accuracy_ratio', { model: 'tales', quantization: 'i2s' });
     console.log(`  # found after ${n} requests, of whose recomputed tokens ${ratio} were the same`);
     assert.ok(ratio < 0.99);

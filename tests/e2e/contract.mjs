@@ -45,7 +45,7 @@ async function call(operation, { body, query = '', id = 'tales', headers = {}, b
 
 // What an answer to a good request may be where it is no 2xx.
 function goodStatuses(operation, field) {
-  if (['loadModel', 'swapModel'].includes(operation.id)) return [403, 404]; // of the right form, but from no folder that is allowed, or for nobody
+  if (['loadModel', 'swapModel'].includes(operation.id)) return [403, 404, 409]; // of the right form, but from no folder that is allowed, for nobody, or of an id that is taken
   if (operation.id === 'createEmbedding') return [400, 404]; // the model generates
   if (field === 'model') return [200, 404]; // of the right form, but perhaps nobody's
   if (field === 'timeout_ms') return [200, 504];

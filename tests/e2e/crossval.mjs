@@ -100,7 +100,11 @@ await test('crossval: a llama.cpp server\'s lists, by id and by text, and bad an
   assert.deepEqual(seen.map((s) => s.body.prompt.length), [1, 2, 3, 4, 5, 6]);
   assert.ok(seen.every((s) => s.url === '/base/completion' && s.key === 'Bearer sesame' && s.body.n_predict === 1 && s.body.n_probs === 4096));
   answer = { completion_probabilities: [{ content: ' the', probs: [{ tok_str: ' the', prob: 0.9 }, { tok_str: 'no such token', prob: 0.05 }] }] };
+  assert.ok(seen.every((s) => s.body.cache_prompt === true));
   assert.equal((await report(args)).n_positions, 6);
+  seen.length = 0;
+  await report([...args, '--api', 'llama-whole']);
+  assert.ok(seen.length === 6 && seen.every((s) => s.body.cache_prompt === false));
   for (const [bad, pattern] of [['{', /line 1/], [{ content: 'x' }, /expected top_logprobs/]]) {
     answer = bad;
     const failed = await crossval(args);

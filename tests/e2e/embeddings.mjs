@@ -8,6 +8,7 @@ import path from 'node:path';
 import OpenAI from 'openai';
 import YAML from 'yaml';
 import { build, done, get, metric, model, post, root, sleep, startEngine, startGateway, startPair, stop, test, until } from './lib/harness.mjs';
+import { clients, refused, status as grpcStatus, unary } from './lib/rpc.mjs';
 import { Spec } from './lib/spec.mjs';
 import { bearer, file, token } from './lib/tokens.mjs';
 
@@ -87,6 +88,24 @@ await test('embeddings: faults are named', async () => {
   assert.equal((await raw({ input: 'a', model: 'nobody' })).status, 404);
 });
 
+await test('embeddings: over gRPC the same vectors, and errors that name the input', async () => {
+  const { inference } = clients(engine.target), tokens = await ids('a king');
+  const { embeddings, prompt_tokens: n, model: name } = await unary(inference, 'Embed', { inputs: [{ text: 'a king' }, { tokens: { ids: tokens } }] });
+  assert.equal(name, 'mean');
+  assert.equal(n, 2 * tokens.length);
+  assert.deepEqual(embeddings[0].values, embeddings[1].values);
+  assert.deepEqual(embeddings[0].values, (await create('a king', { encoding_format: 'float' })).data[0].embedding.map(Math.fround));
+  const fails = (request, field) => refused(unary(inference, 'Embed', request), 'VALIDATION_FAILED', { grpc: grpcStatus.INVALID_ARGUMENT, field });
+  await fails({ inputs: [] }, 'inputs');
+  await fails({ inputs: Array(257).fill({ text: 'a' }) }, 'inputs');
+  await fails({ inputs: [{ text: 'a' }, { tokens: { ids: [] } }] }, 'inputs[1]');
+  await fails({ inputs: [{ tokens: { ids: [99999999] } }] }, 'inputs[0]');
+  await fails({ inputs: [{ text: 'a' }], dimensions: SIZE + 1 }, 'dimensions');
+  await refused(unary(inference, 'Embed', { inputs: [{ text: 'a' }], model: 'nobody' }), 'MODEL_NOT_FOUND');
+  await refused(unary(inference, 'Embed', { inputs: Array(256).fill({ text: 'a '.repeat(200) }), timeout_ms: 1 }), 'DEADLINE_EXCEEDED');
+  await refused(unary(inference, 'Generate', { prompt: 'a' }), 'VALIDATION_FAILED', { field: 'model' });
+});
+
 await test('embeddings: a model that embeds does not generate, and one that generates does not embed', async () => {
   for (const [to, body] of [['/v1/completions', { prompt: 'a' }], ['/v1/chat/completions', { messages: [{ role: 'user', content: 'a' }] }], ['/v1/inference', { prompt: 'a' }]]) {
     const { status, json } = await post(gateway.url + to, body);
@@ -127,7 +146,7 @@ await test('embeddings: a deadline is a 504, and a queue that is full is waited 
 });
 
 await test('embeddings: beside a model that generates, each does its own', async () => {
-  const key = 'a secret of at least thirty-two bytes', headers = bearer(token({ alg: 'HS256', key }, { scopes: ['model:write', 'model:read'] }));
+  const key = 'a secret of at least thirty-two bytes', headers = bearer(token({ alg: 'HS256', key }, { scopes: ['model:write', 'model:read', 'model:manage'] }));
   const both = await startEngine(['--model-dirs', folder]);
   const door = await startGateway(both.target, ['--jwt-key', file('secret', key), '--jwt-alg', 'HS256']);
   await until('it serves', 10000, async () => (await get(`${door.url}/health/ready`)).status === 200);
@@ -136,8 +155,17 @@ await test('embeddings: beside a model that generates, each does its own', async
   const ask = async (to, body) => (await post(door.url + to, body, { headers })).json;
   assert.deepEqual((await ask('/v1/embeddings', { model: 'mean', input: 'a king' })).data[0].embedding,
                    (await create('a king', { encoding_format: 'float' })).data[0].embedding);
+  assert.deepEqual((await get(`${door.url}/v1/models`, { headers })).json.models.map((m) => [m.id, m.computes_embeddings]), [['mean', true], ['tales', undefined]]);
   assert.equal((await ask('/v1/inference', { prompt: 'a', max_tokens: 1 })).model_id, 'tales');
   assert.equal((await ask('/v1/embeddings', { input: 'a' })).error.param, 'model'); // the default generates
+  const swap = (to, id) => post(`${door.url}/v1/models/swap`, { new_model_path: to, target_model_id: id, health_check_config: { inference_test_prompts: ['a king'] } }, { headers });
+  const swapped = await swap(files.last, 'mean');
+  assert.equal(swapped.status, 200, swapped.text);
+  assert.equal(swapped.json.health_check_results.overall_healthy, true);
+  const other = await swap(files.last, 'tales');
+  assert.equal(other.status, 422, other.text);
+  assert.equal(other.json.error_details.validation_failures[0].validation_type, 'kind');
+  assert.equal((await ask('/v1/inference', { prompt: 'a', max_tokens: 1 })).model_id, 'tales');
 });
 
 await done();

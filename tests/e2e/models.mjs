@@ -2,7 +2,7 @@
 // Several models in one engine over gRPC: load, list, get, unload, swap, the default, what survives a restart, what is refused, and the memory of all.
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
-import { mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
+import { copyFileSync, mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
 import { done, get, metric, model, startEngine, start, stop, test, until } from './lib/harness.mjs';
@@ -17,16 +17,18 @@ const state = path.join(dir, 'state');
 const options = ['--model-dirs', inside, '--state-file', state, '--kv-cache-size', '8M'];
 let engine = await startEngine(options), { inference, models, admin } = clients(engine.target);
 
-const request = { prompt: 'Once upon a time', max_tokens: 48, sampling: { seed: 7, temperature: 1 } };
+const LONG = 120, SHORT = 20; // tokens
+const request = { prompt: 'Once upon a time', max_tokens: SHORT, sampling: { seed: 7, temperature: 1 } };
 const tokensOf = async (name, extra = {}) => (await unary(inference, 'Generate', { ...request, model: name, ...extra })).choices[0].token_ids;
 const list = async (filter = {}) => (await unary(models, 'List', filter)).models;
 const ids = async () => (await list()).map((m) => m.id);
-const load = (request_) => changed(models, 'Load', request_);
+const quick = { samples: 10 }; // positions that a load compares
+const load = (request_) => changed(models, 'Load', { validation: quick, ...request_ });
 const series = async (id) => (await get(`${engine.admin}/metrics`)).text.split('\n').filter((line) => line.includes(`model="${id}"`));
 const ready = async () => (await get(`${engine.admin}/health/ready`)).status === 200;
-// A request of a thousand tokens that is running: `end` gives what came of it.
+// A long request that is running: `end` gives what came of it.
 async function running(name) {
-  const call = inference.StreamGenerate({ ...request, model: name, max_tokens: 1000, ignore_eos: true });
+  const call = inference.StreamGenerate({ ...request, model: name, max_tokens: LONG, ignore_eos: true });
   const end = stream(call);
   await new Promise((resolve) => call.once('data', resolve));
   return { call, end };
@@ -120,7 +122,7 @@ const bad = [
 ];
 for (const [what, request_, code, field] of bad)
   await test(`models: refused: ${what}`, async () => {
-    const before = await ids(), { error } = await change(models, 'Load', request_);
+    const before = await ids(), { error } = await change(models, 'Load', { validation: quick, ...request_ });
     assert.ok(error, 'the load succeeded');
     if (code) await refused(Promise.resolve({ error }), code, { field });
     assert.ok(error.details.length > 10);
@@ -170,7 +172,7 @@ await test('models: a model that is taken out finishes what it began', async () 
   });
   const { events, error } = await one.end, answer = await unloaded;
   assert.equal(error, null);
-  assert.equal(events.at(-1).complete.usage.completion_tokens, 1000);
+  assert.equal(events.at(-1).complete.usage.completion_tokens, LONG);
   assert.ok(answer.freed_bytes > 1e6 && answer.evicted >= 1, JSON.stringify(answer));
   assert.deepEqual(await ids(), ['tales']);
   assert.deepEqual(await series('sure'), []);
@@ -181,14 +183,14 @@ await test('models: a model that is taken out finishes what it began', async () 
 await test('models: the counters of one that comes back go on', async () => {
   await load({ path: files.sure });
   const before = await metric(engine.admin, 'bitnet_tokens_generated_total', { model: 'sure' });
-  assert.ok(before >= 1000, `${before}`);
+  assert.ok(before >= LONG, `${before}`);
   assert.deepEqual(await tokensOf('sure'), alone.sure);
-  assert.equal(await metric(engine.admin, 'bitnet_tokens_generated_total', { model: 'sure' }), before + 48);
+  assert.equal(await metric(engine.admin, 'bitnet_tokens_generated_total', { model: 'sure' }), before + SHORT);
   await unary(models, 'Unload', { id: 'sure' });
 });
 
 await test('models: a client that goes away does not end what it began', async () => {
-  const call = models.Load({ path: files.unsure });
+  const call = models.Load({ path: files.unsure, validation: quick });
   call.on('error', () => {});
   call.on('data', () => call.cancel());
   await until('the model is there', 60000, async () => (await list({ status: ['MODEL_STATUS_ACTIVE'] })).some((m) => m.id === 'unsure'));
@@ -200,9 +202,9 @@ await test('models: a client that goes away does not end what it began', async (
 // ---- swap
 
 await test('models: a swap puts another file behind an id, and running requests finish on theirs', async () => {
-  const long = { max_tokens: 1000, ignore_eos: true };
+  const long = { max_tokens: LONG, ignore_eos: true };
   const expected = await tokensOf('tales', long), one = await running('tales');
-  const { progress, result } = await changed(models, 'Swap', { path: files.sure, id: 'tales', prompts: ['Once there was a fox'] });
+  const { progress, result } = await changed(models, 'Swap', { path: files.sure, id: 'tales', prompts: ['Once there was a fox'], validation: quick });
   assert.equal(result.status, 'SWAP_STATUS_COMPLETED');
   assert.match(result.swap_id, /^[0-9a-f-]{36}$/);
   assert.ok(result.total_ms > 0 && result.switch_ms > 0, JSON.stringify(result));
@@ -218,7 +220,7 @@ await test('models: a swap puts another file behind an id, and running requests 
 
 await test('models: a swap to what is not good changes nothing, and says why', async () => {
   for (const [file, code] of [[files.cut, 'MODEL_LOAD_FAILED'], [files.nan, 'MODEL_LOAD_FAILED'], [files.wrong, null], [strangers.stranger, 'AUTHORIZATION_FAILED']]) {
-    const { result, error } = await change(models, 'Swap', { path: file, id: 'tales' });
+    const { result, error } = await change(models, 'Swap', { path: file, id: 'tales', validation: quick });
     assert.ok(error, file);
     if (code) assert.equal(result.error_code, code, `${file}: ${result.error_message}`);
     assert.ok(['SWAP_STATUS_FAILED', 'SWAP_STATUS_ROLLED_BACK'].includes(result.status));
@@ -230,8 +232,8 @@ await test('models: a swap to what is not good changes nothing, and says why', a
 });
 
 await test('models: one swap of an id at a time, and no unload meanwhile', async () => {
-  const first = change(models, 'Swap', { path: files.copy, id: 'tales', strategy: 'SWAP_STRATEGY_BLUE_GREEN', watch_seconds: 2 });
-  await until('the swap runs', 20000, async () => (await change(models, 'Swap', { path: files.copy, id: 'tales' })).error?.details.includes('running'));
+  const first = change(models, 'Swap', { path: files.copy, id: 'tales', validation: quick, strategy: 'SWAP_STRATEGY_BLUE_GREEN', watch_seconds: 2 });
+  await until('the swap runs', 20000, async () => (await change(models, 'Swap', { path: files.copy, id: 'tales', validation: quick })).error?.details.includes('running'));
   await refused(unary(models, 'Unload', { id: 'tales' }), 'CONFLICT');
   assert.equal((await first).result.status, 'SWAP_STATUS_COMPLETED', (await first).error?.details);
   assert.deepEqual(await tokensOf('tales'), alone.tales);
@@ -240,6 +242,34 @@ await test('models: one swap of an id at a time, and no unload meanwhile', async
 await test('models: the state file names what was last complete', async () => {
   assert.match(readFileSync(state, 'utf8'), new RegExp(files.copy.replace(/[.\\/]/g, '\\$&')));
   assert.deepEqual(await stop(engine.child), { code: 0, signal: null });
+});
+
+await test('models: one whose file is lost is listed as failed, and health says so', async () => {
+  const start_ = async () => { engine = await startEngine(options); ({ inference, models, admin } = clients(engine.target)); };
+  copyFileSync(files.unsure, path.join(inside, 'lost.gguf'));
+  await start_();
+  await load({ path: path.join(inside, 'lost.gguf') });
+  await stop(engine.child);
+  rmSync(path.join(inside, 'lost.gguf'));
+  await start_();
+  const [lost] = await list({ status: ['MODEL_STATUS_FAILED'] }), health = await unary(admin, 'Health');
+  assert.equal(lost.id, 'lost');
+  assert.ok(lost.message.length > 5, JSON.stringify(lost));
+  assert.equal(health.status, 'HEALTH_STATUS_DEGRADED');
+  assert.match(health.components.find((c) => c.name === 'model_manager').message, /lost/);
+  assert.ok(await ready());
+  await refused(unary(inference, 'Generate', { ...request, model: 'lost' }), 'MODEL_NOT_FOUND');
+  await unary(models, 'Unload', { id: 'lost' });
+  assert.equal((await unary(admin, 'Health')).status, 'HEALTH_STATUS_HEALTHY');
+});
+
+await test('models: a drain ends what is being changed, and nothing of it is remembered', async () => {
+  const before = readFileSync(state, 'utf8'), call = models.Load({ path: files.unsure, id: 'late' });
+  const end = stream(call);
+  await new Promise((resolve) => call.once('data', resolve));
+  assert.deepEqual(await stop(engine.child), { code: 0, signal: null });
+  assert.ok((await end).error);
+  assert.equal(readFileSync(state, 'utf8'), before);
 });
 
 // ---- memory
@@ -261,7 +291,7 @@ await test('models: what does not fit is refused, or takes the place of what was
   ({ inference, models } = clients(engine.target));
   for (const id of more) await load({ path: files.copy, id });
   for (const id of [...more].reverse()) await tokensOf(id, { max_tokens: 1 }); // the last one was unused for longest
-  const result = await change(models, 'Load', { path: files.copy, id: 'newcomer' });
+  const result = await change(models, 'Load', { path: files.copy, id: 'newcomer', validation: quick });
   if (more.length === 0) return await refused(Promise.resolve(result), 'MEMORY_EXHAUSTED'); // the default stays
   assert.equal(result.error, null, result.error?.details);
   assert.deepEqual(await ids(), [...more.slice(0, -1), 'newcomer', 'tales'].sort());

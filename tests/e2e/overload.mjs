@@ -6,6 +6,7 @@
 import assert from 'node:assert/strict';
 import { execFile } from 'node:child_process';
 import { readFileSync } from 'node:fs';
+import { cpus } from 'node:os';
 import path from 'node:path';
 import { build, done, haveModel, metric, startEngine, startGateway, stop, test, until } from './lib/harness.mjs';
 
@@ -21,8 +22,10 @@ if (!haveModel) {
   await done();
 }
 
-const load = (args, limitS) => new Promise((resolve) => {
-  const child = execFile(path.join(build, 'bitnet-load'), [...args, '--json', '--allow-refused', '--prompt-tokens', '16', '--max-tokens', TOKENS],
+// With a pinned engine the client stays off the CPU that computes, as one on another machine does.
+const load = (args, limitS, pinned) => new Promise((resolve) => {
+  const program = path.join(build, 'bitnet-load'), others = `1-${cpus().length - 1}`;
+  const child = execFile(pinned ? 'taskset' : program, [...(pinned ? ['-c', others, program] : []), ...args, '--json', '--allow-refused', '--prompt-tokens', '16', '--max-tokens', TOKENS],
     { timeout: limitS * 1000, maxBuffer: 1 << 26 }, (error, out, err) => resolve({ code: child.exitCode, err, json: out ? JSON.parse(out) : undefined }));
 });
 // Its own memory: pages of the mapped model come and go as the system likes.
@@ -36,10 +39,11 @@ async function overload(name, engineArgs, throughGateway) {
   const url = gateway ? `${gateway.url}/v1/completions` : `grpc://${engine.target}`;
   const level = Math.max(1, SECONDS / 2), warmup = Math.max(0.5, SECONDS / 6);
   const common = [url, ...(gateway ? [] : ['--ignore-eos']), '--warmup', String(warmup)];
+  const pinned = engineArgs.includes('--pin');
   let peak, over, grown;
 
   await test(`overload: ${name}: the peak, in closed loops without refusals`, async () => {
-    const { code, json, err } = await load([...common, '--clients', [16, 32, 48].map(String).join(), '--duration', String(level)], 60 + 4 * level);
+    const { code, json, err } = await load([...common, '--clients', [16, 32, 48].map(String).join(), '--duration', String(level)], 60 + 4 * level, pinned);
     assert.equal(code, 0, err + JSON.stringify(json));
     assert.ok(json.levels.every((l) => l.requests.refused === 0 && l.requests.failed === 0), JSON.stringify(json.levels.map((l) => l.requests)));
     peak = json.levels.reduce((a, b) => (b.per_second.requests > a.per_second.requests ? b : a));
@@ -51,7 +55,7 @@ async function overload(name, engineArgs, throughGateway) {
   const samples = [];
   const sampler = setInterval(() => samples.push(rss(engine.child)), 100);
   await test(`overload: ${name}: at ${FACTOR} times the peak requests are answered or told when to come back`, async () => {
-    const { code, json, err } = await load([...common, '--rate', Math.max(FACTOR * peak.per_second.requests, REPORT ? 1 : LEAST_RATE).toFixed(3), '--duration', String(SECONDS)], 120 + 2 * SECONDS);
+    const { code, json, err } = await load([...common, '--rate', Math.max(FACTOR * peak.per_second.requests, REPORT ? 1 : LEAST_RATE).toFixed(3), '--duration', String(SECONDS)], 120 + 2 * SECONDS, pinned);
     assert.equal(code, 0, err + JSON.stringify(json));
     [over] = json.levels;
     const { requests } = over;
@@ -83,6 +87,7 @@ async function overload(name, engineArgs, throughGateway) {
 }
 
 if (REPORT) {
+  if (cpus().length > 1) await overload('gRPC, 1 pinned thread', ['--threads', '1', '--pin'], false);
   await overload('gRPC, 1 thread', ['--threads', '1'], false);
   await overload('gRPC, 2 threads', ['--threads', '2'], false);
   await overload('gRPC, 2 threads that give way', ['--threads', '2', '--idle-priority'], false);

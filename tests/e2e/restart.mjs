@@ -36,7 +36,7 @@ function remembered() {
 
 const alone = {}; // a file's own tokens
 for (const file of [model, ...Object.values(files)]) {
-  if (file !== model) assert.equal((await stream(api.models.Swap({ path: file, id: 'tales' }))).error, null);
+  if (file !== model) assert.equal((await stream(api.models.Swap({ path: file, id: 'tales', validation: { samples: 10 } }))).error, null);
   alone[file] = await tokensOf('tales');
 }
 assert.equal(new Set(Object.values(alone)).size, 3);
@@ -79,7 +79,7 @@ for (let i = 0; i < KILLS; i++) {
   else if (what === 'Unload' && !extra) what = 'Load';
   await test(`restart: ${i + 1}: ${what.toLowerCase()}, killed at ${phase}`, async () => {
     const target = before.tales === files.sure ? files.unsure : files.sure;
-    const asked = what === 'Swap' ? { path: target, id: 'tales', strategy: strategies[i % 3], watch_seconds: 0.3 } : what === 'Load' ? { path: target, id: 'extra' } : { id: 'extra' };
+    const asked = what === 'Swap' ? { path: target, id: 'tales', strategy: strategies[i % 3], watch_seconds: 0.3, validation: { samples: 10 } } : what === 'Load' ? { path: target, id: 'extra', validation: { samples: 10 } } : { id: 'extra' };
     const after = { ...before };
     if (what === 'Swap') after.tales = target;
     if (what === 'Load') after.extra = target;

@@ -9,7 +9,7 @@ import { done, haveModel, metric, model, sleep, startEngine, test, until } from 
 import { change, changed, clients, unary } from './lib/rpc.mjs';
 import { makeVariants } from './lib/variants.mjs';
 
-const STREAMS = Number(process.env.STREAMS ?? 32), SWAPS = Number(process.env.SWAPS ?? 5), CHANNELS = 8;
+const STREAMS = Number(process.env.STREAMS ?? 24), SWAPS = Number(process.env.SWAPS ?? 5), CHANNELS = 8;
 const MEMORY = SWAPS >= 20 ? 1.05 : 1.3; // of the start, at the end; a short run is warm-up for the most part
 if (!haveModel) {
   console.log('skip swaps the demo model is not there');
@@ -20,6 +20,7 @@ const dir = mkdtempSync(path.join(os.tmpdir(), 'bitnet-swaps-'));
 process.on('exit', () => rmSync(dir, { recursive: true, force: true }));
 const files = { tales: model, ...makeVariants(dir, { sure: ['tempered', 1.2], unsure: ['tempered', 0.85], slow: ['slow', 30], wrong: 'wrong', nan: 'scaleIsNan', cut: 'truncated' }) };
 const strategies = ['SWAP_STRATEGY_ATOMIC', 'SWAP_STRATEGY_BLUE_GREEN', 'SWAP_STRATEGY_ROLLING'];
+const validation = { timeout_seconds: 300, ...(SWAPS < 20 && { samples: 10 }) }; // as it comes, or in a hurry
 const plan = ['sure', 'wrong', 'unsure', 'slow', 'tales', 'cut', 'nan'], good = ['sure', 'unsure', 'tales'];
 
 const engine = await startEngine(['--model-dirs', `${dir}:${path.dirname(model)}`, '--max-sequences', `${STREAMS + 8}`, '--queue-limit', `${4 * STREAMS}`,
@@ -34,7 +35,7 @@ const percentile = (list, p) => [...list].sort((a, b) => a - b)[Math.min(list.le
 
 const openings = ['Once upon a time', 'The old king', 'In the forest there lived a', 'A fox said to the crow', 'There was once a poor miller who had', 'One day the youngest son went'];
 const requests = openings.flatMap((prompt, i) => [0, 1].map((k) => (
-  { prompt, model: 'tales', max_tokens: 40 + 8 * ((2 * i + k) % 5), ignore_eos: true, sampling: { seed: 100 * i + k, temperature: k ? 0.8 : 1, top_k: 0, top_p: 1 } })));
+  { prompt, model: 'tales', max_tokens: (SWAPS < 20 ? 12 : 40) + 8 * ((2 * i + k) % 5), ignore_eos: true, sampling: { seed: 100 * i + k, temperature: k ? 0.8 : 1, top_k: 0, top_p: 1 } })));
 const alone = {}; // by the fingerprint of what answers: one list of tokens a request
 async function learn(name) {
   for (const [i, request] of requests.entries()) {
@@ -46,7 +47,7 @@ async function learn(name) {
 await test('swaps: each good model has tokens of its own', async () => {
   await learn('tales');
   for (const name of ['sure', 'unsure', 'tales']) {
-    await changed(models, 'Swap', { path: files[name], id: 'tales' });
+    await changed(models, 'Swap', { path: files[name], id: 'tales', validation });
     if (name !== 'tales') await learn(name);
   }
   const all = Object.values(alone);
@@ -101,7 +102,7 @@ for (let i = 0; i < SWAPS; i++) {
   if (name === current) name = good[(good.indexOf(name) + 1) % good.length];
   const strategy = strategies[i % strategies.length];
   await test(`swaps: ${i + 1}: ${strategies[i % 3].slice(14).toLowerCase()} to a model that is ${good.includes(name) ? 'good' : name}`, async () => {
-    const { result, error } = await change(models, 'Swap', { path: files[name], id: 'tales', strategy, watch_seconds: 2, prompts: ['Once there was a fox'], validation: { timeout_seconds: 200 } });
+    const { result, error } = await change(models, 'Swap', { path: files[name], id: 'tales', strategy, watch_seconds: 2, prompts: ['Once there was a fox'], validation });
     assert.ok(result, error?.details);
     const { status, error_message: why, switch_ms: pause } = result;
     results.push({ name, strategy, status, ms: Math.round(result.total_ms) });

@@ -1,5 +1,5 @@
-// What live accuracy costs: two engines, one with the default share and one without, loaded in turns; medians of their throughput, and the share of
-// the process's CPU time that its thread takes. A measurement (make accuracy-cost), not a test.
+// What live accuracy costs: two engines, one with the default share and one without, loaded in turns; medians of their throughput,
+// and the CPU time of a token, which a machine with other work changes less. A measurement (make accuracy-cost), not a test.
 import { execFile } from 'node:child_process';
 import { readFileSync, readdirSync } from 'node:fs';
 import path from 'node:path';
@@ -26,25 +26,27 @@ function ticks(pid) {
 }
 
 const engines = { with: await startEngine(), without: await startEngine(['--accuracy-share', '0']) };
-const rates = { with: [], without: [] };
+const sums = { with: { rates: [], thread: 0, all: 0, tokens: 0 }, without: { rates: [], thread: 0, all: 0, tokens: 0 } };
+const generated = (engine) => metric(engine.admin, 'bitnet_tokens_generated_total');
+
+async function round(name) {
+  const engine = engines[name], sum = sums[name], before = ticks(engine.child.pid), tokens = await generated(engine);
+  sum.rates.push(await load(engine));
+  const after = ticks(engine.child.pid);
+  sum.thread += after.thread - before.thread;
+  sum.all += after.all - before.all;
+  sum.tokens += await generated(engine) - tokens;
+}
+
 for (const engine of Object.values(engines)) await load(engine);
-const before = ticks(engines.with.child.pid);
-let thread = 0, all = 0;
-for (let round = 0; round < rounds; round++)
-  for (const name of round % 2 ? ['with', 'without'] : ['without', 'with']) {
-    const start = ticks(engines.with.child.pid);
-    rates[name].push(await load(engines[name]));
-    const end = ticks(engines.with.child.pid);
-    if (name === 'with') {
-      thread += end.thread - start.thread;
-      all += end.all - start.all;
-    }
-  }
-const compared = await metric(engines.with.admin, 'bitnet_accuracy_requests_total', { result: 'compared' });
-const dropped = await metric(engines.with.admin, 'bitnet_accuracy_requests_total', { result: 'dropped' });
-console.log(JSON.stringify({ clients, seconds, rounds, with: rates.with.map(Math.round), without: rates.without.map(Math.round) }));
-console.log(`tokens/s: median ${median(rates.with).toFixed(1)} with, ${median(rates.without).toFixed(1)} without, ratio ` +
-            `${(median(rates.with) / median(rates.without)).toFixed(4)}; CPU under load: ${(100 * thread / all).toFixed(2)} % of the process's`);
-console.log(`requests: ${compared} compared, ${dropped} dropped; ratio ${await metric(engines.with.admin, 'bitnet_quantization_accuracy_ratio')}` +
-            ` (${before.thread} ticks of the thread before)`);
+for (let i = 0; i < rounds; i++) for (const name of i % 2 ? ['with', 'without'] : ['without', 'with']) await round(name);
+
+const rate = (name) => median(sums[name].rates), cpu = (name) => 10 * sums[name].all / sums[name].tokens; // a tick is 10 ms
+const requests = (result) => metric(engines.with.admin, 'bitnet_accuracy_requests_total', { result });
+const same = await metric(engines.with.admin, 'bitnet_quantization_accuracy_ratio').catch(() => 'not known yet');
+console.log(`${rounds} rounds of ${seconds} s, ${clients} clients; with live accuracy against without:`);
+console.log(`  tokens/s       ${rate('with').toFixed(1)} against ${rate('without').toFixed(1)}, medians: ${(rate('with') / rate('without')).toFixed(4)}`);
+console.log(`  CPU of a token ${cpu('with').toFixed(3)} against ${cpu('without').toFixed(3)} ms: ${(cpu('with') / cpu('without')).toFixed(4)}; ` +
+            `${(100 * sums.with.thread / sums.with.all).toFixed(2)} % of it is the thread's`);
+console.log(`  requests       ${await requests('compared')} compared, ${await requests('dropped')} dropped; tokens that were the same: ${same}`);
 await done();

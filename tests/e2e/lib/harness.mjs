@@ -41,11 +41,12 @@ export async function freePort() {
   }
 }
 
-// Starts a program; its log goes to a file that is shown when it does not come up.
-export function start(program, args, env = {}) {
+// Starts a program, by way of the command `through` if there is one; its log goes to a file that is shown when it does not come up.
+export function start(program, args, env = {}, through = []) {
   const log = path.join(os.tmpdir(), `bitnet-e2e-${process.pid}-${path.basename(program)}-${children.size}.log`);
   const fd = openSync(log, 'w');
-  const child = spawn(path.join(build, program), args, { stdio: ['ignore', fd, fd], env: { ...process.env, ...env } });
+  const [command, ...rest] = [...through, path.join(build, program), ...args];
+  const child = spawn(command, rest, { stdio: ['ignore', fd, fd], env: { ...process.env, ...env } });
   child.log = () => readFileSync(log, 'utf8');
   child.ended = once(child, 'exit').then(([code, signal]) => {
     children.delete(child);

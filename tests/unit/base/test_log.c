@@ -204,6 +204,33 @@ static void *write_lines(void *name)
     return NULL;
 }
 
+START_TEST(a_pipe_that_nobody_reads_holds_nothing_up)
+{
+    static char text[1 << 20];
+    int ends[2];
+    ck_assert_int_eq(pipe(ends), 0);
+    ck_assert_int_ge(dup2(ends[1], STDERR_FILENO), 0);
+    log_init(LOG_INFO, LOG_FORMAT_JSON);
+    const int n_lines = 5000; /* far more than a pipe holds; without the look for room this would never end */
+    for (int i = 0; i < n_lines; i++)
+        log_info("test", "a line", LOG_INT("i", i));
+    ssize_t n = read(ends[0], text, sizeof text - 1);
+    ck_assert_int_gt(n, 0);
+    text[n] = '\0';
+    ck_assert_int_eq(text[n - 1], '\n');
+    int n_kept = 0;
+    for (const char *line = text; (line = strchr(line, '\n')); line++)
+        n_kept++;
+    log_info("test", "the next one");
+    n = read(ends[0], text, sizeof text - 1);
+    text[n > 0 ? n : 0] = '\0';
+    char expected[64];
+    snprintf(expected, sizeof expected, "\"lines\":%d}\n", n_lines - n_kept);
+    ck_assert_msg(strstr(text, expected), "%s %s", expected, text);
+    ck_assert_ptr_nonnull(strstr(text, "the next one"));
+}
+END_TEST
+
 START_TEST(lines_of_threads_do_not_mix)
 {
     capture(LOG_INFO, LOG_FORMAT_JSON);
@@ -265,7 +292,7 @@ START_TEST(a_wrong_list_changes_nothing)
 }
 END_TEST
 
-SUITE("log", json_line, fields_are_optional, null_string_is_left_out, numbers_that_json_lacks_are_null,
+SUITE("log", a_pipe_that_nobody_reads_holds_nothing_up, json_line, fields_are_optional, null_string_is_left_out, numbers_that_json_lacks_are_null,
       text_line_quotes_what_is_no_word, auto_is_json_off_a_terminal, lower_levels_are_not_written, off_writes_nothing,
       fields_of_unwritten_lines_are_not_computed, components_have_their_own_level, component_table_has_an_end,
       level_names, a_list_sets_all_levels, a_wrong_list_changes_nothing, field_that_does_not_fit_is_left_out_whole, message_that_does_not_fit_is_named, errno_is_kept,

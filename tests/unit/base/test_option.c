@@ -397,7 +397,7 @@ START_TEST(help_names_every_option)
 {
     struct buffer out;
     buffer_init(&out, 100000);
-    option_help(&table, &out);
+    option_help(&table, OPTION_HELP_TEXT, &out);
     ck_assert_msg(strncmp(out.data, "usage: prog\n", 12) == 0, "%s", out.data);
     for (const struct option_def *def = defs; def->name; def++) {
         ck_assert_msg(strstr(out.data, def->name), "%s", def->name);
@@ -412,8 +412,46 @@ START_TEST(help_names_every_option)
 }
 END_TEST
 
+START_TEST(help_as_a_sample_file)
+{
+    struct buffer out;
+    buffer_init(&out, 100000);
+    ck_assert_int_eq(parse("--help=config --bogus"), ERROR_NONE);
+    ck_assert_int_eq(result.help, OPTION_HELP_CONFIG);
+    option_help(&table, result.help, &out);
+    ck_assert_ptr_nonnull(strstr(out.data, "\n# Waiting requests.\n# [requests; 1..4096; default 64; BITNET_QUEUE_LIMIT]\n#queue-limit = 64\n"));
+    ck_assert_ptr_nonnull(strstr(out.data, "\n# Mode.\n# [auto|on|off; default auto; BITNET_MODE]\n#mode = auto\n"));
+    ck_assert_ptr_nonnull(strstr(out.data, "\n#limits = false\n"));
+    ck_assert_ptr_nonnull(strstr(out.data, "\n#note =\n"));
+    ck_assert_ptr_nonnull(strstr(out.data, "\n#key =\n")); /* a secret may come from a file */
+    ck_assert_ptr_null(strstr(out.data, "toy"));             /* flag only */
+    for (const char *line = out.data; *line; line += strcspn(line, "\n") + 1)
+        ck_assert_msg(*line == '#' || *line == '\n', "%.40s", line);
+    buffer_fini(&out);
+}
+END_TEST
+
+START_TEST(help_as_a_manual_page)
+{
+    static const struct option_def roff_defs[] = {
+        {.name = "a-b", .type = OPTION_INT, .offset = offsetof(struct config, offset), .help = ".so C:\\x\n'quoted' well-known"}, {0}};
+    static const struct option_table roff_table = {"prog", "usage: prog --a\n       prog sub [--b]\n\nDoes -x.\n", roff_defs};
+    struct buffer out;
+    buffer_init(&out, 100000);
+    ck_assert_int_eq(parse("--help=man"), ERROR_NONE);
+    option_man_title("prog sub", 8, "does it - well", "1.0", &out);
+    option_help(&roff_table, result.help, &out);
+    ck_assert_ptr_eq(strstr(out.data, ".TH \"PROG-SUB\" 8 \"\" \"bitnetd 1.0\" \"bitnetd\"\n.SH NAME\nprog\\-sub \\- does it \\- well\n"), out.data);
+    ck_assert_ptr_nonnull(strstr(out.data, ".SH SYNOPSIS\n.nf\nprog \\-\\-a\nprog sub [\\-\\-b]\n.fi\n.SH DESCRIPTION\nDoes \\-x.\n.SH OPTIONS\n"));
+    /* No line of text is taken for a request. */
+    ck_assert_ptr_nonnull(strstr(out.data, "\\fB\\-\\-a\\-b\\fR\\fI N\\fR\n\\&.so C:\\ex\n\\&'quoted' well\\-known\n.br\n[BITNET_A_B]\n"));
+    ck_assert_ptr_nonnull(strstr(out.data, "BITNET_CONFIG"));
+    buffer_fini(&out);
+}
+END_TEST
+
 SUITE("option", defaults, flags_in_both_forms, precedence, file_from_the_environment, file_syntax,
       empty_variable_counts_as_unset, bool_words, sizes, errors, file_errors_name_the_line,
       wrong_value_is_an_error_where_it_is_hidden_too, secret_comes_from_the_environment_and_is_not_shown,
       flag_only_comes_from_nowhere_else, arguments_are_kept_in_order, arguments_are_bounded, common_switches, dump_reads_back_as_it_was,
-      dump_is_a_configuration_file, help_names_every_option)
+      dump_is_a_configuration_file, help_names_every_option, help_as_a_sample_file, help_as_a_manual_page)

@@ -3,8 +3,17 @@
 
 #include "tests/unit/engine/harness.h"
 
-#define N_PROMPT 4
-#define N_ANSWER 12
+#include <sched.h>
+
+#define N_PROMPT 3
+#define N_ANSWER 6
+
+/* In the place of the C library's: at the lowest priority a machine with other work would let the thread wait for minutes. */
+int sched_setscheduler(pid_t pid, int policy, const struct sched_param *param)
+{
+    (void)pid, (void)policy, (void)param;
+    return 0;
+}
 
 static struct engine_accuracy await_requests(struct engine *e, uint64_t n)
 {
@@ -138,7 +147,7 @@ START_TEST(a_wrong_token_degrades_for_a_while)
     uint32_t *last = &j->sequences[0].generated[N_ANSWER - 1];
     struct accuracy *a;
     struct error err = {0};
-    ck_assert(!accuracy_open(e, 1, 0.95, &a, &err));
+    ck_assert(!accuracy_open(e, 1, 0.9, &a, &err));
     accuracy_offer(a, j);
     struct engine_accuracy f = await(a, 1);
     ck_assert(f.recent == 1 && !f.degraded && f.n_violations == 0);
@@ -147,17 +156,17 @@ START_TEST(a_wrong_token_degrades_for_a_while)
     f = await(a, 2);
     ck_assert_uint_eq(f.n_compared - f.n_same, 1);
     ck_assert_uint_eq(f.n_violations, 1);
-    ck_assert(f.lowest == 11.0 / 12);
-    ck_assert_msg(f.recent == 23.0 / 24 && !f.degraded, "%g", f.recent);
+    ck_assert(f.lowest == 5.0 / 6);
+    ck_assert_msg(f.recent == 11.0 / 12 && !f.degraded, "%g", f.recent);
     accuracy_offer(a, j);
     f = await(a, 3);
-    ck_assert_msg(f.recent == 34.0 / 36 && f.degraded, "%g", f.recent);
+    ck_assert_msg(f.recent == 16.0 / 18 && f.degraded, "%g", f.recent);
     *last ^= 1;
     for (uint64_t n = 4; n <= ACCURACY_WINDOW + 3; n++) {
         accuracy_offer(a, j);
         f = await(a, n);
     }
-    ck_assert(f.recent == 1 && !f.degraded && f.n_violations == 2 && f.lowest == 11.0 / 12);
+    ck_assert(f.recent == 1 && !f.degraded && f.n_violations == 2 && f.lowest == 5.0 / 6);
     accuracy_close(a);
     free_job(j);
     engine_close(e);
@@ -238,7 +247,6 @@ int main(void)
 {
     Suite *suite = suite_create("accuracy");
     TCase *tcase = tcase_create("accuracy");
-    tcase_set_timeout(tcase, 120);
     tcase_add_test(tcase, all_are_the_same);
     tcase_add_test(tcase, an_empty_answer_is_compared);
     tcase_add_test(tcase, every_fourth_has_its_turn);

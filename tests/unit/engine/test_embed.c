@@ -152,7 +152,8 @@ START_TEST(a_vector_depends_on_nothing_but_its_text)
             stream_close(streams[i]);
         harness_await(e, harness_idle);
         engine_close(e);
-        e = open_kind(&kinds[k], (struct engine_options){.max_batch_tokens = kinds[k].causal ? 7 : 40, .n_threads = 2, .isa = "portable"});
+        e = open_kind(&kinds[k], (struct engine_options){
+                                     .max_batch_tokens = kinds[k].causal ? 7 : 40, .n_threads = 2, .isa = "portable"});
         embed(e, 40, 5, cut);
         ck_assert_mem_eq(cut, alone, sizeof alone);
         engine_close(e);
@@ -245,5 +246,5 @@ START_TEST(what_cannot_be_is_refused)
 }
 END_TEST
 
-SUITE("embed", agrees_with_the_reference, pooling_and_causality_count, a_vector_depends_on_nothing_but_its_text, a_model_does_one_or_the_other,
-      the_whole_context_may_be_used, limits_hold, what_cannot_be_is_refused)
+SUITE("embed", agrees_with_the_reference, pooling_and_causality_count, a_vector_depends_on_nothing_but_its_text,
+      a_model_does_one_or_the_other, the_whole_context_may_be_used, limits_hold, what_cannot_be_is_refused)

@@ -148,7 +148,8 @@ START_TEST(test_clients_take_turns)
     struct engine *e = harness_open((struct engine_options){.max_sequences = 1, .n_threads = 1});
     engine_observe(e, &(struct engine_observer){seen, count_finish, ignore_step, ignore_gap});
     struct stream *hog = start_hog(e);
-    struct request r = harness_request(2, ids, 10, 5);
+    struct request r = harness_request(2, ids, 11, 5);
+    r.n_tokens = 10;
     r.client_id = "flood";
     for (int i = 0; i < N_FLOOD; i++)
         flood[i] = harness_submit(e, &r);

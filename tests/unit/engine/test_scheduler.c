@@ -189,5 +189,16 @@ START_TEST(test_simulation)
 }
 END_TEST
 
+/* Prompts alone: a second's rows, or what another engine's streams may wait for. */
+START_TEST(test_shared)
+{
+    struct scheduler s = {.max_rows = 4096, .row_ns = 1000000, .decode_ns = 1000000, .n_decodes = 1};
+    struct scheduler_item item = {.n_left = 3000};
+    ck_assert_uint_eq(scheduler_plan(&s, &item, 1), SCHEDULER_ALONE_NS / 1000000);
+    s.shared = true;
+    ck_assert_uint_eq(scheduler_plan(&s, &item, 1), SCHEDULER_SHARED_NS / 1000000);
+}
+END_TEST
+
 SUITE("scheduler", test_drafts_where_there_is_room, test_decodes_first_then_prompts_in_order, test_paused_are_left_out, test_decodes_take_turns,
-      test_prefill_is_cut_to_bound_a_step, test_a_crowd_of_prompts_gets_room, test_the_time_between_tokens_stays_bounded, test_simulation)
+      test_prefill_is_cut_to_bound_a_step, test_a_crowd_of_prompts_gets_room, test_the_time_between_tokens_stays_bounded, test_shared, test_simulation)

@@ -56,7 +56,7 @@ static void answer_stats(int call, uint64_t n, const char *format)
     Bitnet__V1__StatsResponse a = BITNET__V1__STATS_RESPONSE__INIT;
     a.total_requests = n;
     a.inferences = n;
-    a.quantization = text(format);
+    *(strcmp(format, "i2s") == 0 ? &a.inferences_i2s : &a.inferences_tl2) = n;
     app_message(call, &a.base);
     app_end(call, 0, "");
 }

@@ -55,13 +55,22 @@ END_TEST
 
 START_TEST(faults)
 {
-    static const char *const bodies[] = {"{}",          "{\"input\":\"\"}",   "{\"input\":[]}",     "{\"input\":1}",       "{\"input\":[1,\"a\"]}",
-                                         "{\"input\":[1.5]}", "{\"input\":[-1]}", "{\"input\":[[]]}", "{\"input\":[\"a\",1]}", "{\"input\":{}}",
+    static const char *const bodies[] = {"{}",
+                                         "{\"input\":\"\"}",
+                                         "{\"input\":[]}",
+                                         "{\"input\":1}",
+                                         "{\"input\":[1,\"a\"]}",
+                                         "{\"input\":[1.5]}",
+                                         "{\"input\":[-1]}",
+                                         "{\"input\":[[]]}",
+                                         "{\"input\":[\"a\",1]}",
+                                         "{\"input\":{}}",
                                          "{\"input\":null}"};
     for (size_t i = 0; i < sizeof bodies / sizeof *bodies; i++) {
         app_open(&app);
         app_post(&app, EMBEDDINGS, bodies[i]);
-        ck_assert_msg(app_status(&app) == 400 && strstr(app_body(&app), "\"param\":\"input\""), "%s: %s", bodies[i], app_body(&app));
+        ck_assert_msg(app_status(&app) == 400 && strstr(app_body(&app), "\"param\":\"input\""), "%s: %s", bodies[i],
+                      app_body(&app));
         ck_assert_int_eq(app_n_calls, 0);
         app_close(&app);
     }
@@ -91,14 +100,17 @@ START_TEST(numbers_and_base64)
     forget(asked("{\"input\":[\"a\",\"b\"]}"));
     Bitnet__V1__EmbedRequest *r = asked("{\"input\":[\"a\",\"b\"]}");
     answer();
-    ck_assert_str_eq(app_body(&app), "{\"object\":\"list\",\"data\":[{\"object\":\"embedding\",\"index\":0,\"embedding\":[0.6,-0.8]},"
-                                     "{\"object\":\"embedding\",\"index\":1,\"embedding\":[1,0]}],\"model\":\"m\",\"usage\":{\"prompt_tokens\":9,"
-                                     "\"total_tokens\":9}}");
+    ck_assert_str_eq(
+        app_body(&app),
+        "{\"object\":\"list\",\"data\":[{\"object\":\"embedding\",\"index\":0,\"embedding\":[0.6,-0.8]},"
+        "{\"object\":\"embedding\",\"index\":1,\"embedding\":[1,0]}],\"model\":\"m\",\"usage\":{\"prompt_tokens\":9,"
+        "\"total_tokens\":9}}");
     forget(r);
     r = asked("{\"input\":[\"a\",\"b\"],\"encoding_format\":\"base64\"}");
     answer();
-    ck_assert_msg(strstr(app_body(&app), "\"embedding\":\"mpkZP83MTL8=\"") && strstr(app_body(&app), "\"embedding\":\"AACAPwAAAAA=\""), "%s",
-                  app_body(&app));
+    ck_assert_msg(strstr(app_body(&app), "\"embedding\":\"mpkZP83MTL8=\"") &&
+                      strstr(app_body(&app), "\"embedding\":\"AACAPwAAAAA=\""),
+                  "%s", app_body(&app));
     forget(r);
 }
 END_TEST

@@ -87,13 +87,16 @@ END_TEST
 START_TEST(a_load_says_all_that_was_asked)
 {
     app_open(&app);
-    app_post(&app, LOAD,
-             "{" P ",\"model_id\":\"m-2\",\"device_preference\":\"cpu\",\"quantization_format\":\"tl2\",\"validation_config\":{"
-             "\"enable_cross_validation\":false,\"min_accuracy\":0.95,\"validation_samples\":20,\"timeout_seconds\":40},"
-             "\"cache_config\":{\"enable_kv_cache\":false,\"cache_size_mb\":200}}");
+    app_post(
+        &app, LOAD,
+        "{" P
+        ",\"model_id\":\"m-2\",\"device_preference\":\"cpu\",\"quantization_format\":\"tl2\",\"validation_config\":{"
+        "\"enable_cross_validation\":false,\"min_accuracy\":0.95,\"validation_samples\":20,\"timeout_seconds\":40},"
+        "\"cache_config\":{\"enable_kv_cache\":false,\"cache_size_mb\":200}}");
     ck_assert_str_eq(app_calls[0].options.path, "/bitnet.v1.ModelService/Load");
     ck_assert_int_eq(app_calls[0].options.channel, ENGINE_ADMIN); /* once, and never with two */
-    Bitnet__V1__LoadModelRequest *m = bitnet__v1__load_model_request__unpack(NULL, app_calls[0].request.n_bytes, (uint8_t *)app_calls[0].request.data);
+    Bitnet__V1__LoadModelRequest *m = bitnet__v1__load_model_request__unpack(NULL, app_calls[0].request.n_bytes,
+                                                                             (uint8_t *)app_calls[0].request.data);
     ck_assert_str_eq(m->path, "/m/a.gguf");
     ck_assert_str_eq(m->id, "m-2");
     ck_assert_str_eq(m->device, "cpu");
@@ -115,7 +118,8 @@ START_TEST(a_swap_says_all_that_was_asked)
              "{" S ",\"swap_strategy\":\"rolling\",\"rollback_on_failure\":false,\"validation_timeout_seconds\":20,"
              "\"health_check_config\":{\"inference_test_prompts\":[\"x\",\"y\"],\"accuracy_threshold\":0.9}}");
     ck_assert_str_eq(app_calls[0].options.path, "/bitnet.v1.ModelService/Swap");
-    Bitnet__V1__SwapModelRequest *m = bitnet__v1__swap_model_request__unpack(NULL, app_calls[0].request.n_bytes, (uint8_t *)app_calls[0].request.data);
+    Bitnet__V1__SwapModelRequest *m = bitnet__v1__swap_model_request__unpack(NULL, app_calls[0].request.n_bytes,
+                                                                             (uint8_t *)app_calls[0].request.data);
     ck_assert_str_eq(m->path, "/m/a.gguf");
     ck_assert_str_eq(m->id, "a");
     ck_assert_int_eq(m->strategy, BITNET__V1__SWAP_STRATEGY__SWAP_STRATEGY_ROLLING);
@@ -197,7 +201,8 @@ static void say_swap(int call, Bitnet__V1__SwapStatus status)
     new.quantization_format = text("tl2");
     previous.model = &old;
     next.model = &new;
-    previous._tokens_per_second_case = next._tokens_per_second_case = BITNET__V1__SWAP_SIDE___TOKENS_PER_SECOND_TOKENS_PER_SECOND;
+    previous._tokens_per_second_case = next._tokens_per_second_case =
+        BITNET__V1__SWAP_SIDE___TOKENS_PER_SECOND_TOKENS_PER_SECOND;
     previous.tokens_per_second = 40;
     next.tokens_per_second = 50.5;
     check.name = text("prompts");
@@ -234,11 +239,13 @@ START_TEST(a_model_is_loaded)
     ck_assert_int_eq(app_status(&app), 0); /* not before the status */
     app_end(0, 0, "");
     ck_assert_int_eq(app_status(&app), 200);
-    ck_assert_str_eq(app_body(&app),
-                     "{\"model_id\":\"a\",\"status\":\"loaded\",\"load_time_ms\":13,\"model_metadata\":{\"parameter_count\":1000,"
-                     "\"quantization_format\":\"i2s\",\"architecture\":\"bitnet\",\"context_length\":512},\"validation_results\":{"
-                     "\"gguf_validation\":{\"format_valid\":true,\"version\":3},\"quantization_validation\":{\"accuracy_score\":0.995},"
-                     "\"performance_validation\":{\"memory_usage_mb\":2,\"device_compatibility\":[]}}}");
+    ck_assert_str_eq(
+        app_body(&app),
+        "{\"model_id\":\"a\",\"status\":\"loaded\",\"load_time_ms\":13,\"model_metadata\":{\"parameter_count\":1000,"
+        "\"quantization_format\":\"i2s\",\"architecture\":\"bitnet\",\"context_length\":512},\"validation_results\":{"
+        "\"gguf_validation\":{\"format_valid\":true,\"version\":3},\"quantization_validation\":{\"accuracy_score\":0."
+        "995},"
+        "\"performance_validation\":{\"memory_usage_mb\":2,\"device_compatibility\":[]}}}");
     app_close(&app);
 }
 END_TEST
@@ -253,7 +260,8 @@ START_TEST(a_load_that_fails)
     contains("{\"error\":{\"code\":\"MODEL_LOAD_FAILED\",\"message\":\"bad tokenizer\"");
     contains("\"details\":{\"engine\":\"a:1\"}");
     contains("},\"model_id\":\"a\",\"status\":\"failed\",\"load_time_ms\":5,");
-    contains("\"error_details\":{\"error_code\":\"MODEL_LOAD_FAILED\",\"error_message\":\"bad tokenizer\",\"validation_failures\":[{"
+    contains("\"error_details\":{\"error_code\":\"MODEL_LOAD_FAILED\",\"error_message\":\"bad "
+             "tokenizer\",\"validation_failures\":[{"
              "\"validation_type\":\"tokenizer\",\"expected\":\"this\",\"actual\":\"that\"}]}}");
     ck_assert_ptr_null(strstr(app_body(&app), "quantization_validation"));
     app_close(&app);
@@ -263,7 +271,8 @@ END_TEST
 START_TEST(a_problem_has_what_was_found_in_result)
 {
     app_open(&app);
-    app_request(&app, "POST", LOAD, "Content-Type: application/json\r\nAccept: application/problem+json\r\n", "{" P "}");
+    app_request(&app, "POST", LOAD, "Content-Type: application/json\r\nAccept: application/problem+json\r\n",
+                "{" P "}");
     say_load(0, 5, 0, "tokenizer");
     app_fail(0, ERROR_CROSS_VALIDATION_FAILED, "other tokens");
     contains("\"status\":422");
@@ -274,7 +283,8 @@ END_TEST
 
 START_TEST(refusals_keep_their_status)
 {
-    static const enum error_code codes[] = {ERROR_AUTHORIZATION_FAILED, ERROR_CONFLICT, ERROR_MEMORY_EXHAUSTED, ERROR_MODEL_NOT_FOUND};
+    static const enum error_code codes[] = {ERROR_AUTHORIZATION_FAILED, ERROR_CONFLICT, ERROR_MEMORY_EXHAUSTED,
+                                            ERROR_MODEL_NOT_FOUND};
     for (size_t i = 0; i < sizeof codes / sizeof *codes; i++) {
         app_open(&app);
         app_post(&app, LOAD, "{" P "}");
@@ -305,13 +315,17 @@ START_TEST(a_swap_is_completed)
     say_swap(0, BITNET__V1__SWAP_STATUS__SWAP_STATUS_COMPLETED);
     app_end(0, 0, "");
     ck_assert_int_eq(app_status(&app), 200);
-    ck_assert_str_eq(app_body(&app),
-                     "{\"swap_id\":\"s-1\",\"status\":\"completed\",\"total_duration_ms\":100,\"previous_model_metadata\":{\"model_id\":\"a\","
-                     "\"quantization_format\":\"i2s\",\"performance_baseline\":{\"tokens_per_second\":40}},\"new_model_metadata\":{\"model_id\":"
-                     "\"a\",\"quantization_format\":\"tl2\",\"performance_baseline\":{\"tokens_per_second\":50.5}},\"swap_phases\":{"
-                     "\"swap_duration_ms\":0},\"quantization_comparison\":{\"format_changed\":true,\"performance_delta\":10.5},"
-                     "\"health_check_results\":{\"overall_healthy\":true,\"individual_checks\":[{\"check_name\":\"prompts\",\"passed\":true}]},"
-                     "\"rollback_info\":{\"rollback_performed\":false}}");
+    ck_assert_str_eq(
+        app_body(&app),
+        "{\"swap_id\":\"s-1\",\"status\":\"completed\",\"total_duration_ms\":100,\"previous_model_metadata\":{\"model_"
+        "id\":\"a\","
+        "\"quantization_format\":\"i2s\",\"performance_baseline\":{\"tokens_per_second\":40}},\"new_model_metadata\":{"
+        "\"model_id\":"
+        "\"a\",\"quantization_format\":\"tl2\",\"performance_baseline\":{\"tokens_per_second\":50.5}},\"swap_phases\":{"
+        "\"swap_duration_ms\":0},\"quantization_comparison\":{\"format_changed\":true,\"performance_delta\":10.5},"
+        "\"health_check_results\":{\"overall_healthy\":true,\"individual_checks\":[{\"check_name\":\"prompts\","
+        "\"passed\":true}]},"
+        "\"rollback_info\":{\"rollback_performed\":false}}");
     app_close(&app);
 }
 END_TEST
@@ -325,7 +339,8 @@ START_TEST(a_swap_that_was_taken_back)
     ck_assert_int_eq(app_status(&app), 422);
     contains("\"status\":\"rolled_back\"");
     contains("\"overall_healthy\":false");
-    contains("\"rollback_info\":{\"rollback_performed\":true,\"rollback_reason\":\"too slow\",\"rollback_duration_ms\":3}");
+    contains(
+        "\"rollback_info\":{\"rollback_performed\":true,\"rollback_reason\":\"too slow\",\"rollback_duration_ms\":3}");
     app_close(&app);
 }
 END_TEST
@@ -468,8 +483,9 @@ START_TEST(the_end_of_the_gateway_is_told)
 }
 END_TEST
 
-SUITE("manage", bodies, presets_reach_into_objects_that_are_absent, a_load_says_all_that_was_asked, a_swap_says_all_that_was_asked,
-      a_model_is_loaded, a_load_that_fails, a_problem_has_what_was_found_in_result, refusals_keep_their_status,
-      an_engine_that_says_nothing_of_the_load, a_swap_is_completed, a_swap_that_was_taken_back, a_model_is_unloaded,
-      one_engine_after_the_other, the_first_failure_ends_it, an_engine_without_the_model_has_nothing_to_unload, all_engines_must_be_there,
-      an_engine_that_is_gone_meanwhile, a_client_that_goes_away_ends_nothing, the_end_of_the_gateway_is_told)
+SUITE("manage", bodies, presets_reach_into_objects_that_are_absent, a_load_says_all_that_was_asked,
+      a_swap_says_all_that_was_asked, a_model_is_loaded, a_load_that_fails, a_problem_has_what_was_found_in_result,
+      refusals_keep_their_status, an_engine_that_says_nothing_of_the_load, a_swap_is_completed,
+      a_swap_that_was_taken_back, a_model_is_unloaded, one_engine_after_the_other, the_first_failure_ends_it,
+      an_engine_without_the_model_has_nothing_to_unload, all_engines_must_be_there, an_engine_that_is_gone_meanwhile,
+      a_client_that_goes_away_ends_nothing, the_end_of_the_gateway_is_told)

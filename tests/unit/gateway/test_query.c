@@ -145,7 +145,7 @@ START_TEST(statistics)
     a.successful_requests = 7;
     a.failed_requests = 2;
     a.generated_tokens = 90;
-    a.inferences = 9;
+    a.inferences = a.inferences_tl1 = a.inferences_cpu = 9;
     a.batches = 40;
     a.quantization = (char *)(uintptr_t) "tl1";
     a.device = (char *)(uintptr_t) "cpu";

@@ -17,7 +17,11 @@ static const struct one ones[] = {
     {"/v1/inference", HTTP_METHOD_POST, ROUTE_ADMIN, NULL, "", ""},
     {"/health", HTTP_METHOD_HEAD, ROUTE_ADMIN, "/health", "", ""},
     {"/health", HTTP_METHOD_OTHER, ROUTE_MAIN, NULL, "", "GET, HEAD, OPTIONS"},
+#ifdef FEATURE_PROMETHEUS
     {"/metrics", HTTP_METHOD_GET, ROUTE_ADMIN, "/metrics", "", ""},
+#else
+    {"/metrics", HTTP_METHOD_GET, ROUTE_ADMIN, NULL, "", ""},
+#endif
     {"/metrics", HTTP_METHOD_GET, ROUTE_MAIN, NULL, "", ""},
     {"/v1/models/a%2Db", HTTP_METHOD_GET, ROUTE_MAIN, "/v1/models/{id}", "a-b", ""},
     {"/v1/models/a", HTTP_METHOD_DELETE, ROUTE_MAIN, "/v1/models/{id}", "a", ""},

@@ -86,5 +86,29 @@ START_TEST(what_nobody_measured_is_no_mean)
 }
 END_TEST
 
+START_TEST(accuracy_is_a_mean_over_tokens_and_the_lowest)
+{
+    Bitnet__V1__StatsResponse a = engine(1, 1, "i2s", "cpu"), b = a, c = a, *list[] = {&a, &b, &c};
+    const struct stats none = stats_merge(list, 3);
+    ck_assert_double_eq(none.accuracy.weight, 0);
+    a._accuracy_case = b._accuracy_case = BITNET__V1__STATS_RESPONSE___ACCURACY_ACCURACY;
+    a._lowest_accuracy_case = b._lowest_accuracy_case = BITNET__V1__STATS_RESPONSE___LOWEST_ACCURACY_LOWEST_ACCURACY;
+    a.recomputed_tokens = 100;
+    a.accuracy = a.lowest_accuracy = 1;
+    b.recomputed_tokens = 300;
+    b.accuracy = 0.9;
+    b.lowest_accuracy = 0.5;
+    b.accuracy_violations = 4;
+    for (int i = 0; i < 2; i++) { /* in either order */
+        const struct stats s = stats_merge(list, 3);
+        ck_assert_double_eq_tol(stats_mean(&s.accuracy), 0.925, 1e-9);
+        ck_assert_double_eq(s.lowest_accuracy, 0.5);
+        ck_assert_uint_eq(s.accuracy_violations, 4);
+        list[0] = &b;
+        list[1] = &a;
+    }
+}
+END_TEST
+
 SUITE("stats_merge", counts_are_sums_and_the_longest_uptime_stands, means_are_weighted_by_what_they_are_of,
-      what_nobody_measured_is_no_mean)
+      what_nobody_measured_is_no_mean, accuracy_is_a_mean_over_tokens_and_the_lowest)

@@ -33,7 +33,9 @@ static const char *fault(enum error_code (*check)(const void *, struct error *),
 
 START_TEST(paths_are_absolute_and_of_gguf_files)
 {
-    static const char *const good[] = {"/a.gguf", "/models/x/y.gguf"}, *const bad[] = {"", "a.gguf", "/a.gguf ", "/.gguf", "/a", "/a.gguf/", "./a.gguf"};
+    static const char *const good[] = {"/a.gguf", "/models/x/y.gguf"}, *const bad[] = {"",        "a.gguf", "/a.gguf ",
+                                                                                       "/.gguf",  "/a",     "/a.gguf/",
+                                                                                       "./a.gguf"};
     for (size_t i = 0; i < sizeof good / sizeof *good; i++) {
         const Bitnet__V1__LoadModelRequest r = load(good[i]);
         ck_assert_str_eq(fault(model_check_load, &r), "");
@@ -89,8 +91,14 @@ START_TEST(bounds_of_validation)
         double accuracy;
         uint32_t samples, timeout;
         const char *fault;
-    } cases[] = {{0.9, 10, 10, ""},      {1, 1000, 3600, ""},      {0.89, 10, 10, "validation.min_accuracy"}, {1.01, 10, 10, "validation.min_accuracy"},
-                 {1, 9, 10, "validation.samples"}, {1, 1001, 10, "validation.samples"}, {1, 10, 9, "validation.timeout_seconds"}, {1, 10, 3601, "validation.timeout_seconds"}};
+    } cases[] = {{0.9, 10, 10, ""},
+                 {1, 1000, 3600, ""},
+                 {0.89, 10, 10, "validation.min_accuracy"},
+                 {1.01, 10, 10, "validation.min_accuracy"},
+                 {1, 9, 10, "validation.samples"},
+                 {1, 1001, 10, "validation.samples"},
+                 {1, 10, 9, "validation.timeout_seconds"},
+                 {1, 10, 3601, "validation.timeout_seconds"}};
     v._min_accuracy_case = BITNET__V1__VALIDATION___MIN_ACCURACY_MIN_ACCURACY;
     v._samples_case = BITNET__V1__VALIDATION___SAMPLES_SAMPLES;
     v._timeout_seconds_case = BITNET__V1__VALIDATION___TIMEOUT_SECONDS_TIMEOUT_SECONDS;
@@ -167,4 +175,5 @@ START_TEST(bounds_of_a_swap)
 }
 END_TEST
 
-SUITE("model_requests", paths_are_absolute_and_of_gguf_files, ids_have_64_characters_of_a_few, bounds_of_validation, words_and_aliases_of_a_load, bounds_of_a_swap)
+SUITE("model_requests", paths_are_absolute_and_of_gguf_files, ids_have_64_characters_of_a_few, bounds_of_validation,
+      words_and_aliases_of_a_load, bounds_of_a_swap)

@@ -64,6 +64,45 @@ START_TEST(whole_distributions)
 }
 END_TEST
 
+/* Best tokens that differ: the wider of the two distances, and what the two make of our two best tokens. */
+START_TEST(gaps)
+{
+    static const float a[4] = {1.0f, 0.75f, 0, 0}, b[4] = {1.0f, 1.5f, 0, 0}, c[4] = {0, 0.125f, 0.25f, 0};
+    const struct crossval_entry entries[] = {{2, -0.5}, {3, -4}};
+    struct crossval_stats s = {0};
+    struct crossval_result r;
+    add(&s, a, &(struct crossval_row){.logits = a, .target = NAN}, -1);
+    crossval_finish(&s, &r);
+    ck_assert(isnan(r.gap_mean) && isnan(r.gap_max) && r.margin_rms == 0);
+    add(&s, a, &(struct crossval_row){.logits = b, .target = NAN}, -1); /* 0.25 with us, 0.5 there: 0.75 between the two margins */
+    add(&s, c, &(struct crossval_row){.logits = a, .target = NAN}, -1); /* 0.25 with us, 1 there; our two are 0.125 and -0.75 apart */
+    crossval_finish(&s, &r);
+    NEAR(r.gap_mean, 0.75);
+    NEAR(r.gap_max, 1);
+    NEAR(r.margin_rms, sqrt((0 + 0.75 * 0.75 + 0.875 * 0.875) / 3));
+    s = (struct crossval_stats){0};
+    add(&s, a, &(struct crossval_row){.entries = entries, .n_entries = 2, .target = NAN}, -1); /* it does not tell of token 0 */
+    crossval_finish(&s, &r);
+    NEAR(r.gap_max, 1);
+    ck_assert(isnan(r.margin_rms));
+    ck_assert_double_eq(r.tied, 0);
+    /* 0.5 apart is a tie for one who says so, 1 apart is not. */
+    const struct crossval_limits limits = {.min_top1 = 0.5};
+    struct buffer why;
+    buffer_init(&why, 4096);
+    s = (struct crossval_stats){.tie = 0.6};
+    add(&s, a, &(struct crossval_row){.logits = b, .target = NAN}, -1);
+    add(&s, c, &(struct crossval_row){.logits = a, .target = NAN}, -1);
+    crossval_finish(&s, &r);
+    ck_assert_double_eq(r.top1, 0);
+    ck_assert_double_eq(r.tied, 0.5);
+    ck_assert(crossval_judge(&r, &limits, &why));
+    r.tied = 0;
+    ck_assert(!crossval_judge(&r, &limits, &why));
+    buffer_fini(&why);
+}
+END_TEST
+
 START_TEST(top_five)
 {
     static const float a[7] = {7, 6, 5, 4, 3, 2, 1}, b[7] = {7, 6, 5, 1, 2, 4, 3};
@@ -187,4 +226,4 @@ START_TEST(judged)
 }
 END_TEST
 
-SUITE("crossval_stats", equal, whole_distributions, top_five, listed_tokens, paired, refused, judged)
+SUITE("crossval_stats", equal, whole_distributions, gaps, top_five, listed_tokens, paired, refused, judged)

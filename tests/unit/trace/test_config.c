@@ -58,12 +58,12 @@ START_TEST(the_collector_s_address)
         if (!on)
             continue;
         ck_assert_str_eq(config.target, cases[i].target);
-        ck_assert_int_eq(config.ca_file != NULL, cases[i].tls);
+        ck_assert_int_eq(config.tls, cases[i].tls);
     }
     ck_assert(with("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "http://traces:1"));
     ck_assert_str_eq(config.target, "traces:1");
-    ck_assert(with("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "traces:1") && !config.ca_file);
-    ck_assert(with("OTEL_EXPORTER_OTLP_INSECURE", "false") && config.ca_file);
+    ck_assert(with("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "traces:1") && !config.tls);
+    ck_assert(with("OTEL_EXPORTER_OTLP_INSECURE", "false") && config.tls && !config.ca_file);
     ck_assert(with("OTEL_EXPORTER_OTLP_CERTIFICATE", "/tmp/ca.pem"));
     ck_assert_str_eq(config.ca_file, "/tmp/ca.pem");
 }

@@ -1,6 +1,6 @@
-/* Files that the gateway reads while it runs: bounded reading, and noticing that one has changed. */
-#ifndef GATEWAY_FILE_H
-#define GATEWAY_FILE_H
+/* Files that are read while a program runs: bounded reading, and noticing that one has changed. */
+#ifndef BASE_FILE_H
+#define BASE_FILE_H
 
 #include "base/buffer.h"
 #include "base/error.h"

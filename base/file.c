@@ -1,5 +1,5 @@
 /* Reading and watching of small files. A volume of Kubernetes swaps a link, which shows as another inode. */
-#include "gateway/file.h"
+#include "base/file.h"
 
 #include <errno.h>
 #include <fcntl.h>
