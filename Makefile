@@ -11,6 +11,7 @@ T            ?=
 FUZZ_SECONDS ?= 60
 SOAK_SECONDS ?= 300
 OVERLOAD_SECONDS ?= 30
+TRACE_ROUNDS ?= 20
 CHAOS_SECONDS ?= 60
 COST_SECONDS ?= 8
 MUTATIONS    ?= 100000
@@ -25,7 +26,7 @@ MAKEFLAGS += --no-builtin-rules
 .SECONDARY:
 .SECONDEXPANSION:
 .DELETE_ON_ERROR:
-.PHONY: help deps-demo deps-test all tools tests fuzzers demo serve test bench soak overload scale chaos swaps crash connections mutate mutator fuzz chart format install clean accuracy-cost broken FORCE
+.PHONY: help deps-demo deps-test all tools tests fuzzers demo serve test bench soak overload scale chaos swaps crash connections trace-cost mutate mutator fuzz chart format install clean accuracy-cost broken FORCE
 
 ifeq ($(origin CC),default)
 CC := $(if $(filter fuzz,$(SAN)),clang,gcc)
@@ -93,6 +94,7 @@ SRC_base    := $(wildcard base/*.c)
 SRC_kernels := $(wildcard kernels/*.c $(if $(filter cpu,$(FEATURES)),$(if $(filter x86_64,$(TARGET)),kernels/x86/*.c) $(if $(filter aarch64,$(TARGET)),kernels/arm/*.c)))
 SRC_engine  := $(wildcard engine/*.c engine/grammar/*.c engine/model/*.c engine/registry/*.c engine/text/*.c)
 SRC_rpc     := $(wildcard rpc/*.c)
+SRC_trace   := $(if $(filter opentelemetry,$(FEATURES)),$(filter-out trace/off.c,$(wildcard trace/*.c)),trace/context.c trace/off.c)
 SRC_service := $(filter-out service/main.c,$(wildcard service/*.c))
 SRC_gateway := $(filter-out gateway/main.c,$(wildcard gateway/*.c))
 SRC_tools   := $(filter-out tools/bitnet.c tools/load.c tools/load_%.c,$(wildcard tools/*.c))
@@ -100,7 +102,7 @@ SRC_load    := $(wildcard tools/load_*.c)
 SRC_llhttp  := $(wildcard $(LLHTTP)/*.c)
 ASSETS      := $(wildcard gateway/assets/*) gateway/openapi.yaml $(GEN)/openapi.json
 SRC_CUDA    := $(wildcard kernels/cuda/*.cu)
-FOLDERS     := base kernels engine rpc service gateway tools load
+FOLDERS     := base kernels engine rpc trace service gateway tools load
 $(foreach f,$(FOLDERS),$(eval OBJ_$(f) := $(SRC_$(f):%.c=$(BUILD)/%.o)))
 OBJ_proto   := $(GEN_C:.c=.o) $(GEN)/descriptors.o
 OBJ_gateway += $(GEN)/asset_table.o
@@ -121,14 +123,16 @@ LIBS_base    := base
 LIBS_kernels := kernels base
 LIBS_engine  := tools engine kernels base
 LIBS_rpc     := rpc proto base
-LIBS_service := service rpc engine kernels proto base
-LIBS_gateway := gateway rpc proto llhttp base
+LIBS_trace   := trace rpc proto base
+LIBS_service := service trace rpc engine kernels proto base
+LIBS_gateway := gateway trace rpc proto llhttp base
 LIBS_tools   := tools engine kernels base
 LIBS_load    := load rpc proto llhttp base
 SYS_base     := -lm -lpthread
 SYS_kernels  := $(core)
 SYS_engine   := $(core)
 SYS_rpc      := $(grpc) -lcrypto $(SYS_base)
+SYS_trace    := $(grpc) -lcrypto $(SYS_base)
 SYS_service  := $(grpc) $(events) $(core)
 SYS_gateway  := $(grpc) $(events) -lnghttp2 -lrhonabwy -lz $(SYS_base)
 SYS_tools    := $(core)
@@ -210,6 +214,9 @@ accuracy-cost: deps-test ## throughput with and without live accuracy, in turns 
 connections: deps-test ## 1,000 open streams, a token every 10 s each: what they cost the gateway
 	$(SUBMAKE) all
 	@BITNET_BUILD=$(BUILD) SAN=$(SAN) CONNECTIONS=1000 STEP_MS=10000 node tests/e2e/connections.mjs
+trace-cost: deps-test ## what tracing costs, with a collector that is there, dead or slow (TRACE_ROUNDS)
+	$(SUBMAKE) all
+	@BITNET_BUILD=$(BUILD) TRACE_ROUNDS=$(TRACE_ROUNDS) TRACE_SECONDS=1 node tests/e2e/trace_cost.mjs
 mutate: deps-test ## MUTATIONS broken requests over each protocol, with the address sanitizer
 	$(SUBMAKE) SAN=address all mutator
 	@BITNET_BUILD=$(OUT)/address SAN=address MUTATIONS=$(MUTATIONS) node tests/e2e/mutate.mjs
@@ -315,8 +322,10 @@ $(GEN)/%.pb-c.c $(GEN)/%.pb-c.h: proto/%.proto
 $(GEN)/%.pb-c.c $(GEN)/%.pb-c.h: $(PROTO_INC)/%.proto
 	$(call say,PROTO,$<)
 	$(protoc_c)
-$(GEN)/descriptors.bin: $(PROTOS)
-	$(Q)mkdir -p $(@D) && protoc -Iproto -I$(PROTO_INC) --include_imports --descriptor_set_out=$@ $(PROTOS)
+# What is served, or travels with what is served.
+SERVED := $(filter-out proto/opentelemetry/%,$(PROTOS))
+$(GEN)/descriptors.bin: $(SERVED)
+	$(Q)mkdir -p $(@D) && protoc -Iproto -I$(PROTO_INC) --include_imports --descriptor_set_out=$@ $(SERVED)
 $(GEN)/descriptors.h $(GEN)/descriptors.c &: $(GEN)/descriptors.bin
 	$(Q)printf '%s\n' '/* A serialized FileDescriptorSet of every .proto of ours and what they import. */' '#include <stddef.h>' \
 	  'extern const unsigned char proto_descriptors[];' 'extern const size_t proto_descriptors_n_bytes;' >$(GEN)/descriptors.h
@@ -342,9 +351,9 @@ $(GEN)/asset_table.o: $(GEN)/asset_table.c $(BUILD)/flags
 	$(call say,CC,$<)
 	$(Q)$(CC) $(CPPFLAGS_) $(CFLAGS_) -w -c -o $@ $<
 # Only these see generated headers, which must exist before the first compilation.
-$(filter $(BUILD)/rpc/% $(BUILD)/service/% $(BUILD)/gateway/% $(BUILD)/tools/load% $(BUILD)/tests/%,\
+$(filter $(BUILD)/rpc/% $(BUILD)/trace/% $(BUILD)/service/% $(BUILD)/gateway/% $(BUILD)/tools/load% $(BUILD)/tests/%,\
   $(foreach f,$(FOLDERS),$(OBJ_$(f))) $(BUILD)/service/main.o $(BUILD)/gateway/main.o $(BUILD)/tools/load.o \
-  $(foreach d,rpc service gateway load,$(patsubst %.c,$(BUILD)/%.o,$(filter tests/unit/$(d)/%,$(TEST_SRC) $(HELPERS)))) \
+  $(foreach d,rpc trace service gateway load,$(patsubst %.c,$(BUILD)/%.o,$(filter tests/unit/$(d)/%,$(TEST_SRC) $(HELPERS)))) \
   $(foreach f,$(FUZZERS),$(if $(filter engine,$(call fuzzed,$(f:$(BUILD)/%=%.c))),,$(f).o))): | $(GEN_H)
 
 # ---- CUDA: a library of its own that the engine loads at run time ----

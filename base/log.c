@@ -18,6 +18,7 @@
 #define MAX_COMPONENTS 32
 #define MAX_NAME_BYTES 32
 #define MAX_LINE_BYTES (32 * 1024)
+#define BY_DEFAULT (-1)
 #define TAIL_BYTES 32 /* kept free for the mark of a cut line and its end */
 
 static const char *const level_names[] = {"debug", "info", "warn", "error", "off"};
@@ -28,7 +29,7 @@ static struct {
     _Atomic int level;    /* of components without their own */
     atomic_size_t n;      /* release after names[n] is written; acquire before it is read */
     char names[MAX_COMPONENTS][MAX_NAME_BYTES + 1];
-    _Atomic int levels[MAX_COMPONENTS];
+    _Atomic int levels[MAX_COMPONENTS]; /* BY_DEFAULT: that of the others */
     pthread_mutex_t write_lock; /* one thread looks for room and writes; guards what follows */
     uint64_t n_dropped;         /* lines since the last one that was written */
 } state = {.lock = PTHREAD_MUTEX_INITIALIZER, .write_lock = PTHREAD_MUTEX_INITIALIZER, .format = LOG_FORMAT_AUTO, .level = LOG_INFO};
@@ -75,7 +76,9 @@ bool log_set_level(const char *component, enum log_level level)
 bool log_enabled(enum log_level level, const char *component)
 {
     int at = find_component(component);
-    int threshold = atomic_load_explicit(at >= 0 ? &state.levels[at] : &state.level, memory_order_relaxed);
+    int threshold = at >= 0 ? atomic_load_explicit(&state.levels[at], memory_order_relaxed) : BY_DEFAULT;
+    if (threshold == BY_DEFAULT)
+        threshold = atomic_load_explicit(&state.level, memory_order_relaxed);
     return level < LOG_OFF && (int)level >= threshold;
 }
 
@@ -85,6 +88,76 @@ int log_level_from_name(const char *name)
         if (strcmp(level_names[level], name) == 0)
             return level;
     return -1;
+}
+
+/* One part of a list: "level" or "component=level"; component is "" for the former. */
+static enum error_code read_part(const char *part, size_t n, char component[MAX_NAME_BYTES + 1], int *level, struct error *err)
+{
+    const char *equals = memchr(part, '=', n);
+    size_t n_component = equals ? (size_t)(equals - part) : 0, n_level = equals ? n - n_component - 1 : n;
+    char name[8] = "";
+    if (n_level < sizeof name)
+        memcpy(name, part + n - n_level, n_level);
+    *level = log_level_from_name(name);
+    if (*level < 0 || n_component > MAX_NAME_BYTES || (equals && n_component == 0))
+        return error_set_param(err, ERROR_VALIDATION_FAILED, "log-level",
+                               "log-level: expected LEVEL or COMPONENT=LEVEL, separated by commas, with debug, info, warn, error or off; "
+                               "found \"%.*s\"",
+                               (int)(n < 64 ? n : 64), part);
+    memcpy(component, part, n_component);
+    component[n_component] = '\0';
+    return ERROR_NONE;
+}
+
+/* Reads the list and, when `apply`, sets what it says. */
+static enum error_code each_part(const char *list, bool apply, struct error *err)
+{
+    enum error_code code = ERROR_NONE;
+    bool had_default = false;
+    size_t n_parts = 0;
+    for (const char *p = list; !code;) {
+        char component[MAX_NAME_BYTES + 1];
+        int level;
+        size_t n = strcspn(p, ",");
+        code = read_part(p, n, component, &level, err);
+        if (!code && ((component[0] == '\0' && had_default) || ++n_parts > MAX_COMPONENTS))
+            code = error_set_param(err, ERROR_VALIDATION_FAILED, "log-level", "log-level: expected one level for all, and %d components at most",
+                                   MAX_COMPONENTS - 1);
+        had_default |= component[0] == '\0';
+        if (!code && apply && !log_set_level(component, (enum log_level)level))
+            code = error_set_param(err, ERROR_VALIDATION_FAILED, "log-level", "log-level: expected no more than %d components in a process's life",
+                                   MAX_COMPONENTS);
+        if (p[n] == '\0')
+            break;
+        p += n + 1;
+    }
+    return code;
+}
+
+enum error_code log_check_levels(const char *list, struct error *err)
+{
+    return each_part(list, false, err);
+}
+
+enum error_code log_set_levels(const char *list, struct error *err)
+{
+    enum error_code code = each_part(list, false, err);
+    if (code)
+        return code;
+    log_set_level(NULL, LOG_INFO);
+    for (size_t i = 0, n = atomic_load(&state.n); i < n; i++)
+        atomic_store(&state.levels[i], BY_DEFAULT);
+    return each_part(list, true, err);
+}
+
+void log_write_levels(struct buffer *out)
+{
+    buffer_append_str(out, level_names[atomic_load(&state.level)]);
+    for (size_t i = 0, n = atomic_load_explicit(&state.n, memory_order_acquire); i < n; i++) {
+        int level = atomic_load(&state.levels[i]);
+        if (level != BY_DEFAULT)
+            buffer_printf(out, ",%s=%s", state.names[i], level_names[level]);
+    }
 }
 
 static void append_quoted(struct buffer *line, const char *text)

@@ -6,8 +6,12 @@
 #ifndef BASE_LOG_H
 #define BASE_LOG_H
 
+#include "base/error.h"
+
 #include <stdbool.h>
 #include <stdint.h>
+
+struct buffer;
 
 enum log_level { LOG_DEBUG, LOG_INFO, LOG_WARN, LOG_ERROR, LOG_OFF };
 enum log_format { LOG_FORMAT_AUTO, LOG_FORMAT_JSON, LOG_FORMAT_TEXT };
@@ -47,6 +51,16 @@ void log_init(enum log_level level, enum log_format format);
 /* Sets the level of one component ("engine", "rpc", ...; at most 32 bytes, at most 32 components); "" or NULL sets the
  * default of all. Returns false when the table is full. Any thread. */
 bool log_set_level(const char *component, enum log_level level);
+
+/* Sets all levels by a list such as "info,rpc=debug,grpc=off": one level for all components that it does not name ("info" when it gives
+ * none), and those of components. VALIDATION_FAILED says what is not understood; then nothing is changed. Any thread. */
+enum error_code log_set_levels(const char *list, struct error *err);
+
+/* Whether log_set_levels would take the list. */
+enum error_code log_check_levels(const char *list, struct error *err);
+
+/* Appends the levels as log_set_levels takes them. Any thread. */
+void log_write_levels(struct buffer *out);
 
 /* True when a line of this level and component would be written. */
 bool log_enabled(enum log_level level, const char *component);

@@ -4,6 +4,7 @@
  */
 #include "base/metrics.h"
 
+#include "base/clock.h"
 #include "base/utf8.h"
 
 #include <assert.h>
@@ -24,6 +25,14 @@
 #define MAX_HOOKS 8
 #define MAX_NAME_BYTES 64
 
+#define TRACE_ID_BYTES 33
+
+/* The last value of a bucket that was measured in a trace. */
+struct exemplar {
+    char trace_id[TRACE_ID_BYTES]; /* "" = none */
+    double value, at_s;            /* at_s: seconds since 1970 */
+};
+
 struct metrics_series {
     struct metrics_family *family;     /* NULL for `lost` */
     struct metrics_series *next;       /* in order of making */
@@ -31,6 +40,7 @@ struct metrics_series {
     char *values;                      /* owned; a NUL, then the label values, each with its NUL */
     size_t n_value_bytes;
     bool gone;                                        /* metrics_hide; under the registry's lock */
+    struct exemplar *exemplars;                       /* [n_buckets + 1], owned; NULL until there is one; under the registry's lock */
     _Atomic uint64_t value;                           /* bits of a double: the value, or a histogram's sum */
     _Atomic uint64_t counts[METRICS_MAX_BUCKETS + 1]; /* of each bucket alone; the last is above all bounds */
 };
@@ -110,15 +120,38 @@ void metrics_set(struct metrics_series *s, double v)
     store(&s->value, v);
 }
 
+static size_t bucket_of(const struct metrics_family *f, double v)
+{
+    size_t i = 0;
+    while (i < f->n_buckets && v > f->buckets[i])
+        i++;
+    return i;
+}
+
 void metrics_observe(struct metrics_series *s, double v)
 {
     if (!s->family || isnan(v))
         return;
-    size_t i = 0;
-    while (i < s->family->n_buckets && v > s->family->buckets[i])
-        i++;
-    atomic_fetch_add_explicit(&s->counts[i], 1, memory_order_relaxed);
+    atomic_fetch_add_explicit(&s->counts[bucket_of(s->family, v)], 1, memory_order_relaxed);
     add(&s->value, v);
+}
+
+void metrics_observe_traced(struct metrics_series *s, double v, const char *trace_id)
+{
+    metrics_observe(s, v);
+    if (!s->family || isnan(v) || !trace_id || strlen(trace_id) >= TRACE_ID_BYTES)
+        return;
+    if (pthread_mutex_trylock(&s->family->registry->lock) != 0)
+        return;
+    if (!s->exemplars)
+        s->exemplars = calloc(s->family->n_buckets + 1, sizeof *s->exemplars);
+    if (s->exemplars) {
+        struct exemplar *e = &s->exemplars[bucket_of(s->family, v)];
+        strcpy(e->trace_id, trace_id);
+        e->value = v;
+        e->at_s = (double)clock_wall_ns() / (double)CLOCK_NS_PER_S;
+    }
+    pthread_mutex_unlock(&s->family->registry->lock);
 }
 
 static uint64_t count(const struct metrics_series *s)
@@ -153,8 +186,10 @@ static void family_free(struct metrics_family *f)
     for (struct metrics_series *s = f->first, *next; s; s = next) {
         next = s->next;
         free(s->values);
+        free(s->exemplars);
         free(s);
     }
+    free(f->hidden.exemplars);
     free(f);
 }
 
@@ -370,6 +405,15 @@ static void write_labels(struct buffer *out, const struct metrics_series *s, con
     buffer_append_char(out, '}');
 }
 
+static void write_exemplar(struct buffer *out, const struct exemplar *e)
+{
+    if (e->trace_id[0] == '\0')
+        return;
+    buffer_printf(out, " # {trace_id=\"%s\"} ", e->trace_id);
+    write_number(out, e->value);
+    buffer_printf(out, " %.3f", e->at_s);
+}
+
 static void write_histogram(struct buffer *out, const struct metrics_series *s, bool openmetrics)
 {
     const struct metrics_family *f = s->family;
@@ -379,7 +423,10 @@ static void write_histogram(struct buffer *out, const struct metrics_series *s, 
         total += atomic_load_explicit(&s->counts[i], memory_order_relaxed);
         buffer_printf(out, "%s_bucket", f->name);
         write_labels(out, s, &bound, openmetrics);
-        buffer_printf(out, " %llu\n", (unsigned long long)total);
+        buffer_printf(out, " %llu", (unsigned long long)total);
+        if (openmetrics && s->exemplars)
+            write_exemplar(out, &s->exemplars[i]);
+        buffer_append_char(out, '\n');
     }
     buffer_printf(out, "%s_sum", f->name);
     write_labels(out, s, NULL, openmetrics);

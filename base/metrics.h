@@ -43,6 +43,9 @@ void metrics_inc(struct metrics_series *s, double v);
 void metrics_set(struct metrics_series *s, double v);
 /* Histogram: counts one value, in the unit of the name. */
 void metrics_observe(struct metrics_series *s, double v);
+/* As metrics_observe, and keeps the value with the trace that it was measured in (32 hexadecimal digits; NULL = none) as the bucket's
+ * exemplar, which OpenMetrics pages show. Never waits: while a page is written, or a series is made, no exemplar is kept. */
+void metrics_observe_traced(struct metrics_series *s, double v, const char *trace_id);
 /* The current value of a counter or gauge, the count of a histogram. */
 double metrics_value(const struct metrics_series *s);
 

@@ -147,6 +147,7 @@ struct engine_observation {
     int finish;                  /* enum finish_reason */
     double queue_s, first_token_s, total_s; /* negative = it did not come so far */
     uint32_t n_prompt_tokens, n_generated_tokens;
+    const char *trace_id;        /* the request's, valid during the call; NULL = none */
 };
 /* And for each step: rows in it, sequences in it, its seconds. And for each gap between two tokens of a sequence. */
 struct engine_observer {
@@ -221,6 +222,7 @@ enum priority { PRIORITY_NORMAL, PRIORITY_LOW, PRIORITY_HIGH };
 
 struct request {
     const char *id;              /* for logs; may be NULL */
+    const char *trace_id;        /* 32 hexadecimal digits, for observers; NULL = none */
     const char *client_id;       /* requests of one client wait for each other, those of several take turns; NULL or "" = one shared client */
     /* Exactly one of the three inputs. */
     const char *prompt;          size_t prompt_bytes;      /* text; BOS is added as the model asks */
@@ -291,6 +293,8 @@ struct stream_event {
     struct stream_summary {      /* COMPLETE */
         uint32_t n_prompt_tokens, n_generated_tokens, n_cached_tokens;
         double queue_ms, first_token_ms, total_ms, tokens_per_second, mean_batch_size;
+        int64_t arrival_ns;      /* clock_now_ns; the times count from here */
+        bool admitted;           /* false: it never started, and queue_ms is all of its time */
     } summary;
     const float *embedding;      /* COMPLETE of `embed`, when it went well: the pooled vector, of length 1; valid until stream_close */
     size_t n_embedding;          /* embedding_size */

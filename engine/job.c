@@ -63,6 +63,8 @@ static bool copy_options(struct job *j, const struct job_options *o, const struc
     j->bias = calloc(r->sampling.n_bias + 1, sizeof *j->bias);
     j->stopper = stopper_open(r->stop, r->n_stop);
     j->id = r->id ? strdup(r->id) : NULL;
+    if (r->trace_id && strlen(r->trace_id) < sizeof j->trace_id)
+        strcpy(j->trace_id, r->trace_id);
     if (!j->bias || !j->stopper || (r->id && !j->id))
         return false;
     if (r->sampling.n_bias)

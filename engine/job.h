@@ -16,6 +16,8 @@
 #include "engine/text/tokenizer.h"
 #include "engine/validate.h"
 
+#define JOB_TRACE_ID_BYTES 33
+
 /* One choice. Owned by the loop once its job is in the queue. */
 struct sequence {
     struct job *job;
@@ -43,6 +45,7 @@ struct job {
     struct queue_item item;      /* first: a queue_item is cast back */
     struct job *next, *previous; /* started jobs, in the loop's list */
     char *id;
+    char trace_id[JOB_TRACE_ID_BYTES]; /* "" = none */
     uint32_t *prompt; /* [n_prompt] */
     uint32_t n_prompt, max_tokens, n_choices, n_top;
     bool logprobs, ignore_eos;

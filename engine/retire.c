@@ -69,7 +69,8 @@ static void observe_end(struct engine *e, const struct job *j, enum finish_reaso
                                    .first_token_s = -1,
                                    .total_s = seconds_between(j->item.arrival_ns, now_ns),
                                    .n_prompt_tokens = j->n_prompt,
-                                   .n_generated_tokens = j->n_generated};
+                                   .n_generated_tokens = j->n_generated,
+                                   .trace_id = j->trace_id[0] ? j->trace_id : NULL};
     if (!j->admitted_ns)
         o.queue_s = -1;
     if (j->first_token_ns)
@@ -82,7 +83,8 @@ static void observe_end(struct engine *e, const struct job *j, enum finish_reaso
 static struct stream_summary summarise(const struct job *j, int64_t now_ns)
 {
     struct stream_summary s = {
-        .n_prompt_tokens = j->n_prompt, .n_generated_tokens = j->n_generated, .n_cached_tokens = j->sequences[0].n_cached};
+        .n_prompt_tokens = j->n_prompt, .n_generated_tokens = j->n_generated, .n_cached_tokens = j->sequences[0].n_cached,
+        .arrival_ns = j->item.arrival_ns, .admitted = j->admitted_ns != 0};
     double running_s = seconds_between(j->admitted_ns, now_ns);
     s.queue_ms = 1e3 * seconds_between(j->item.arrival_ns, j->admitted_ns ? j->admitted_ns : now_ns);
     s.total_ms = 1e3 * seconds_between(j->item.arrival_ns, now_ns);

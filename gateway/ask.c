@@ -99,7 +99,7 @@ static void ask_started(struct ask *a, enum error_code code, const struct error 
 void ask_engine(struct request *r, const char *path, const void *data, size_t n_bytes, int64_t timeout_ms,
                 void (*answer)(struct request *r, const void *data, size_t n_bytes))
 {
-    char state[TRACE_STATE_BYTES];
+    char state[TRACE_STATE_BYTES], parent[TRACE_PARENT_BYTES];
     struct error err = {0};
     struct ask *a = ask_new(r);
     if (!a)
@@ -112,7 +112,8 @@ void ask_engine(struct request *r, const char *path, const void *data, size_t n_
         .n_bytes = n_bytes,
         .deadline_ns = clock_now_ns() + timeout_ms * CLOCK_NS_PER_MS,
         .request_id = r->id,
-        .traceparent = r->traceparent,
+        .span = r->span,
+        .traceparent = trace_context_write(&r->trace, parent),
         .tracestate = trace_state(r, state),
         .user = a,
         .on_message = on_message,
@@ -125,7 +126,7 @@ void ask_engines(struct request *r, const char *path, const void *data, size_t n
                  const ProtobufCMessageDescriptor *type,
                  void (*answer)(struct request *r, const struct ask_all_answers *answers))
 {
-    char state[TRACE_STATE_BYTES];
+    char state[TRACE_STATE_BYTES], parent[TRACE_PARENT_BYTES];
     struct error err = {0};
     struct ask *a = ask_new(r);
     if (!a)
@@ -137,7 +138,8 @@ void ask_engines(struct request *r, const char *path, const void *data, size_t n
         .n_bytes = n_bytes,
         .deadline_ns = clock_now_ns() + timeout_ms * CLOCK_NS_PER_MS,
         .request_id = r->id,
-        .traceparent = r->traceparent,
+        .span = r->span,
+        .traceparent = trace_context_write(&r->trace, parent),
         .tracestate = trace_state(r, state),
     };
     ask_started(a, ask_all_start(r->g->engine, &options, type, true, a, on_answers, &a->all, &err), &err);

@@ -18,7 +18,7 @@ struct change {
     struct request *r; /* NULL: the client has gone */
     struct change_options options;
     struct buffer data;
-    char request_id[GATEWAY_REQUEST_ID_BYTES], traceparent[GATEWAY_TRACEPARENT_BYTES], tracestate[TRACE_STATE_BYTES];
+    char request_id[GATEWAY_REQUEST_ID_BYTES], traceparent[TRACE_PARENT_BYTES], tracestate[TRACE_STATE_BYTES];
     struct engine_call *call; /* NULL: between two */
     char (*addresses)[TARGET_ADDRESS_BYTES];
     const char **engines;
@@ -178,7 +178,7 @@ static struct change *change_new(struct request *r, const struct change_options 
     c->options = *options;
     buffer_init(&c->data, SIZE_MAX / 2);
     snprintf(c->request_id, sizeof c->request_id, "%s", r->id);
-    snprintf(c->traceparent, sizeof c->traceparent, "%s", r->traceparent);
+    trace_context_write(&r->trace, c->traceparent); /* the change may outlive the span */
     trace_state(r, c->tracestate);
     c->next = c->g->changes;
     if (c->next)

@@ -15,8 +15,10 @@
 #include "gateway/gateway.h"
 #include "gateway/pool.h"
 #include "gateway/status.h"
+#include "trace/trace.h"
 
 #include <event2/event.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -45,6 +47,7 @@ struct attempt {
     struct engine_call *call;
     struct member *member;
     struct bridge_call *handle; /* NULL: none is under way */
+    struct span *span;          /* NULL: not recorded */
 };
 
 struct engine_call {
@@ -65,21 +68,56 @@ static void advance(struct engine_call *call);
 
 /* ---- attempts ---- */
 
+/* The attempt's span: OpenTelemetry's conventions for RPC clients. */
+static void span_begin(struct attempt *a)
+{
+    const struct engine_call_options *o = &a->call->options;
+    const char *service = o->path + 1, *method = strrchr(o->path, '/') + 1;
+    char name[64];
+    if (!o->span)
+        return;
+    snprintf(name, sizeof name, "%.*s", (int)(method - 1 - service), service);
+    a->span = span_child(o->span, service, SPAN_CLIENT, clock_now_ns());
+    span_set_text(a->span, "rpc.system", "grpc");
+    span_set_text(a->span, "rpc.service", name);
+    span_set_text(a->span, "rpc.method", method);
+    span_set_text(a->span, "server.address", a->member->address);
+    if (a->call->n_tried > 0)
+        span_set_int(a->span, "rpc.grpc.attempt", (int64_t)a->call->n_tried + 1);
+}
+
+static void span_finish(struct attempt *a, int code, const char *message)
+{
+    if (!a->span)
+        return;
+    span_set_int(a->span, "rpc.grpc.status_code", code);
+    if (code)
+        span_fail(a->span, rpc_status_name(code), message);
+    span_end(a->span, clock_now_ns());
+    a->span = NULL;
+}
+
 /* Takes the attempt's engine and handle from it; `cancel` when it still runs. */
 static void attempt_end(struct attempt *a, bool cancel)
 {
     if (!a->handle)
         return;
-    if (cancel)
+    if (cancel) {
         bridge_cancel(a->handle);
+        span_finish(a, GRPC_CANCELLED, NULL);
+    }
     a->handle = NULL;
     member_put(a->member, a->call->options.channel == ENGINE_WORK);
 }
 
-static void fill_metadata(const struct engine_call_options *o, const char *metadata[MAX_METADATA])
+/* `parent` is room for the traceparent of an attempt that is recorded. */
+static void fill_metadata(const struct attempt *a, char parent[TRACE_PARENT_BYTES], const char *metadata[MAX_METADATA])
 {
+    const struct engine_call_options *o = &a->call->options;
     const char *const pairs[][2] = {
-        {"x-request-id", o->request_id}, {"traceparent", o->traceparent}, {"tracestate", o->tracestate}};
+        {"x-request-id", o->request_id},
+        {"traceparent", a->span ? trace_context_write(span_context(a->span), parent) : o->traceparent},
+        {"tracestate", o->tracestate}};
     size_t n = 0;
     for (size_t i = 0; i < sizeof pairs / sizeof *pairs; i++)
         if (pairs[i][1][0] != '\0') {
@@ -97,8 +135,10 @@ static enum error_code attempt_start(struct engine_call *call, struct member *m,
     struct attempt *a = &call->attempts[call->attempts[0].handle ? 1 : 0];
     const struct engine_call_options *o = &call->options;
     const char *metadata[MAX_METADATA];
-    fill_metadata(o, metadata);
+    char parent[TRACE_PARENT_BYTES];
     *a = (struct attempt){.call = call, .member = m};
+    span_begin(a);
+    fill_metadata(a, parent, metadata);
     const struct bridge_options options = {
         .client = m->client,
         .path = o->path,
@@ -111,8 +151,10 @@ static enum error_code attempt_start(struct engine_call *call, struct member *m,
         .on_status = on_status,
     };
     enum error_code code = bridge_start(pool_bridge(call->engine->pool), &options, &a->handle, err);
-    if (code != ERROR_NONE)
+    if (code != ERROR_NONE) {
+        span_finish(a, GRPC_UNAVAILABLE, err->message);
         return code;
+    }
     member_take(m, o->channel == ENGINE_WORK);
     call->tried[call->n_tried++] = m;
     return ERROR_NONE;
@@ -262,6 +304,7 @@ static void on_status(void *user, const struct rpc_status *status)
 {
     struct attempt *a = user;
     struct engine_call *call = a->call;
+    span_finish(a, status->code, status->message);
     attempt_end(a, false);
     bool other = call->attempts[0].handle || call->attempts[1].handle;
     if (other && retry_reason(call, status) != RETRY_NONE)

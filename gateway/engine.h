@@ -27,6 +27,7 @@ struct gateway_config;
 struct metrics;
 struct engine;
 struct engine_call;
+struct span;
 
 /* WORK goes to an engine that serves, and to another one when the first fails before anything of the answer came. ADMIN asks
  * one engine, also one that does not serve, and takes its word. */
@@ -44,6 +45,7 @@ struct engine_call_options {
     const char *request_id; /* metadata; NULL or "" = none; copied */
     const char *traceparent;
     const char *tracestate;
+    const struct span *span; /* of the request, which it outlives; each attempt is a span below it. NULL = not recorded */
     uint64_t affinity; /* WORK: requests with the same key go to the same engine; 0 = none */
     bool hedge;        /* WORK: may be with two engines at a time, config->hedge_ms after its start */
     void *user;

@@ -10,12 +10,12 @@
 #include "base/metrics.h"
 #include "gateway/access.h"
 #include "gateway/http.h"
+#include "trace/trace.h"
 
 #include <stdbool.h>
 #include <stdint.h>
 
 #define GATEWAY_REQUEST_ID_BYTES 129
-#define GATEWAY_TRACEPARENT_BYTES 56
 
 struct event_base;
 struct engine;
@@ -58,6 +58,7 @@ struct gateway {
     struct engine *engine;
     struct health *health;
     struct access *access; /* shared by all loops; NULL = everything is open */
+    struct tracer *tracer; /* likewise; NULL = tracing is off */
     struct metrics *metrics;
     struct metrics_family *m_requests, *m_duration, *m_errors;
     struct metrics_series *m_active;
@@ -91,10 +92,12 @@ struct request {
     const struct route *route; /* NULL: none fits */
     bool admin;                /* came in on the admin port */
     char id[GATEWAY_REQUEST_ID_BYTES];
-    char traceparent[GATEWAY_TRACEPARENT_BYTES]; /* "" = none came */
+    struct trace_context trace; /* where it is in its trace: our place when tracing is on, else the caller's, if any */
+    struct span *span;          /* NULL: not recorded */
     char param[128];                             /* what stood for {id}, decoded */
     uint64_t affinity; /* key of the conversation, affinity.h; 0 = none */
     int64_t started_ns;
+    int crash_place;            /* in the crash report's list */
     struct access_request access; /* the client */
     enum error_code failed;     /* for log and metrics */
     const struct field *fields; /* the endpoint's table, to name fields of engine errors; NULL = none */
@@ -144,6 +147,8 @@ void handle_health(struct request *r);
 void handle_live(struct request *r);
 void handle_ready(struct request *r);
 void handle_metrics(struct request *r);
+void handle_log_level(struct request *r);
+void handle_set_log_level(struct request *r);
 void handle_asset(struct request *r);
 
 #endif

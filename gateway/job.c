@@ -213,7 +213,7 @@ static enum error_code start_call(struct job *j, int index, const struct buffer 
                                   struct error *err)
 {
     struct job_call *c = &j->calls[index];
-    char state[TRACE_STATE_BYTES];
+    char state[TRACE_STATE_BYTES], parent[TRACE_PARENT_BYTES];
     c->job = j;
     const struct engine_call_options options = {
         .channel = ENGINE_WORK,
@@ -222,7 +222,8 @@ static enum error_code start_call(struct job *j, int index, const struct buffer 
         .n_bytes = request->n_bytes,
         .deadline_ns = deadline_ns,
         .request_id = j->r->id,
-        .traceparent = j->r->traceparent,
+        .span = j->r->span,
+        .traceparent = trace_context_write(&j->r->trace, parent),
         .tracestate = trace_state(j->r, state),
         .affinity = j->r->affinity,
         .hedge = true,

@@ -7,6 +7,7 @@
  * clients again.
  */
 #include "base/clock.h"
+#include "base/crash.h"
 #include "base/log.h"
 #include "base/notify.h"
 #include "gateway/gateway.h"
@@ -19,6 +20,7 @@
 #include "gateway/server.h"
 #include "gateway/tls.h"
 #include "rpc/rpc.h"
+#include "trace/trace.h"
 
 #include "version.h"
 
@@ -42,6 +44,7 @@ struct program {
     int n_loops;
     struct tls *tls; /* NULL: none */
     struct access *access; /* of all loops */
+    struct tracer *tracer; /* likewise */
     struct listener *listener, *admin_listener;
     struct server *admin;
     struct event *sigterm, *sigint, *sighup, *tls_watch, *drain_limit, *watchdog;
@@ -279,9 +282,20 @@ static enum error_code open_main(struct program *p, struct error *err)
     return code == ERROR_NONE ? listener_start(p->listener, servers, p->n_loops, err) : code;
 }
 
+static enum error_code open_tracer(struct program *p, struct error *err)
+{
+    const struct trace_options options = {.service = "bitnet-gateway", .version = BITNET_VERSION, .metrics = p->loops[0].g.metrics};
+    enum error_code code = trace_open(&options, &p->tracer, err);
+    for (int i = 0; i < p->n_loops; i++)
+        p->loops[i].g.tracer = p->tracer;
+    return code;
+}
+
 static enum error_code program_open(struct program *p, struct error *err)
 {
     enum error_code code = open_loops(p, err);
+    if (code == ERROR_NONE)
+        code = open_tracer(p, err);
     if (code == ERROR_NONE)
         code = open_access(p, err);
     if (code == ERROR_NONE)
@@ -324,6 +338,7 @@ static void program_close(struct program *p)
         loop_close(&p->loops[i]);
     tls_close(p->tls);
     access_close(p->access);
+    trace_close(p->tracer);
     metrics_close(metrics);
     free(p->loops);
 }
@@ -399,7 +414,9 @@ int main(int argc, char **argv)
     } else if (result.check_config) {
         rc = print(&result, &config);
     } else {
-        log_init((enum log_level)log_level_from_name(config.log_level), log_format_of(config.log_format));
+        log_init(LOG_INFO, log_format_of(config.log_format));
+        log_set_levels(config.log_level, NULL); /* which has been checked */
+        crash_init("bitnet-gateway " BITNET_VERSION " (" BITNET_GIT_SHA ", " BITNET_FEATURES ", " BITNET_COMPILER ")");
         rc = serve(&config);
     }
     option_free(&gateway_options, &config);

@@ -43,7 +43,9 @@ void gateway_metrics_request(struct gateway *g, const struct request *r, int sta
     const char *method = http_method_name(r->http->method), *endpoint = r->route ? r->route->pattern : "other";
     snprintf(code, sizeof code, "%d", status);
     metrics_inc(metrics_get(g->m_requests, method, endpoint, code), 1);
-    metrics_observe(metrics_get(g->m_duration, method, endpoint, code), seconds);
+    char trace[TRACE_ID_TEXT_BYTES];
+    metrics_observe_traced(metrics_get(g->m_duration, method, endpoint, code), seconds,
+                           r->trace.flags & 1 ? trace_id_write(&r->trace, trace) : NULL);
     if (r->failed != ERROR_NONE)
         metrics_inc(metrics_get(g->m_errors, error_info(r->failed)->name, "gateway"), 1);
 }

@@ -1,6 +1,7 @@
 /* The table of options. */
 #include "gateway/options.h"
 
+#include "base/log.h"
 #include "gateway/gateway.h"
 #include "gateway/listener.h"
 #include "rpc/rpc.h"
@@ -136,8 +137,8 @@ static const struct option_def defs[] = {
      .help = "After SIGTERM, how long open connections may still bring requests before they are closed."},
     {"drain-timeout-ms", OPTION_INT, AT(drain_timeout_ms), .default_value = "45000", .min = 0, .max = 3600000,
      .unit = "ms", .help = "After SIGTERM, how long running answers may take to end."},
-    {"log-level", OPTION_CHOICE, AT(log_level), .default_value = "info", .choices = "debug|info|warn|error|off",
-     .help = "Least level that is logged."},
+    {"log-level", OPTION_STRING, AT(log_level), .default_value = "info",
+     .help = "Least level that is logged (debug, info, warn, error, off), and those of components: info,rpc=debug,grpc=off."},
     {"log-format", OPTION_CHOICE, AT(log_format), .default_value = "auto", .choices = "auto|json|text",
      .help = "Form of log lines; auto is text on a terminal and JSON elsewhere."},
     {0},
@@ -162,7 +163,7 @@ enum error_code gateway_options_check(const struct gateway_config *c, struct err
         if (pairs[i].one && !pairs[i].other)
             return error_set_param(err, ERROR_VALIDATION_FAILED, pairs[i].name, "--%s: expected --%s with it",
                                    pairs[i].name, pairs[i].other_name);
-    return ERROR_NONE;
+    return log_check_levels(c->log_level, err);
 }
 
 const struct option_table gateway_options = {

@@ -4,11 +4,12 @@
 #include "gateway/router.h"
 
 #include "base/clock.h"
+#include "base/crash.h"
 #include "base/id.h"
 #include "base/log.h"
 #include "gateway/error.h"
+#include "gateway/trace.h"
 
-#include <ctype.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -35,6 +36,8 @@ static const struct route routes[] = {
 #ifdef FEATURE_PROMETHEUS
     {HTTP_METHOD_GET, "/metrics", handle_metrics, ROUTE_ADMIN, LIMIT_HEALTH, ACCESS_OPEN},
 #endif
+    {HTTP_METHOD_GET, "/debug/log-level", handle_log_level, ROUTE_ADMIN, LIMIT_HEALTH, ACCESS_OPEN},
+    {HTTP_METHOD_PUT, "/debug/log-level", handle_set_log_level, ROUTE_ADMIN, LIMIT_HEALTH, ACCESS_OPEN},
     {HTTP_METHOD_GET, "/openapi.yaml", handle_document, ROUTE_MAIN, LIMIT_HEALTH, ACCESS_OPEN},
     {HTTP_METHOD_GET, "/openapi.json", handle_document, ROUTE_MAIN, LIMIT_HEALTH, ACCESS_OPEN},
     {HTTP_METHOD_GET, "/", handle_asset, ROUTE_MAIN, LIMIT_HEALTH, ACCESS_OPEN},
@@ -115,31 +118,18 @@ const struct route *router_find(const char *path, enum http_method method, unsig
 
 /* ---- requests ---- */
 
-/* "00-" 32 hex "-" 16 hex "-" 2 hex: W3C Trace Context, version 0. */
-static bool traceparent_valid(const char *text)
-{
-    static const char form[] = "hh-hhhhhhhhhhhhhhhhhhhhhhhhhhhhhhhh-hhhhhhhhhhhhhhhh-hh";
-    if (strlen(text) != sizeof form - 1)
-        return false;
-    for (size_t i = 0; form[i]; i++)
-        if (form[i] == 'h' ? !isxdigit((unsigned char)text[i]) || isupper((unsigned char)text[i]) : text[i] != form[i])
-            return false;
-    return true;
-}
-
 static struct request *request_open(struct gateway *g, struct http_exchange *x, bool admin)
 {
     struct request *r = calloc(1, sizeof *r);
     if (!r)
         return NULL;
     *r = (struct request){.g = g, .x = x, .http = http_request_of(x), .admin = admin, .started_ns = clock_now_ns()};
-    const char *id = http_header(r->http, "x-request-id"), *trace = http_header(r->http, "traceparent");
+    const char *id = http_header(r->http, "x-request-id");
     if (id && id_request_id_valid(id))
         snprintf(r->id, sizeof r->id, "%s", id);
     else
         id_uuid(r->id);
-    if (trace && traceparent_valid(trace))
-        snprintf(r->traceparent, sizeof r->traceparent, "%s", trace);
+    r->crash_place = crash_enter(r->id);
     access_begin(r);
     http_set_user(x, r);
     if (!admin) {
@@ -188,6 +178,7 @@ static void dispatch(struct gateway *g, struct http_exchange *x, bool admin)
     r->route = router_find(r->http->path, r->http->method, where, r->param, sizeof r->param, allow);
     if (!r->route && !admin && g->config->metrics_on_main && strcmp(r->http->path, "/metrics") == 0)
         r->route = router_find(r->http->path, r->http->method, ROUTE_ADMIN, r->param, sizeof r->param, allow);
+    trace_begin(r);
     if (access_preflight(r, allow) || !access_admit(r))
         return;
     if (r->route) {
@@ -238,6 +229,7 @@ static void reject(struct gateway *g, struct http_exchange *x, bool admin, int s
     char allow[ROUTER_ALLOW_BYTES];
     unsigned where = admin ? ROUTE_ADMIN : ROUTE_MAIN;
     r->route = router_find(r->http->path, r->http->method, where, r->param, sizeof r->param, allow);
+    trace_begin(r);
     access_count(r);
     struct failure f;
     failure_init(&f);
@@ -256,22 +248,13 @@ void gateway_admin_reject(void *gateway, struct http_exchange *x, int status, co
     reject(gateway, x, true, status, reason);
 }
 
-#define TRACE_ID_BYTES 33
-
-/* The trace's id alone: the second part of traceparent. */
-static const char *trace_id(const struct request *r, char out[TRACE_ID_BYTES])
-{
-    snprintf(out, TRACE_ID_BYTES, "%s", r->traceparent + 3);
-    return out;
-}
-
 void gateway_finish(void *gateway, struct http_exchange *x, bool aborted)
 {
     struct gateway *g = gateway;
     struct request *r = http_user(x);
     if (!r)
         return;
-    char trace[TRACE_ID_BYTES];
+    char trace[TRACE_ID_TEXT_BYTES];
     int status = aborted ? 499 : http_status_of(x);
     double seconds = (double)(clock_now_ns() - r->started_ns) / 1e9;
     if (!r->admin) {
@@ -279,15 +262,17 @@ void gateway_finish(void *gateway, struct http_exchange *x, bool aborted)
         metrics_inc(g->m_active, -1);
     }
     access_end(r);
+    trace_end(r, status);
     gateway_metrics_request(g, r, status, seconds);
     log_info("gateway", "request", LOG_STR("request_id", r->id), LOG_STR("method", http_method_name(r->http->method)),
              LOG_STR("path", r->http->path), LOG_INT("status", status), LOG_FLOAT("duration_ms", seconds * 1e3),
              LOG_INT("bytes", http_bytes_of(x)), LOG_INT("http", r->http->version), LOG_STR("peer", r->http->peer),
              LOG_STR("address", strcmp(r->access.address, r->http->peer) != 0 ? r->access.address : NULL),
              LOG_STR("client", r->access.client.id), LOG_STR("auth", client_kind_name(r->access.client.kind)),
-             LOG_STR("trace_id", r->traceparent[0] != '\0' ? trace_id(r, trace) : NULL),
+             LOG_STR("trace_id", r->trace.known ? trace_id_write(&r->trace, trace) : NULL),
              LOG_STR("error", r->failed != ERROR_NONE ? error_info(r->failed)->name : NULL));
     http_set_user(x, NULL);
+    crash_leave(r->crash_place);
     free(r);
 }
 

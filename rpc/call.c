@@ -18,6 +18,7 @@
 
 #define DETAILS_KEY "grpc-status-details-bin"
 #define MAX_METADATA 8 /* that a handler adds */
+#define MAX_TRAILERS 3 /* likewise, and the details of the status */
 
 struct rpc_call {
     struct rpc_server *server;
@@ -45,7 +46,7 @@ struct rpc_call {
     size_t n_initial;
     grpc_status_code status;
     grpc_slice status_message;
-    grpc_metadata trailing;
+    grpc_metadata trailing[MAX_TRAILERS];
     size_t n_trailing;
 };
 
@@ -70,9 +71,9 @@ static void call_free(struct rpc_call *c)
         grpc_slice_unref(c->initial[i].key);
         grpc_slice_unref(c->initial[i].value);
     }
-    if (c->n_trailing) {
-        grpc_slice_unref(c->trailing.key);
-        grpc_slice_unref(c->trailing.value);
+    for (size_t i = 0; i < c->n_trailing; i++) {
+        grpc_slice_unref(c->trailing[i].key);
+        grpc_slice_unref(c->trailing[i].value);
     }
     grpc_slice_unref(c->status_message);
     grpc_byte_buffer_destroy(c->received);
@@ -206,6 +207,21 @@ void rpc_call_add_metadata(struct rpc_call *c, const char *key, const char *valu
     pthread_mutex_unlock(&c->lock);
 }
 
+/* Under the lock. */
+static void add_trailer(struct rpc_call *c, const char *key, const void *value, size_t n_bytes)
+{
+    c->trailing[c->n_trailing++] = (grpc_metadata){.key = grpc_slice_from_static_string(key),
+                                                   .value = grpc_slice_from_copied_buffer(value, n_bytes)};
+}
+
+void rpc_call_add_trailer(struct rpc_call *c, const char *key, const void *value, size_t n_bytes)
+{
+    pthread_mutex_lock(&c->lock);
+    if (!c->finishing && !c->finish_waits && c->n_trailing < MAX_TRAILERS - 1)
+        add_trailer(c, key, value, n_bytes);
+    pthread_mutex_unlock(&c->lock);
+}
+
 bool rpc_call_send(struct rpc_call *c, const void *data, size_t n_bytes)
 {
     pthread_mutex_lock(&c->lock);
@@ -234,7 +250,7 @@ static void start_finish(struct rpc_call *c)
                              .data.send_message.send_message = c->answer};
     ops[n++] = (grpc_op){.op = GRPC_OP_SEND_STATUS_FROM_SERVER,
                          .data.send_status_from_server = {.trailing_metadata_count = c->n_trailing,
-                                                          .trailing_metadata = &c->trailing,
+                                                          .trailing_metadata = c->trailing,
                                                           .status = c->status,
                                                           .status_details = &c->status_message}};
     begin(c, ops, n, &c->finish_tag);
@@ -267,11 +283,8 @@ void rpc_call_finish(struct rpc_call *c, const struct rpc_status *status, const 
     if (!c->finishing && !c->finish_waits && !c->closed) {
         c->status = (grpc_status_code)status->code;
         c->status_message = grpc_slice_from_copied_string(status->message ? status->message : "");
-        if (status->details_n_bytes) {
-            c->trailing = (grpc_metadata){.key = grpc_slice_from_static_string(DETAILS_KEY),
-                                          .value = grpc_slice_from_copied_buffer(status->details, status->details_n_bytes)};
-            c->n_trailing = 1;
-        }
+        if (status->details_n_bytes)
+            add_trailer(c, DETAILS_KEY, status->details, status->details_n_bytes);
         if (data && status->code == 0)
             c->answer = core_bytes_copy(data, n_bytes);
         if (c->sending)

@@ -23,10 +23,12 @@
 #define CONNECT_MS 2000          /* what a connection may take until HTTP/2 is agreed on, also beside compute that takes all CPUs */
 #define MIN_BACKOFF_MS 100       /* between attempts to connect */
 #define MAX_BACKOFF_MS 500       /* so that an engine that is back is used within 2 s */
+#define UNHURRIED_MS 1000        /* the first backoff of a client that can wait, ten times that at most */
 #define MAX_METADATA 16
 
 struct rpc_queue {
     struct queue queue;
+    bool has_thread;
 };
 
 struct rpc_client {
@@ -66,27 +68,41 @@ struct rpc_request {
 
 /* ---- client ----------------------------------------------------------------------------------------------------- */
 
-enum error_code rpc_queue_open(struct rpc_queue **out, struct error *err)
+enum error_code rpc_queue_open_idle(struct rpc_queue **out, struct error *err)
 {
     struct rpc_queue *q = calloc(1, sizeof *q);
     if (!q)
         return error_set(err, ERROR_MEMORY_EXHAUSTED, "no memory for a completion queue");
     cq_init(&q->queue);
-    enum error_code code = cq_start(&q->queue, "rpc-client", err);
-    if (code) {
-        cq_fini(&q->queue, false);
-        free(q);
-        return code;
-    }
     *out = q;
     return ERROR_NONE;
+}
+
+enum error_code rpc_queue_open(struct rpc_queue **out, struct error *err)
+{
+    struct rpc_queue *q = NULL;
+    enum error_code code = rpc_queue_open_idle(&q, err);
+    if (code)
+        return code;
+    code = cq_start(&q->queue, "rpc-client", err);
+    q->has_thread = !code;
+    if (code)
+        rpc_queue_close(q);
+    else
+        *out = q;
+    return code;
+}
+
+void rpc_queue_turn(struct rpc_queue *q)
+{
+    cq_turn(&q->queue);
 }
 
 void rpc_queue_close(struct rpc_queue *q)
 {
     if (!q)
         return;
-    cq_fini(&q->queue, true);
+    cq_fini(&q->queue, q->has_thread);
     free(q);
 }
 
@@ -104,13 +120,13 @@ static grpc_channel *make_channel(const struct rpc_client_options *o, grpc_chann
         INT_ARG(GRPC_ARG_ENABLE_HTTP_PROXY, 0),
         INT_ARG(GRPC_ARG_HTTP2_BDP_PROBE, 0),
         INT_ARG(GRPC_ARG_HTTP2_STREAM_LOOKAHEAD_BYTES, LOOKAHEAD_BYTES),
-        INT_ARG(GRPC_ARG_KEEPALIVE_TIME_MS, o->keepalive_ms ? o->keepalive_ms : DEFAULT_KEEPALIVE_MS),
+        INT_ARG(GRPC_ARG_KEEPALIVE_TIME_MS, o->unhurried ? INT32_MAX : o->keepalive_ms ? o->keepalive_ms : DEFAULT_KEEPALIVE_MS),
         INT_ARG(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, o->keepalive_timeout_ms ? o->keepalive_timeout_ms : DEFAULT_KEEPALIVE_TIMEOUT_MS),
-        INT_ARG(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1), /* so that one that vanished while idle is known before the next call */
+        INT_ARG(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, !o->unhurried), /* so that one that vanished while idle is known before the next call */
         INT_ARG(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0),
-        INT_ARG(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, MIN_BACKOFF_MS),
+        INT_ARG(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, o->unhurried ? UNHURRIED_MS : MIN_BACKOFF_MS),
         INT_ARG(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, CONNECT_MS),
-        INT_ARG(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, MAX_BACKOFF_MS),
+        INT_ARG(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, o->unhurried ? 10 * UNHURRIED_MS : MAX_BACKOFF_MS),
         INT_ARG(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1),
         {.type = GRPC_ARG_INTEGER}, /* room for three more */
         {.type = GRPC_ARG_INTEGER},

@@ -61,6 +61,8 @@ void accept_for_grpc(void);
 void cq_init(struct queue *q);
 /* Starts the thread that runs the tags. `name` shows in ps. */
 enum error_code cq_start(struct queue *q, const char *name, struct error *err);
+/* Runs the tags that are there, of a queue without its thread. */
+void cq_turn(struct queue *q);
 /* Shuts the queue down, waits until its thread has run the last tag (when it was started) and frees it. */
 void cq_fini(struct queue *q, bool started);
 

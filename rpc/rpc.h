@@ -32,6 +32,9 @@ struct rpc_status {
     size_t details_n_bytes;
 };
 
+/* The name of a gRPC code, "UNAVAILABLE"; "UNKNOWN" for others. Static. */
+const char *rpc_status_name(int code);
+
 /* ---- server ----------------------------------------------------------------------------------------------------- */
 
 struct rpc_server;
@@ -91,6 +94,8 @@ const char *rpc_call_metadata(const struct rpc_call *c, const char *key);
 const char *rpc_call_peer(struct rpc_call *c);
 /* Adds initial metadata; before the first send or finish. */
 void rpc_call_add_metadata(struct rpc_call *c, const char *key, const char *value);
+/* Adds trailing metadata, before the finish; `key` is static, and ends with -bin where the value is not text. 2 a call; more are left out. */
+void rpc_call_add_trailer(struct rpc_call *c, const char *key, const void *value, size_t n_bytes);
 /* Sends one message; one at a time: false (and nothing sent) while one is under way or the call is over. */
 bool rpc_call_send(struct rpc_call *c, const void *data, size_t n_bytes);
 /* BIDI: asks for the next message. */
@@ -112,6 +117,12 @@ struct rpc_request;
 
 /* A completion queue with its thread, on which the callbacks of several clients come. */
 enum error_code rpc_queue_open(struct rpc_queue **out, struct error *err);
+/* The same without a thread: callbacks come in rpc_queue_turn, on the thread that calls it. For a client that has little to do: gRPC lets one
+ * of all waiting threads do the reading for all, so that a thread more that waits makes every call of the process dearer. All of its calls
+ * must be over before rpc_client_close. */
+enum error_code rpc_queue_open_idle(struct rpc_queue **out, struct error *err);
+/* Runs what is ready, without waiting. One thread at a time; not for a queue with a thread. */
+void rpc_queue_turn(struct rpc_queue *q);
 /* After the last client that uses it was closed. */
 void rpc_queue_close(struct rpc_queue *q);
 
@@ -135,6 +146,7 @@ struct rpc_client_options {
     const char *tls_name;        /* that the server's certificate must have; NULL = the target's host */
     size_t max_message_bytes;    /* received; 0 = 16 MiB */
     int n_connections;           /* that calls take in turn; 0 = 1 */
+    bool unhurried;              /* for a server that can wait: no keepalive pings, and more time between attempts to connect */
     int keepalive_ms, keepalive_timeout_ms; /* a silent server is pinged, and given up without an answer; 0 = 10 s, 5 s */
 };
 

@@ -2,6 +2,7 @@
 #include "base/log.h"
 #include "service/metrics.h"
 
+#include <arpa/inet.h>
 #include <errno.h>
 #include <event2/buffer.h>
 #include <event2/event.h>
@@ -10,6 +11,7 @@
 #include <event2/thread.h>
 #include <pthread.h>
 #include <stdio.h>
+#include <netinet/in.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -43,10 +45,33 @@ static void reply(struct evhttp_request *r, int code, const char *type, const ch
         evbuffer_free(body);
 }
 
+static void reply_error(struct evhttp_request *r, const struct error *err)
+{
+    const struct error_info *info = error_info(err->code);
+    struct buffer text;
+    buffer_init(&text, BODY_MAX_BYTES);
+    buffer_printf(&text, "{\"error\":{\"code\":\"%s\",\"message\":\"", info->name);
+    buffer_append_json(&text, err->message, strlen(err->message));
+    buffer_append_str(&text, "\"}}\n");
+    reply(r, info->http_status, "application/json", text.data ? text.data : "", text.n_bytes);
+    buffer_fini(&text);
+}
+
+/* What only reads takes GET and HEAD alone. */
+static bool refuse_put(struct evhttp_request *r)
+{
+    if (evhttp_request_get_command(r) != EVHTTP_REQ_PUT)
+        return false;
+    reply_error(r, &(struct error){.code = ERROR_METHOD_NOT_ALLOWED, .message = "expected GET or HEAD"});
+    return true;
+}
+
 #ifdef FEATURE_PROMETHEUS
 static void on_metrics(struct evhttp_request *r, void *user)
 {
     struct admin_http *a = user;
+    if (refuse_put(r))
+        return;
     const char *accept = evhttp_find_header(evhttp_request_get_input_headers(r), "Accept");
     bool open = accept && strstr(accept, "application/openmetrics-text");
     struct buffer page;
@@ -63,6 +88,8 @@ static void on_metrics(struct evhttp_request *r, void *user)
 static void on_live(struct evhttp_request *r, void *user)
 {
     struct admin_http *a = user;
+    if (refuse_put(r))
+        return;
     bool alive = service_state(a->service).engine_turns;
     const char *text = alive ? "{\"status\":\"live\"}\n" : "{\"status\":\"stalled\"}\n";
     reply(r, alive ? 200 : 503, "application/json", text, strlen(text));
@@ -71,6 +98,8 @@ static void on_live(struct evhttp_request *r, void *user)
 static void on_ready(struct evhttp_request *r, void *user)
 {
     struct admin_http *a = user;
+    if (refuse_put(r))
+        return;
     struct service_state s = service_state(a->service);
     char text[256];
     int n = snprintf(
@@ -81,13 +110,60 @@ static void on_ready(struct evhttp_request *r, void *user)
     reply(r, s.ready ? 200 : 503, "application/json", text, (size_t)n);
 }
 
+/* A change is for those on this machine, whatever address the admin port has. */
+static bool is_local(struct evhttp_request *r)
+{
+    const struct sockaddr *a = evhttp_connection_get_addr(evhttp_request_get_connection(r));
+    const struct sockaddr_in6 *v6 = (const struct sockaddr_in6 *)a;
+    if (a && a->sa_family == AF_INET)
+        return ntohl(((const struct sockaddr_in *)a)->sin_addr.s_addr) >> 24 == 127;
+    if (a && a->sa_family == AF_INET6)
+        return IN6_IS_ADDR_LOOPBACK(&v6->sin6_addr) || (IN6_IS_ADDR_V4MAPPED(&v6->sin6_addr) && v6->sin6_addr.s6_addr[12] == 127);
+    return a && a->sa_family == AF_UNIX;
+}
+
+/* The levels that a PUT brings; false when it was refused, and answered. */
+static bool set_levels(struct evhttp_request *r)
+{
+    struct evbuffer *body = evhttp_request_get_input_buffer(r);
+    char list[BODY_MAX_BYTES + 1];
+    struct error err = {0};
+    ssize_t n = evbuffer_copyout(body, list, sizeof list - 1);
+    list[n > 0 ? n : 0] = '\0';
+    list[strcspn(list, "\r\n")] = '\0'; /* as tools send it from a file */
+    if (!is_local(r))
+        error_set(&err, ERROR_AUTHORIZATION_FAILED, "expected a connection from this machine");
+    else
+        log_set_levels(list, &err);
+    if (err.code) {
+        reply_error(r, &err);
+        return false;
+    }
+    log_info("service", "log levels changed", LOG_STR("log_level", list));
+    return true;
+}
+
+static void on_log_level(struct evhttp_request *r, void *user)
+{
+    (void)user;
+    struct buffer text;
+    if (evhttp_request_get_command(r) == EVHTTP_REQ_PUT && !set_levels(r))
+        return;
+    buffer_init(&text, BODY_MAX_BYTES);
+    buffer_append_str(&text, "{\"log_level\":\"");
+    log_write_levels(&text);
+    buffer_append_str(&text, "\"}\n");
+    reply(r, 200, "application/json", text.data ? text.data : "", text.n_bytes);
+    buffer_fini(&text);
+}
+
 static void on_other(struct evhttp_request *r, void *user)
 {
     static const char text[] = "{\"error\":{\"code\":\"NOT_FOUND\",\"message\":\"expected "
 #ifdef FEATURE_PROMETHEUS
                                "/metrics, "
 #endif
-                               "/health, /health/live or /health/ready\"}}\n";
+                               "/health, /health/live, /health/ready or /debug/log-level\"}}\n";
     (void)user;
     reply(r, 404, "application/json", text, sizeof text - 1);
 }
@@ -173,7 +249,7 @@ static enum error_code bind_address(struct admin_http *a, const char *listen, st
 
 static void set_handlers(struct admin_http *a)
 {
-    evhttp_set_allowed_methods(a->http, EVHTTP_REQ_GET | EVHTTP_REQ_HEAD);
+    evhttp_set_allowed_methods(a->http, EVHTTP_REQ_GET | EVHTTP_REQ_HEAD | EVHTTP_REQ_PUT);
     evhttp_set_timeout(a->http, TIMEOUT_SECONDS);
     evhttp_set_max_headers_size(a->http, HEADERS_MAX_BYTES);
     evhttp_set_max_body_size(a->http, BODY_MAX_BYTES);
@@ -183,6 +259,7 @@ static void set_handlers(struct admin_http *a)
     evhttp_set_cb(a->http, "/health", on_ready, a);
     evhttp_set_cb(a->http, "/health/live", on_live, a);
     evhttp_set_cb(a->http, "/health/ready", on_ready, a);
+    evhttp_set_cb(a->http, "/debug/log-level", on_log_level, a);
     evhttp_set_gencb(a->http, on_other, a);
 }
 

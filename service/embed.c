@@ -3,10 +3,12 @@
  * As in inference.c, callbacks and posts of a call come one at a time, and on_done frees what it has.
  */
 #include "base/clock.h"
+#include "base/crash.h"
 #include "base/log.h"
 #include "bitnet/v1/inference.pb-c.h"
 #include "service/caller.h"
 #include "service/service.h"
+#include "service/tracing.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -20,6 +22,8 @@ struct embedding {
     struct service *service;
     struct served *served;
     Bitnet__V1__EmbedRequest *message;
+    struct tracing trace;
+    int crash_place;
     char request_id[CALLER_BYTES], peer[CALLER_BYTES];
     const char *client;
     int64_t deadline_ns;
@@ -33,6 +37,8 @@ struct embedding {
 
 static void embedding_free(struct embedding *m)
 {
+    tracing_end(&m->trace, ERROR_CANCELLED, NULL); /* unless it has ended otherwise */
+    crash_leave(m->crash_place);
     for (size_t i = 0; i < m->n_begun; i++)
         stream_close(m->streams[i]);
     served_release(m->served);
@@ -44,9 +50,9 @@ static void fail(struct embedding *m, struct rpc_call *call, const struct error 
 {
     m->over = true;
     service_metrics_reject(m->service->metrics, err->reason);
-    log_info("service", "request refused", LOG_STR("request_id", m->request_id),
-             LOG_STR("code", error_info(err->code)->name), LOG_STR("cause", err->reason),
-             LOG_STR("reason", err->message));
+    tracing_end(&m->trace, err->code, err->message);
+    log_info("service", "request refused", LOG_STR("request_id", m->request_id), LOG_STR("trace_id", tracing_id(&m->trace)), LOG_STR("code", error_info(err->code)->name),
+             LOG_STR("cause", err->reason), LOG_STR("reason", err->message));
     status_fail(m->service, call, err);
 }
 
@@ -94,8 +100,10 @@ static void answer(struct embedding *m, struct rpc_call *call)
         response.n_embeddings = m->n;
         response.embeddings = list;
         response.prompt_tokens = (uint32_t)m->n_tokens;
-        log_info("service", "embeddings finished", LOG_STR("request_id", m->request_id),
-                 LOG_STR("model", response.model), LOG_INT("inputs", m->n), LOG_INT("prompt_tokens", m->n_tokens));
+        tracing_embeddings(&m->trace, response.model, m->n_tokens);
+        tracing_end(&m->trace, ERROR_NONE, NULL);
+        log_info("service", "embeddings finished", LOG_STR("request_id", m->request_id), LOG_STR("trace_id", tracing_id(&m->trace)), LOG_STR("model", response.model),
+                 LOG_INT("inputs", m->n), LOG_INT("prompt_tokens", m->n_tokens));
         message_answer(call, &response.base);
     } else {
         fail(m, call, &(struct error){.code = ERROR_MEMORY_EXHAUSTED, .message = "no memory for the embeddings"});
@@ -245,7 +253,9 @@ void embed_call(void *service, struct rpc_call *call, const void *data, size_t n
     m->message = r;
     m->deadline_ns = deadline_of(s, r, call);
     m->client = caller_name(call, r->client_id, m->peer);
+    tracing_begin(&m->trace, s->tracer, call, "/bitnet.v1.InferenceService/Embed");
     caller_request_id(call, r->request_id, m->request_id);
+    m->crash_place = crash_enter(m->request_id);
     rpc_call_set_user(call, m);
     if (check(m, &err))
         fail(m, call, &err);

@@ -9,11 +9,15 @@
  * ends the sequence when the client went away.
  */
 #include "base/clock.h"
+#include "base/crash.h"
 #include "base/log.h"
 #include "service/caller.h"
 #include "service/collect.h"
 #include "service/convert.h"
 #include "service/echo.h"
+#include "service/latency.h"
+#include "service/load_report.h"
+#include "service/tracing.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -21,6 +25,7 @@
 
 #define MAX_CHOICES CONVERT_MAX_CHOICES
 #define EVENT_TOKENS COLLECT_EVENT_TOKENS
+#define INFERENCE "/bitnet.v1.InferenceService/"
 
 struct generation {
     struct service *service;
@@ -32,7 +37,9 @@ struct generation {
     bool call_deadline; /* the call's deadline comes before timeout_ms: then there is no answer */
     uint32_t n_choices, n_answers, n_top; /* generated; of these, in the answer */
     uint64_t seed;
+    int crash_place;
     char request_id[CALLER_BYTES], fingerprint[CONVERT_FINGERPRINT_BYTES];
+    struct tracing trace;
     struct echo echo;
     struct buffer texts; /* of the event that is being packed */
     struct collected choices[MAX_CHOICES];
@@ -40,6 +47,8 @@ struct generation {
 
 static void generation_free(struct generation *g)
 {
+    tracing_end(&g->trace, ERROR_CANCELLED, NULL); /* unless it has ended otherwise */
+    crash_leave(g->crash_place);
     stream_close(g->stream);
     served_release(g->served);
     for (size_t i = 0; i < MAX_CHOICES; i++)
@@ -227,12 +236,21 @@ static const char *const finish_names[] = {"none", "stop", "length", "cancelled"
 
 static void log_end(const struct generation *g, const struct stream_event *e)
 {
-    log_info("service", "request finished", LOG_STR("request_id", g->request_id),
+    log_info("service", "request finished", LOG_STR("request_id", g->request_id), LOG_STR("trace_id", tracing_id(&g->trace)),
              LOG_STR("model", model_of(g)), LOG_STR("finish", finish_names[e->finish]),
              LOG_INT("prompt_tokens", e->summary.n_prompt_tokens),
              LOG_INT("generated_tokens", e->summary.n_generated_tokens), LOG_FLOAT("queue_ms", e->summary.queue_ms),
              LOG_FLOAT("total_ms", e->summary.total_ms),
              LOG_STR("error", e->finish == FINISH_ERROR ? e->error.message : NULL));
+}
+
+/* The answer in the request's spans. */
+static void trace_answer(struct generation *g, const struct stream_event *e)
+{
+    const char *finishes[MAX_CHOICES];
+    for (uint32_t i = 0; i < g->n_answers; i++)
+        finishes[i] = finish_names[g->choices[i].finish ? g->choices[i].finish : e->finish];
+    tracing_answer(&g->trace, served_id(g->served), engine_model(served_engine(g->served)), g->request_id, &e->summary, finishes, g->n_answers);
 }
 
 static void complete(struct generation *g, struct rpc_call *call, const struct stream_event *e)
@@ -249,6 +267,10 @@ static void complete(struct generation *g, struct rpc_call *call, const struct s
         error_set(&err, ERROR_CANCELLED, "the request was cancelled");
     else if (e->finish != FINISH_ERROR)
         err.code = ERROR_NONE;
+    trace_answer(g, e);
+    latency_request(g->request_id, tracing_id(&g->trace), &e->summary);
+    load_report_add(g->service, call);
+    tracing_end(&g->trace, err.code, err.message);
     if (err.code) {
         service_metrics_reject(g->service->metrics, err.reason); /* it had a place, but has not started */
         status_fail(g->service, call, &err);
@@ -264,7 +286,8 @@ static void give_up(struct generation *g, struct rpc_call *call)
     const struct error_info *info = error_info(ERROR_READER_STALLED);
     g->over = true;
     service_metrics_error(g->service->metrics, ERROR_READER_STALLED);
-    log_info("service", "the client does not read its stream", LOG_STR("request_id", g->request_id),
+    tracing_end(&g->trace, ERROR_READER_STALLED, NULL);
+    log_info("service", "the client does not read its stream", LOG_STR("request_id", g->request_id), LOG_STR("trace_id", tracing_id(&g->trace)),
              LOG_STR("code", info->name));
     rpc_call_abort(call, info->grpc_status, "the stream was not read and has been given up");
 }
@@ -328,7 +351,8 @@ void inference_done(void *service, struct rpc_call *call, bool cancelled)
     if (!g)
         return;
     if (cancelled && !g->over)
-        log_info("service", "client went away or its deadline passed", LOG_STR("request_id", g->request_id));
+        log_info("service", "client went away or its deadline passed", LOG_STR("request_id", g->request_id),
+                 LOG_STR("trace_id", tracing_id(&g->trace)));
     rpc_call_set_user(call, NULL);
     generation_free(g);
 }
@@ -372,6 +396,7 @@ static enum error_code submit(struct generation *g, struct rpc_call *call, const
         buffer_append(&g->choices[i].text, g->echo.text.data, g->echo.text.n_bytes);
     if (!code) {
         c.request.id = g->request_id;
+        c.request.trace_id = g->trace.here.flags & 1 ? tracing_id(&g->trace) : NULL; /* exemplars name traces that can be looked up */
         c.request.client_id = caller_name(call, r->client_id, peer);
         c.request.on_ready = on_ready;
         c.request.user = call;
@@ -382,6 +407,7 @@ static enum error_code submit(struct generation *g, struct rpc_call *call, const
         g->seed = c.request.sampling.seed;
         convert_fingerprint(served_id(g->served), engine_model(engine), g->fingerprint);
         g->call_deadline = c.call_deadline;
+        tracing_request(&g->trace, r, &c.request);
         if (convert_has_form(r)) {
             code = engine_admits(engine, &c.request, err);
             if (!code)
@@ -401,15 +427,21 @@ static void start(struct service *s, struct rpc_call *call, const void *data, si
     struct generation *g = r ? generation_new(s, streaming) : NULL;
     if (r && !g)
         error_set(&err, ERROR_MEMORY_EXHAUSTED, "no memory for a request");
-    if (g)
+    if (g) {
+        tracing_begin(&g->trace, s->tracer, call, streaming ? INFERENCE "StreamGenerate" : INFERENCE "Generate");
         caller_request_id(call, r->request_id, g->request_id);
+        g->crash_place = crash_enter(g->request_id);
+    }
     if (!g || submit(g, call, r, &err)) {
         service_metrics_reject(s->metrics, err.reason);
-        log_info("service", "request refused", LOG_STR("request_id", g ? g->request_id : NULL),
+        log_info("service", "request refused", LOG_STR("request_id", g ? g->request_id : NULL), LOG_STR("trace_id", g ? tracing_id(&g->trace) : NULL),
                  LOG_STR("code", error_info(err.code)->name), LOG_STR("cause", err.reason), LOG_STR("reason", err.message));
+        load_report_add(s, call);
         status_fail(s, call, &err);
-        if (g)
+        if (g) {
+            tracing_end(&g->trace, err.code, err.message);
             generation_free(g);
+        }
     } else {
         rpc_call_set_user(call, g); /* posts run on this thread, so none came before */
         advance(s, call);

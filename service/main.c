@@ -4,15 +4,18 @@
  * SIGTERM or SIGINT: health says NOT_SERVING and readiness 503 at once; calls are still served for the lame-duck time, so
  * that clients see it; then queued requests are handed back, running ones finish within the drain limit; exit 0. A second
  * signal, or the first one while the model is being loaded, ends at once. SIGHUP reads the configuration again for the
- * level of the log.
+ * levels of the log and for what is slow.
  */
 #include "base/clock.h"
+#include "base/crash.h"
 #include "base/log.h"
 #include "base/notify.h"
 #include "service/changes.h"
 #include "service/formats.h"
 #include "service/hosted.h"
+#include "service/latency.h"
 #include "service/options.h"
+#include "trace/trace.h"
 
 #include "descriptors.h"
 #include "version.h"
@@ -92,7 +95,8 @@ static enum error_code open_parts(struct service *s, struct error *err)
     s->reflection = reflection_open(proto_descriptors, proto_descriptors_n_bytes);
     if (!s->metrics || !s->changes || !s->health || !s->formats || !s->reflection)
         return error_set(err, ERROR_MEMORY_EXHAUSTED, "no memory to start");
-    return ERROR_NONE;
+    const struct trace_options traces = {.service = "bitnet-engine", .version = BITNET_VERSION, .metrics = service_metrics_page(s->metrics)};
+    return trace_open(&traces, &s->tracer, err);
 }
 
 static enum error_code load(struct program *p, struct error *err)
@@ -157,6 +161,7 @@ static void close_all(struct program *p)
     changes_close(p->service.changes);
     if (p->service.registry)
         registry_close(p->service.registry);
+    trace_close(p->service.tracer);
     service_metrics_close(p->service.metrics);
     health_close(p->service.health);
     formats_close(p->service.formats);
@@ -184,18 +189,18 @@ static void *drain_run(void *user)
     return NULL;
 }
 
-/* The level only: the rest needs a restart. */
+/* The levels of the log and what is slow; the rest needs a restart. */
 static void reload(const struct program *p)
 {
     struct service_config fresh = {0};
     struct option_result result = {0};
     struct error err = {0};
-    if (option_parse(&service_options, p->argc, p->argv, &fresh, &result, &err)) {
+    if (option_parse(&service_options, p->argc, p->argv, &fresh, &result, &err) || log_set_levels(fresh.log_level, &err)) {
         log_warn("service", "configuration not read again", LOG_STR("reason", err.message));
-        return;
+    } else {
+        latency_limits(fresh.slow_step_ms, fresh.slow_request_ms);
+        log_info("service", "configuration read again", LOG_STR("log_level", fresh.log_level));
     }
-    log_set_level(NULL, (enum log_level)log_level_from_name(fresh.log_level));
-    log_info("service", "configuration read again", LOG_STR("log_level", fresh.log_level));
     option_free(&service_options, &fresh);
 }
 
@@ -319,7 +324,10 @@ static enum log_format log_format_of(const char *name)
 
 static int start(struct program *p, const struct service_config *config)
 {
-    log_init((enum log_level)log_level_from_name(config->log_level), log_format_of(config->log_format));
+    log_init(LOG_INFO, log_format_of(config->log_format));
+    log_set_levels(config->log_level, NULL); /* what is wrong with it options_check says */
+    latency_limits(config->slow_step_ms, config->slow_request_ms);
+    crash_init("bitnet-engine " BITNET_VERSION " (" BITNET_GIT_SHA ", " BITNET_FEATURES ", " BITNET_COMPILER ")");
     block_signals(&p->signals);
     raise_descriptors();
     rpc_init();

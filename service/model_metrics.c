@@ -3,6 +3,7 @@
  * two engines share an id, and with it the series whose labels are the same: a counter takes what both have counted, a gauge is that of both
  * together. Counters are followed by differences, so one goes on where it was when a model comes back.
  */
+#include "service/latency.h"
 #include "service/metrics_parts.h"
 
 #include "base/clock.h"
@@ -137,11 +138,11 @@ static void on_finish(void *user, const struct engine_observation *o)
     if (mm->device >= 0)
         sums.n_by_device[mm->device] = sums.n_started;
     if (o->queue_s >= 0)
-        metrics_observe(mm->series[M_QUEUE], o->queue_s);
+        metrics_observe_traced(mm->series[M_QUEUE], o->queue_s, o->trace_id);
     if (o->first_token_s >= 0)
-        metrics_observe(mm->series[M_FIRST_TOKEN], o->first_token_s);
+        metrics_observe_traced(mm->series[M_FIRST_TOKEN], o->first_token_s, o->trace_id);
     if (o->total_s >= 0)
-        metrics_observe(mm->series[M_INFERENCE], o->total_s);
+        metrics_observe_traced(mm->series[M_INFERENCE], o->total_s, o->trace_id);
     if (o->finish >= FINISH_STOP && o->finish <= FINISH_ERROR)
         metrics_inc(mm->series[M_STOP + o->finish - FINISH_STOP], 1);
     remember(mm, &sums);
@@ -157,6 +158,7 @@ static void on_step(void *user, size_t n_rows, size_t n_sequences, double second
                                       .n_step_tokens = now.n_generated_tokens - mm->n_tokens_seen,
                                       .busy_s = seconds};
     mm->n_tokens_seen = now.n_generated_tokens;
+    latency_step(n_rows, n_sequences, seconds);
     metrics_observe(mm->series[M_BATCH], (double)n_sequences);
     metrics_observe(mm->series[M_ROWS], (double)n_rows);
     remember(mm, &sums);

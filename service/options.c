@@ -2,6 +2,7 @@
 #include "service/options.h"
 
 #include "base/clock.h"
+#include "base/log.h"
 
 #include <arpa/inet.h>
 #include <stddef.h>
@@ -108,7 +109,11 @@ static const struct option_def defs[] = {
     FLAG_BOOL("null-model", null_model,
               "compute nothing: answers are words without sense, for measuring what serves a model; the id is null-model"),
     FLAG_INT("null-step-us", null_step_us, "0", 0, 60000000, "us", "with --null-model: what a step takes at least"),
-    CHOICE("log-level", log_level, "info", "debug|info|warn|error|off", "least level that is logged"),
+    CHOICE("load-reports", load_reports, "asked", "asked|always|off",
+           "ORCA load reports in the trailers of inference calls: for clients that ask for them, for all, or none"),
+    INT("slow-step-ms", slow_step_ms, "5000", 0, 86400000, "ms", "a step that takes longer is logged with its cause; 0 = none is"),
+    INT("slow-request-ms", slow_request_ms, "60000", 0, 86400000, "ms", "likewise a request, from its arrival to its last token"),
+    STR("log-level", log_level, "info", "least level that is logged, and those of components: info,rpc=debug,grpc=off"),
     CHOICE("log-format", log_format, "auto", "auto|json|text", "auto = text on a terminal"),
     {.name = NULL}};
 
@@ -149,6 +154,8 @@ static enum error_code check_tls(const struct service_config *c, struct error *e
 
 enum error_code options_check(const struct service_config *c, struct error *err)
 {
+    if (c->log_level && log_check_levels(c->log_level, err))
+        return ERROR_VALIDATION_FAILED;
     if ((!c->model || !c->model[0]) && (!c->state_file || !c->state_file[0]))
         return error_set_param(err, ERROR_VALIDATION_FAILED, "model", "--model: expected a GGUF file, found nothing");
     if (c->null_step_us && !c->null_model)

@@ -17,11 +17,11 @@
 /* The program's options; the table is in options.c. */
 struct service_config {
     const char *model, *model_id, *listen, *admin_listen, *device, *isa, *quantization, *i2s_order, *kv_type, *prefix_cache, *speculation, *numa, *coalesce;
-    const char *tls_cert, *tls_key, *tls_client_ca, *log_level, *log_format;
+    const char *tls_cert, *tls_key, *tls_client_ca, *log_level, *log_format, *load_reports;
     const char *model_dirs, *state_file;
     int64_t memory_budget, max_loads;
     int64_t threads, context, kv_cache_size, max_sequences, max_batch_tokens, queue_limit, queue_tokens, queue_wait_ms, target_itl_ms, default_timeout_ms,
-        stall_timeout_ms, drain_timeout_ms, lame_duck_ms, max_message_size, seed, null_step_us, max_connection_age_ms,
+        stall_timeout_ms, drain_timeout_ms, lame_duck_ms, max_message_size, seed, null_step_us, slow_step_ms, slow_request_ms, max_connection_age_ms,
         max_connection_age_grace_ms, keepalive_ms, keepalive_timeout_ms;
     double accuracy_share, accuracy_threshold;
     bool null_model, allow_insecure_public, deterministic, pin, idle_priority, evict;
@@ -33,6 +33,7 @@ struct changes;
 struct health;
 struct formats;
 struct reflection;
+struct tracer;
 
 /* What all handlers share; made by main, immutable but for the atomics and what guards itself. */
 struct service {
@@ -43,6 +44,7 @@ struct service {
     struct health *health;
     struct formats *formats;
     struct reflection *reflection;
+    struct tracer *tracer; /* NULL = tracing is off */
     int64_t started_ns;
     bool coalesce; /* tokens that wait share a message */
     atomic_bool draining;

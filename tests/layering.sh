@@ -5,7 +5,7 @@
 set -u
 cd "$(dirname "$0")/.." || exit 1
 build=${BITNET_BUILD:-build/release}
-folders=$(ls -d base kernels engine rpc service gateway tools tests 2>/dev/null)
+folders=$(ls -d base kernels engine rpc trace service gateway tools tests 2>/dev/null)
 work=$(mktemp -d) || exit 1
 trap 'rm -rf "$work"' EXIT
 
@@ -20,16 +20,18 @@ check_includes() {
         if (file ~ /^kernels\//) return "^(base|kernels)/"
         if (file ~ /^engine\//) return "^(base/|engine/|kernels/kernels\\.h$)"
         if (file ~ /^rpc\//) return "^(base/|rpc/|" generated "$)"
-        if (file ~ /^service\//) return "^(base/|rpc/|service/|engine/(engine|registry)\\.h$|" generated "$|descriptors\\.h$)"
-        if (file ~ /^gateway\//) return "^(base/|rpc/|gateway/|llhttp\\.h$|" generated "$)"
+        if (file ~ /^trace\//) return "^(base/|rpc/rpc\\.h$|trace/|" generated "$)"
+        if (file ~ /^service\//) return "^(base/|rpc/|trace/trace\\.h$|service/|engine/(engine|registry)\\.h$|" generated "$|descriptors\\.h$)"
+        if (file ~ /^gateway\//) return "^(base/|rpc/|trace/trace\\.h$|gateway/|llhttp\\.h$|" generated "$)"
         if (file ~ /^tools\/load/) return "^(base/|rpc/|tools/load|llhttp\\.h$|" generated "$)"
         if (file ~ /^tools\//) return "^(base/|tools/|engine/engine\\.h$|engine/model/gguf\\.h$|kernels/kernels\\.h$|version\\.h$)"
         if (file ~ /^tests\/(unit\/)?kernels\//) return "^(base|kernels|tests)/"
         if (file ~ /^tests\/unit\/base\//) return "^(base|tests)/"
         if (file ~ /^tests\/unit\/engine\//) return "^(base/|engine/|tests/|kernels/kernels\\.h$|tools/(synth|gguf_[a-z_]*)\\.h$)"
         if (file ~ /^tests\/unit\/rpc\//) return "^(base/|rpc/|tests/|" generated "$)"
-        if (file ~ /^tests\/unit\/service\//) return "^(base/|rpc/|service/|tests/|engine/(engine|registry)\\.h$|" generated "$|descriptors\\.h$)"
-        if (file ~ /^tests\/unit\/gateway\//) return "^(base/|rpc/|gateway/|tests/|llhttp\\.h$|" generated "$)"
+        if (file ~ /^tests\/unit\/trace\//) return "^(base/|rpc/rpc\\.h$|trace/|tests/|" generated "$)"
+        if (file ~ /^tests\/unit\/service\//) return "^(base/|rpc/|trace/trace\\.h$|service/|tests/|engine/(engine|registry)\\.h$|" generated "$|descriptors\\.h$)"
+        if (file ~ /^tests\/unit\/gateway\//) return "^(base/|rpc/|trace/trace\\.h$|gateway/|tests/|llhttp\\.h$|" generated "$)"
         if (file ~ /^tests\/unit\/load\//) return "^(base/|rpc/|tools/load|tests/|llhttp\\.h$|" generated "$)"
         if (file ~ /^tests\/unit\/tools\//) return "^(base/|tools/|tests/|engine/engine\\.h$|engine/model/gguf\\.h$|kernels/kernels\\.h$|version\\.h$)"
         if (file ~ /^tests\/fuzz\//) return "."
@@ -44,7 +46,7 @@ check_includes() {
         if (header ~ /^(arm_neon|arm_sve|arm_acle)\.h$/) return "^kernels/arm/"
         if (header ~ /^(cuda|cublas|cooperative_groups|mma)/) return "^kernels/cuda/"
         if (header == "yaml.h") return "^tools/host/"
-        if (header ~ /^(event2\/|jansson\.h|openssl\/|protobuf-c\/|rhonabwy\.h)/) return "^(rpc|service|gateway|tools/load|tests)"
+        if (header ~ /^(event2\/|jansson\.h|openssl\/|protobuf-c\/|rhonabwy\.h)/) return "^(rpc|trace|service|gateway|tools/load|tests)"
         return "."
     }
     function bad(why) { print file ":" line ": " text " (" why ")" }
@@ -59,7 +61,7 @@ check_includes() {
         if (header ~ /\.\./) bad("not from the root")
         else if (quoted && header !~ may(file)) bad("not for this folder")
         else if (!quoted && file !~ place(header)) bad("not in this place")
-        else if (!quoted && header ~ /^(base|kernels|engine|rpc|service|gateway|tools)\//) bad("ours, so in quotes")
+        else if (!quoted && header ~ /^(base|kernels|engine|rpc|trace|service|gateway|tools)\//) bad("ours, so in quotes")
         if (header ~ /^nghttp2\// && file ~ /^gateway\// && nghttp2 != "" && nghttp2 != file) bad("second file, beside " nghttp2)
         if (header ~ /^nghttp2\// && file ~ /^gateway\//) nghttp2 = file
     }'
@@ -96,6 +98,9 @@ plant engine/planted.c '"bitnet/v1/inference.pb-c.h"'
 plant engine/planted.c '<jansson.h>'
 plant engine/model/planted.c '"../sampler.h"'
 plant rpc/planted.c '"service/service.h"'
+plant trace/planted.c '"gateway/gateway.h"'
+plant trace/planted.c '<grpc/grpc.h>'
+plant gateway/planted.c '"trace/span.h"'
 plant service/planted.c '"engine/sampler.h"'
 plant service/planted.c '<grpc/grpc.h>'
 plant gateway/planted.c '"engine/engine.h"'

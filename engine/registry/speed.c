@@ -1,4 +1,7 @@
-/* How fast two models are, side by side: some steps of each over views of their weights, the quickest counts. */
+/*
+ * How fast two models are, side by side: some steps of each over views of their weights, the quickest counts. Up to the head, of which serving
+ * reads a screen that views do not have: read whole, a head of another type would count for what it does not cost.
+ */
 #include "engine/loop.h"
 #include "engine/registry/swap.h"
 
@@ -14,13 +17,13 @@ struct probe {
     struct model *model; /* a view */
     struct forward *forward;
     struct kv_cache kv;
-    float *logits; /* [vocab_size] */
+    float *hidden; /* [dim] */
     int64_t best_ns;
 };
 
 static void probe_close(struct probe *p)
 {
-    free(p->logits);
+    free(p->hidden);
     if (p->kv.k)
         kv_cache_close(p->backend, &p->kv);
     forward_close(p->forward);
@@ -42,8 +45,8 @@ static enum error_code probe_open(struct probe *p, const struct engine *e, struc
         code = forward_open(p->model, 1, &p->forward, err);
     if (!code)
         code = kv_cache_open(p->backend, e->kv.type, shape->n_layers, 1, shape->n_kv_heads, shape->head_dim, &p->kv, err);
-    if (!code && !(p->logits = malloc(shape->vocab_size * sizeof *p->logits)))
-        code = error_set(err, ERROR_MEMORY_EXHAUSTED, "no memory for logits");
+    if (!code && !(p->hidden = malloc(shape->dim * sizeof *p->hidden)))
+        code = error_set(err, ERROR_MEMORY_EXHAUSTED, "no memory for a hidden state");
     if (code) {
         probe_close(p);
         *p = (struct probe){0};
@@ -57,7 +60,7 @@ static enum error_code probe_step(struct probe *p, int32_t position, struct erro
     const struct batch_view batch = {.n = 1, .positions = &position, .sequences = &sequence, .block_tables = &block, .n_sequences = 1,
                                      .max_blocks = 1};
     int64_t start_ns = clock_now_ns();
-    enum error_code code = forward_run(p->forward, &p->kv, &batch, &id, &row, 1, NULL, false, p->logits, err);
+    enum error_code code = forward_hidden(p->forward, &p->kv, &batch, &id, &row, 1, p->hidden, err);
     int64_t ns = clock_now_ns() - start_ns;
     p->best_ns = ns < p->best_ns ? ns : p->best_ns;
     return code;

@@ -211,9 +211,9 @@ const percentile = (list, q) => [...list].sort((a, b) => a - b)[Math.min(list.le
 const first = ended.filter((r) => r.ok && r.tries === 1).length, ok = ended.filter((r) => r.ok).length;
 // Of each life of a process that was long enough: the median of its memory after a third, and at its end.
 const lives = Object.values(samples.reduce((all, s) => { (all[`${s.name} ${s.pid}`] ??= []).push(s); return all; }, {})).filter((l) => l.length >= 30).map((l) => {
-    const level = (from, to) => percentile(l.slice(Math.floor(from * l.length), Math.ceil(to * l.length)).map((s) => s.rss), 0.5), warm = level(1 / 3, 0.45), last = level(0.9, 1);
-    return { name: l[0].name, seconds: l.length, warm, last, growth: (last - warm) / warm };
-  });
+  const level = (from, to) => percentile(l.slice(Math.floor(from * l.length), Math.ceil(to * l.length)).map((s) => s.rss), 0.5), warm = level(1 / 3, 0.45), last = level(0.9, 1);
+  return { name: l[0].name, seconds: l.length, warm, last, growth: (last - warm) / warm };
+});
 const summary = {
   seconds: lasted, peak_per_second: peak, rate_per_second: rate, requests: n_started, answered: ok, lost: lost.length, wrong: wrong.length,
   availability: ok / n_started, first_try: first / n_started, retries: client.n_retries, reasons: client.reasons,

@@ -7,7 +7,7 @@ import os from 'node:os';
 import path from 'node:path';
 import OpenAI from 'openai';
 import YAML from 'yaml';
-import { build, done, get, model, post, root, sleep, startEngine, startGateway, stop, test, until } from './lib/harness.mjs';
+import { build, done, get, metric, model, post, root, startEngine, startGateway, stop, test, until } from './lib/harness.mjs';
 import { Spec } from './lib/spec.mjs';
 import { bearer, file, token } from './lib/tokens.mjs';
 
@@ -16,8 +16,8 @@ process.on('exit', () => rmSync(folder, { recursive: true, force: true }));
 mkdirSync(models);
 const at = (name) => path.join(models, name);
 copyFileSync(model, at('one.gguf'));
-// The same with an embedding of eight bits: sound too, but other probabilities.
-execFileSync(path.join(build, 'bitnet'), ['quantize', model, at('two.gguf'), '--embedding', 'q8_0'], { stdio: 'ignore' });
+// The same with an embedding of four bits: sound too, and as fast, but other probabilities.
+execFileSync(path.join(build, 'bitnet'), ['quantize', model, at('two.gguf'), '--embedding', 'q4_0'], { stdio: 'ignore' });
 copyFileSync(model, path.join(folder, 'outside.gguf'));
 symlinkSync(path.join(folder, 'outside.gguf'), at('link.gguf'));
 symlinkSync('/dev/zero', at('zero.gguf'));
@@ -178,10 +178,9 @@ await test('manage: a model is unloaded; the last one that is the default is not
 await test('manage: several engines change one after the other; a change that ends on the way can be taken back', async () => {
   const closed = await startEngine(); // no folders: it loads nothing
   const open = await startEngine(['--model-dirs', models]);
-  const both = new Door((await startGateway(`${engine.target},${open.target}`, withKey)).url);
-  const mixed = new Door((await startGateway(`${engine.target},${closed.target}`, withKey)).url);
-  await until('both serve', 10000, async () => (await both.infer()).status === 200 && (await mixed.infer()).status === 200);
-  await sleep(200);
+  const door2 = await startGateway(`${engine.target},${open.target}`, withKey), both = new Door(door2.url);
+  const door3 = await startGateway(`${engine.target},${closed.target}`, withKey), mixed = new Door(door3.url);
+  await until('all serve', 10000, async () => (await metric(door2.admin, 'bitnet_engine_up')) === 2 && (await metric(door3.admin, 'bitnet_engine_up')) === 2);
   assert.equal((await both.load('one.gguf')).status, 200);
   for (let i = 0; i < 4; i++) assert.equal((await both.infer('one')).status, 200); // in turns, on both
   assert.equal((await both.unload('one')).status, 204);
@@ -192,7 +191,8 @@ await test('manage: several engines change one after the other; a change that en
   assert.equal((await mixed.unload('one')).status, 204); // of the one that has it
   assert.deepEqual(await mixed.ids(), ['tales']);
   await stop(open.child, 'SIGKILL');
-  await until('the loss is known', 10000, async () => (await both.load('one.gguf')).status === 503);
+  await until('the loss is known', 10000, async () => (await metric(door2.admin, 'bitnet_engine_up')) === 1);
+  assert.equal((await both.load('one.gguf')).status, 503);
   assert.deepEqual(await door.ids(), ['tales']); // nothing was begun
 });
 

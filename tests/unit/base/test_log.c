@@ -1,3 +1,4 @@
+#include "base/buffer.h"
 #include "base/log.h"
 #include "base/utf8.h"
 #include "tests/suite.h"
@@ -253,8 +254,46 @@ START_TEST(lines_of_threads_do_not_mix)
 }
 END_TEST
 
+/* The levels as a list; lives until the next call. */
+static const char *levels(void)
+{
+    static struct buffer out = {.max_bytes = 4096};
+    buffer_clear(&out);
+    log_write_levels(&out);
+    return out.data;
+}
+
+START_TEST(a_list_sets_all_levels)
+{
+    struct error err = {0};
+    log_init(LOG_ERROR, LOG_FORMAT_JSON);
+    ck_assert(log_set_level("old", LOG_DEBUG));
+    ck_assert_int_eq(log_set_levels("warn,rpc=debug,grpc=off", &err), ERROR_NONE);
+    ck_assert_str_eq(levels(), "warn,rpc=debug,grpc=off");
+    ck_assert(!log_enabled(LOG_INFO, "old") && log_enabled(LOG_WARN, "old"));
+    ck_assert(log_enabled(LOG_DEBUG, "rpc") && !log_enabled(LOG_ERROR, "grpc"));
+    ck_assert_int_eq(log_set_levels("rpc=warn", &err), ERROR_NONE);
+    ck_assert_str_eq(levels(), "info,rpc=warn");
+}
+END_TEST
+
+START_TEST(a_wrong_list_changes_nothing)
+{
+    static const char *const wrong[] = {"", "loud", "info,", "info,debug", "=info", "rpc=", "rpc=info,,grpc=info", "rpc info",
+                                        "a23456789012345678901234567890123=info", "debugdebug"};
+    log_init(LOG_WARN, LOG_FORMAT_JSON);
+    for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
+        struct error err = {0};
+        ck_assert_msg(log_check_levels(wrong[i], &err) == ERROR_VALIDATION_FAILED, "%s", wrong[i]);
+        ck_assert_int_eq(log_set_levels(wrong[i], NULL), ERROR_VALIDATION_FAILED);
+        ck_assert_msg(strstr(err.message, "expected") != NULL, "%s", err.message);
+        ck_assert_str_eq(levels(), "warn");
+    }
+}
+END_TEST
+
 SUITE("log", a_pipe_that_nobody_reads_holds_nothing_up, json_line, fields_are_optional, null_string_is_left_out, numbers_that_json_lacks_are_null,
       text_line_quotes_what_is_no_word, auto_is_json_off_a_terminal, lower_levels_are_not_written, off_writes_nothing,
       fields_of_unwritten_lines_are_not_computed, components_have_their_own_level, component_table_has_an_end,
-      level_names, field_that_does_not_fit_is_left_out_whole, message_that_does_not_fit_is_named, errno_is_kept,
+      level_names, a_list_sets_all_levels, a_wrong_list_changes_nothing, field_that_does_not_fit_is_left_out_whole, message_that_does_not_fit_is_named, errno_is_kept,
       lines_of_threads_do_not_mix)

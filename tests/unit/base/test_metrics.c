@@ -289,7 +289,30 @@ START_TEST(process_collector)
 }
 END_TEST
 
+#define TRACE_A "0123456789abcdef0123456789abcdef"
+#define TRACE_B "fedcba9876543210fedcba9876543210"
+
+START_TEST(exemplars_are_of_openmetrics_pages_only)
+{
+    struct metrics *m = metrics_open();
+    struct metrics_series *h = metrics_get(metrics_add(m, METRICS_HISTOGRAM, "h", "H.", "", bounds, 2));
+    metrics_observe_traced(h, 0.1, TRACE_A);
+    metrics_observe_traced(h, 0.2, TRACE_B); /* the last one of a bucket stands */
+    metrics_observe_traced(h, 0.5, NULL);
+    metrics_observe_traced(h, 9, "not a trace's id: it is much too long to be one");
+    ck_assert_ptr_null(strstr(page(m, 0), "trace_id"));
+    const char *text = page(m, 1), *shown = strstr(text, "h_bucket{le=\"0.25\"} 2 # {trace_id=\"" TRACE_B "\"} 0.2 ");
+    ck_assert_msg(shown != NULL, "%s", text);
+    double at_s = strtod(strstr(shown, "} 0.2 ") + 6, NULL);
+    ck_assert(at_s > 1.7e9 && at_s < 1e11);
+    ck_assert_ptr_nonnull(strstr(text, "h_bucket{le=\"1.0\"} 3\n"));
+    ck_assert_ptr_nonnull(strstr(text, "h_bucket{le=\"+Inf\"} 4\n"));
+    ck_assert_double_eq(metrics_value(h), 4);
+    metrics_close(m);
+}
+END_TEST
+
 SUITE("metrics", counters_and_gauges, histogram_buckets_are_cumulative_and_include_their_bound, openmetrics_page,
       values_are_escaped, numbers_read_back, same_values_give_the_same_series, name_added_twice_gives_the_first_family,
       series_are_bounded, what_is_gone_is_not_shown, series_of_no_family_can_be_used, counters_never_fall, collect_runs_before_each_page,
-      no_update_is_lost_between_threads, process_threads, process_collector)
+      no_update_is_lost_between_threads, exemplars_are_of_openmetrics_pages_only, process_threads, process_collector)

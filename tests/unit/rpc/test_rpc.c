@@ -499,6 +499,31 @@ START_TEST(clients_share_a_queue)
 }
 END_TEST
 
+START_TEST(an_idle_queue_runs_on_the_thread_that_turns_it)
+{
+    struct error err = {0};
+    struct answer a;
+    struct rpc_queue *queue;
+    struct rpc_client *own;
+    open_pair("127.0.0.1:0");
+    own = client;
+    ck_assert(!rpc_queue_open_idle(&queue, &err));
+    ck_assert(!rpc_client_open(&(struct rpc_client_options){.target = target, .queue = queue}, &client, &err));
+    start(&a, "/t.T/Echo", "abc", 3, clock_now_ns() + 20 * SECOND, 0);
+    usleep(50000);
+    ck_assert_int_eq(a.code, -1); /* whatever has come: nobody has turned it */
+    for (int64_t end_ns = clock_now_ns() + 20 * SECOND; a.code < 0 && clock_now_ns() < end_ns; usleep(1000))
+        rpc_queue_turn(queue);
+    ck_assert_int_eq(a.code, 0);
+    ck_assert(pthread_equal(a.thread, pthread_self()));
+    rpc_request_close(a.request);
+    rpc_client_close(client);
+    rpc_queue_close(queue);
+    client = own;
+    close_pair();
+}
+END_TEST
+
 START_TEST(a_port_in_use_is_an_error_that_names_it)
 {
     struct error err = {0};
@@ -531,6 +556,7 @@ int main(void)
     tcase_add_test(tc, drain_ends_what_does_not_finish);
     tcase_add_test(tc, without_a_server_calls_fail_and_work_again_when_it_is_back);
     tcase_add_test(tc, clients_share_a_queue);
+    tcase_add_test(tc, an_idle_queue_runs_on_the_thread_that_turns_it);
     tcase_add_test(tc, a_port_in_use_is_an_error_that_names_it);
     suite_add_tcase(suite, tc);
     SRunner *runner = srunner_create(suite);

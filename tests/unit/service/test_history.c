@@ -99,15 +99,15 @@ START_TEST(requests_by_their_end)
         uint64_t successful, failed, started, in_time;
         double running_s;
     } cases[] = {
-        {{FINISH_STOP, 0.5, 1, 2, 5, 10}, 1, 0, 1, 1, 1.5},
-        {{FINISH_LENGTH, 0, 1, 2.01, 5, 100}, 1, 0, 1, 0, 2.01},
-        {{FINISH_LENGTH, 0, 1, 3.9, 5, 101}, 1, 0, 1, 1, 3.9}, /* a second hundred has begun */
-        {{FINISH_STOP, 0, -1, 1.9, 5, 0}, 1, 0, 1, 1, 1.9},
-        {{FINISH_DEADLINE, 0, 1, 1, 5, 3}, 1, 0, 1, 1, 1},
-        {{FINISH_DEADLINE, 0, -1, 1, 5, 0}, 0, 1, 1, 0, 1},
-        {{FINISH_ERROR, 0, 1, 1, 5, 3}, 0, 1, 1, 0, 1},
-        {{FINISH_CANCELLED, 0, 1, 1, 5, 3}, 0, 0, 1, 0, 1},
-        {{FINISH_CANCELLED, -1, -1, 1, 5, 0}, 0, 0, 0, 0, 0}, /* it never got into the batch */
+        {{FINISH_STOP, 0.5, 1, 2, 5, 10, NULL}, 1, 0, 1, 1, 1.5},
+        {{FINISH_LENGTH, 0, 1, 2.01, 5, 100, NULL}, 1, 0, 1, 0, 2.01},
+        {{FINISH_LENGTH, 0, 1, 3.9, 5, 101, NULL}, 1, 0, 1, 1, 3.9}, /* a second hundred has begun */
+        {{FINISH_STOP, 0, -1, 1.9, 5, 0, NULL}, 1, 0, 1, 1, 1.9},
+        {{FINISH_DEADLINE, 0, 1, 1, 5, 3, NULL}, 1, 0, 1, 1, 1},
+        {{FINISH_DEADLINE, 0, -1, 1, 5, 0, NULL}, 0, 1, 1, 0, 1},
+        {{FINISH_ERROR, 0, 1, 1, 5, 3, NULL}, 0, 1, 1, 0, 1},
+        {{FINISH_CANCELLED, 0, 1, 1, 5, 3, NULL}, 0, 0, 1, 0, 1},
+        {{FINISH_CANCELLED, -1, -1, 1, 5, 0, NULL}, 0, 0, 0, 0, 0}, /* it never got into the batch */
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         const struct history_sums s = history_request(&cases[i].o);

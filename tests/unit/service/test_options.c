@@ -46,6 +46,20 @@ START_TEST(defaults)
 }
 END_TEST
 
+START_TEST(log_levels_are_checked)
+{
+    struct service_config c;
+    struct error err;
+    ck_assert_int_eq(PARSE(&c, &err, "--model", "m.gguf", "--log-level", "info,rpc=debug"), ERROR_NONE);
+    ck_assert_int_eq(options_check(&c, &err), ERROR_NONE);
+    option_free(&service_options, &c);
+    ck_assert_int_eq(PARSE(&c, &err, "--model", "m.gguf", "--log-level", "loud"), ERROR_NONE);
+    ck_assert_int_eq(options_check(&c, &err), ERROR_VALIDATION_FAILED);
+    ck_assert_ptr_nonnull(strstr(err.message, "\"loud\""));
+    option_free(&service_options, &c);
+}
+END_TEST
+
 START_TEST(values_reach_the_engine)
 {
     struct service_config c;
@@ -164,5 +178,5 @@ START_TEST(halves_of_tls_are_refused)
 }
 END_TEST
 
-SUITE("options", defaults, values_reach_the_engine, environment_pins_the_seed, wrong_values_are_named, null_model_is_asked_for_by_flag,
+SUITE("options", defaults, log_levels_are_checked, values_reach_the_engine, environment_pins_the_seed, wrong_values_are_named, null_model_is_asked_for_by_flag,
       tells_loopback_from_public, public_addresses_need_tls, halves_of_tls_are_refused)
