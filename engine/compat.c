@@ -72,7 +72,7 @@ static void find_warnings(struct report *r)
     warn(r, r->has_i2s && r->evidence == ORDER_UNKNOWN, "the packing of I2_S tensors is assumed: the weights do not tell it");
     warn(r, !has_vocab, "the file has no tokenizer: token ids only");
     warn(r, has_vocab && !gguf_find(r->gguf, "tokenizer.ggml.pre"), "tokenizer.ggml.pre is missing: how words are cut is guessed");
-    warn(r, !tokenizer_chat_template(r->tokenizer), "no chat template that is known: no chat completions");
+    warn(r, r->shape.pooling == POOLING_NONE && !tokenizer_chat_template(r->tokenizer), "no chat template that is known: no chat completions");
 }
 
 static void examine(struct report *r, bool strict)
@@ -114,6 +114,11 @@ static const char *type_name(uint32_t type)
 static const char *act_name(enum ffn_act act)
 {
     return act == FFN_RELU2 ? "relu2" : "silu";
+}
+static const char *pooling_name(enum pooling pooling)
+{
+    static const char *const names[] = {"none", "mean", "cls", "last"};
+    return names[pooling];
 }
 static const char *rope_name(enum rope_style style)
 {
@@ -174,6 +179,8 @@ static void text_model(const struct report *r, struct buffer *out)
                   s->ffn_dim, act_name(s->ffn_act), s->vocab_size, s->context_length);
     buffer_printf(out, "  attention     %u heads of %u, %u KV heads; rotation %s over %u, base %g\n", s->n_heads,
                   s->head_dim, s->n_kv_heads, rope_name(s->rope_style), s->rope_dims, s->rope_freq_base);
+    if (s->pooling != POOLING_NONE)
+        buffer_printf(out, "  embeddings    pooling %s, %s\n", pooling_name(s->pooling), s->causal ? "causal" : "not causal");
     buffer_printf(out, "  memory        weights %.1f MB, KV cache %.1f KB a position\n", (double)r->tensor_bytes / 1e6,
                   (double)kv_position_bytes(s) / 1e3);
 }
@@ -274,8 +281,10 @@ static void json_model(const struct report *r, struct buffer *out)
         s->rope_freq_base, s->rope_dims);
     json_string(out, false, "rope_style", rope_name(s->rope_style));
     json_string(out, false, "ffn_activation", act_name(s->ffn_act));
-    buffer_printf(out, ",\"sub_norms\":%s,\"weight_bytes\":%" PRIu64 ",\"kv_bytes_per_position\":%zu}",
-                  s->has_sub_norms ? "true" : "false", r->tensor_bytes, kv_position_bytes(s));
+    json_string(out, false, "pooling", pooling_name(s->pooling));
+    buffer_printf(out, ",\"causal\":%s,\"sub_norms\":%s,\"input_norms\":%s,\"weight_bytes\":%" PRIu64 ",\"kv_bytes_per_position\":%zu}",
+                  s->causal ? "true" : "false", s->has_sub_norms ? "true" : "false", s->has_input_norms ? "true" : "false",
+                  r->tensor_bytes, kv_position_bytes(s));
 }
 
 static void json_tokenizer(const struct report *r, struct buffer *out)

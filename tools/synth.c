@@ -16,18 +16,24 @@
 #define CHUNK_BYTES ((size_t)1 << 20)
 #define N_SUMS 766 /* values of a sum of three bytes */
 
+/* Of a layer: that of its two blocks only, one before o and down too, or one before each projection and of each head. */
+enum norms { NORMS_BLOCKS, NORMS_SUB, NORMS_INPUT };
+
 struct preset {
     const char *name, *arch, *title;
     uint32_t dim, n_layers, n_heads, n_kv_heads, head_dim, ffn_dim, n_vocab, context_length;
     float freq_base;
-    bool sub_norms, tied;
+    enum norms norms;
+    bool tied;
 };
 
 static const struct preset presets[] = {
-    {"2b4t", "bitnet-b1.58", "synthetic 2B4T", 2560, 30, 20, 5, 128, 6912, 128256, 4096, 500000.0f, true, true},
-    {"0.7b", "bitnet", "synthetic 0.7B", 1536, 24, 16, 16, 96, 4096, 32002, 2048, 10000.0f, true, true},
-    {"8b", "llama", "synthetic 8B", 4096, 32, 32, 8, 128, 14336, 128256, 8192, 500000.0f, false, false},
-    {"tiny", "bitnet-b1.58", "synthetic tiny", 256, 4, 4, 2, 64, 768, 1280, 512, 500000.0f, true, true},
+    {"2b4t", "bitnet-b1.58", "synthetic 2B4T", 2560, 30, 20, 5, 128, 6912, 128256, 4096, 500000.0f, NORMS_SUB, true},
+    {"0.7b", "bitnet", "synthetic 0.7B", 1536, 24, 16, 16, 96, 4096, 32002, 2048, 10000.0f, NORMS_SUB, true},
+    {"8b", "llama", "synthetic 8B", 4096, 32, 32, 8, 128, 14336, 128256, 8192, 500000.0f, NORMS_BLOCKS, false},
+    {"0.6b", "qwen3", "synthetic 0.6B", 1024, 28, 16, 8, 128, 3072, 151936, 32768, 1000000.0f, NORMS_INPUT, true},
+    {"tiny", "bitnet-b1.58", "synthetic tiny", 256, 4, 4, 2, 64, 768, 1280, 512, 500000.0f, NORMS_SUB, true},
+    {"tiny-qwen3", "qwen3", "synthetic tiny", 256, 4, 4, 2, 128, 768, 1280, 512, 1000000.0f, NORMS_INPUT, true},
 };
 
 /* As the published files have them. */
@@ -51,7 +57,7 @@ struct synth {
 
 const char *synth_presets(void)
 {
-    return "2b4t|0.7b|8b|tiny";
+    return "2b4t|0.7b|8b|0.6b|tiny|tiny-qwen3";
 }
 
 /* splitmix64 (Steele, Lea, Flood: Fast Splittable Pseudorandom Number Generators, OOPSLA 2014). */
@@ -178,23 +184,32 @@ static void walk_layer(struct synth *s, bool data, uint32_t layer)
         enum kind kind;
         uint32_t cols, rows;
         float gain;
-        bool sub_norm;
+        enum norms norms; /* only where the layer has these */
     } tensors[] = {
-        {"attn_norm", KIND_NORM, p->dim, 1, 1, false},
-        {"ffn_down", KIND_TERNARY, p->ffn_dim, p->dim, gain, false},
-        {"ffn_sub_norm", KIND_NORM, p->ffn_dim, 1, 1, true},
-        {"ffn_gate", KIND_TERNARY, p->dim, p->ffn_dim, 1, false},
-        {"ffn_up", KIND_TERNARY, p->dim, p->ffn_dim, 1, false},
-        {"ffn_norm", KIND_NORM, p->dim, 1, 1, false},
-        {"attn_sub_norm", KIND_NORM, q, 1, 1, true},
-        {"attn_k", KIND_TERNARY, p->dim, kv, 1, false},
-        {"attn_output", KIND_TERNARY, q, p->dim, gain, false},
-        {"attn_q", KIND_TERNARY, p->dim, q, 1, false},
-        {"attn_v", KIND_TERNARY, p->dim, kv, 1, false},
+        {"attn_norm", KIND_NORM, p->dim, 1, 1, NORMS_BLOCKS},
+        {"ffn_down", KIND_TERNARY, p->ffn_dim, p->dim, gain, NORMS_BLOCKS},
+        {"ffn_sub_norm", KIND_NORM, p->ffn_dim, 1, 1, NORMS_SUB},
+        {"ffn_gate", KIND_TERNARY, p->dim, p->ffn_dim, 1, NORMS_BLOCKS},
+        {"ffn_up", KIND_TERNARY, p->dim, p->ffn_dim, 1, NORMS_BLOCKS},
+        {"ffn_norm", KIND_NORM, p->dim, 1, 1, NORMS_BLOCKS},
+        {"attn_sub_norm", KIND_NORM, q, 1, 1, NORMS_SUB},
+        {"attn_k", KIND_TERNARY, p->dim, kv, 1, NORMS_BLOCKS},
+        {"attn_output", KIND_TERNARY, q, p->dim, gain, NORMS_BLOCKS},
+        {"attn_q", KIND_TERNARY, p->dim, q, 1, NORMS_BLOCKS},
+        {"attn_v", KIND_TERNARY, p->dim, kv, 1, NORMS_BLOCKS},
+        {"attn_q_norm_in", KIND_NORM, p->dim, 1, 1, NORMS_INPUT},
+        {"attn_k_norm_in", KIND_NORM, p->dim, 1, 1, NORMS_INPUT},
+        {"attn_v_norm_in", KIND_NORM, p->dim, 1, 1, NORMS_INPUT},
+        {"attn_q_norm", KIND_NORM, p->head_dim, 1, 1, NORMS_INPUT},
+        {"attn_k_norm", KIND_NORM, p->head_dim, 1, 1, NORMS_INPUT},
+        {"attn_output_norm_in", KIND_NORM, q, 1, 1, NORMS_INPUT},
+        {"ffn_gate_norm_in", KIND_NORM, p->dim, 1, 1, NORMS_INPUT},
+        {"ffn_up_norm_in", KIND_NORM, p->dim, 1, 1, NORMS_INPUT},
+        {"ffn_down_norm_in", KIND_NORM, p->ffn_dim, 1, 1, NORMS_INPUT},
     };
     for (size_t i = 0; i < sizeof tensors / sizeof tensors[0]; i++) {
         char name[64];
-        if (tensors[i].sub_norm && !p->sub_norms)
+        if (tensors[i].norms != NORMS_BLOCKS && tensors[i].norms != p->norms)
             continue;
         snprintf(name, sizeof name, "blk.%u.%s.weight", layer, tensors[i].name);
         tensor(s, data, name, tensors[i].kind, tensors[i].cols, tensors[i].rows, tensors[i].gain);
@@ -227,6 +242,11 @@ static void write_real(struct synth *s, const char *suffix, float value)
     gguf_write_f32(s->writer, key, value);
 }
 
+static bool pools(const struct synth *s)
+{
+    return s->options->pooling && strcmp(s->options->pooling, "none") != 0;
+}
+
 static void write_pooling(struct synth *s)
 {
     static const char *const names[] = {"none", "mean", "cls", "last"};
@@ -254,11 +274,18 @@ static enum error_code write_keys(struct synth *s, struct error *err)
     write_number(s, "rope.dimension_count", p->head_dim);
     write_number(s, "attention.head_count", p->n_heads);
     write_number(s, "attention.head_count_kv", p->n_kv_heads);
+    if (p->n_heads * p->head_dim != p->dim) {
+        write_number(s, "attention.key_length", p->head_dim);
+        write_number(s, "attention.value_length", p->head_dim);
+    }
     write_real(s, "attention.layer_norm_rms_epsilon", 1e-5f);
     write_real(s, "rope.freq_base", p->freq_base);
     write_pooling(s);
     gguf_write_string(s->writer, "tokenizer.chat_template", strcmp(p->arch, "llama") == 0 ? chat_llama3 : chat_bitnet);
-    return synth_write_vocab(s->writer, s->options->vocab_path, p->n_vocab, err);
+    bool qwen = p->norms == NORMS_INPUT;
+    if (qwen) /* the last token, which is what such a model pools, is the same in every text */
+        gguf_write_bool(s->writer, "tokenizer.ggml.add_eos_token", pools(s));
+    return synth_write_vocab(s->writer, s->options->vocab_path, qwen ? "qwen2" : "llama-bpe", p->n_vocab, err);
 }
 
 static enum error_code write_model(struct synth *s, struct error *err)

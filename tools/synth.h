@@ -24,7 +24,7 @@ struct synth_options {
     void *user;
 };
 
-/* "2b4t|0.7b|8b|tiny" */
+/* "2b4t|0.7b|8b|0.6b|tiny|tiny-qwen3" */
 const char *synth_presets(void);
 
 /* Writes the file. ERROR_VALIDATION_FAILED (param names the option) for an unknown preset or an unreadable vocabulary,

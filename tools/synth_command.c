@@ -12,7 +12,7 @@ struct config {
 
 static const struct option_def defs[] = {
     {.name = "preset", .type = OPTION_CHOICE, .offset = offsetof(struct config, preset), .default_value = "2b4t",
-     .choices = "2b4t|0.7b|8b|tiny", .help = "whose shape"},
+     .choices = "2b4t|0.7b|8b|0.6b|tiny|tiny-qwen3", .help = "whose shape"},
     {.name = "output", .type = OPTION_STRING, .offset = offsetof(struct config, output), .help = "GGUF file to write (required)"},
     {.name = "vocab", .type = OPTION_STRING, .offset = offsetof(struct config, vocab),
      .help = "tiktoken rank file of the Llama-3 vocabulary; without it bytes and placeholders"},

@@ -263,7 +263,8 @@ static bool write_types(struct gguf_writer *w, uint32_t n_ranks)
     return true;
 }
 
-enum error_code synth_write_vocab(struct gguf_writer *w, const char *path, uint32_t n_vocab, struct error *err)
+enum error_code synth_write_vocab(struct gguf_writer *w, const char *path, const char *pre, uint32_t n_vocab,
+                                  struct error *err)
 {
     struct vocab v;
     uint32_t alphabet[256], n_ranks = n_vocab - SYNTH_N_SPECIALS;
@@ -275,12 +276,12 @@ enum error_code synth_write_vocab(struct gguf_writer *w, const char *path, uint3
     if (code)
         goto done;
     gguf_write_string(w, "tokenizer.ggml.model", "gpt2");
-    gguf_write_string(w, "tokenizer.ggml.pre", "llama-bpe");
+    gguf_write_string(w, "tokenizer.ggml.pre", pre);
     write_tokens(w, &v, alphabet);
     if ((path && !find_merges(&v)) || !write_types(w, n_ranks))
         goto fail_memory;
     write_merges(w, &v, alphabet);
-    gguf_write_bool(w, "tokenizer.ggml.add_bos_token", true);
+    gguf_write_bool(w, "tokenizer.ggml.add_bos_token", strcmp(pre, "llama-bpe") == 0);
     gguf_write_u32(w, "tokenizer.ggml.bos_token_id", n_ranks);
     gguf_write_u32(w, "tokenizer.ggml.eos_token_id", n_ranks + 1);
     gguf_write_u32(w, "tokenizer.ggml.padding_token_id", n_ranks + 1);

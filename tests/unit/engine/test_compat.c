@@ -113,6 +113,29 @@ START_TEST(too_large)
 }
 END_TEST
 
+/* How a model pools is said, and that it does not chat is no fault of it. */
+START_TEST(embeds)
+{
+    struct buffer out;
+    struct error err = {0};
+    const struct synth_options o = {.path = mf_path(), .preset = "tiny-qwen3", .n_layers = 1, .pooling = "last"};
+    const struct model_file gemma = {.arch = "gemma3"};
+    ck_assert_msg(!synth_write(&o, &err), "%s", err.message);
+    ck_assert_int_eq(report(mf_path(), false, false, &out, &err), ERROR_NONE);
+    expect(&out, (const char *const[]){"architecture  qwen3", "4 heads of 128, 2 KV heads", "embeddings    pooling last, causal", NULL});
+    buffer_fini(&out);
+    ck_assert_int_eq(report(mf_path(), true, false, &out, &err), ERROR_NONE);
+    expect(&out, (const char *const[]){"\"pooling\":\"last\",\"causal\":true,\"sub_norms\":false,\"input_norms\":true", NULL});
+    check_balanced(out.data);
+    buffer_fini(&out);
+    mf_write(&gemma, mf_path());
+    ck_assert_int_eq(report(mf_path(), false, false, &out, &err), ERROR_MODEL_LOAD_FAILED);
+    expect(&out, (const char *const[]){"reason        key general.architecture: expected", "found gemma3: its GELU", NULL});
+    buffer_fini(&out);
+    unlink(mf_path());
+}
+END_TEST
+
 /* What is guessed fails the strict check only, and is listed by both. */
 START_TEST(strict)
 {
@@ -144,6 +167,7 @@ int main(void)
     tcase_add_test(tests, no_file);
     tcase_add_test(tests, too_large);
     tcase_add_test(tests, strict);
+    tcase_add_test(tests, embeds);
     suite_add_tcase(suite, tests);
     SRunner *runner = srunner_create(suite);
     srunner_run_all(runner, CK_ENV);

@@ -65,6 +65,42 @@ START_TEST(test_alone_and_together)
 }
 END_TEST
 
+/* The same of a model with a norm before each projection, over instruction sets too. */
+START_TEST(test_input_norms_alone_and_together)
+{
+    enum { N = 16 };
+    static uint32_t ids[N][160];
+    struct harness_answer *alone[N];
+    struct stream *streams[N];
+    char path[300];
+    struct error err = {0};
+    snprintf(path, sizeof path, "%s.qwen3", harness_model());
+    const struct synth_options o = {.path = path, .preset = "tiny-qwen3", .seed = 5, .n_layers = 2};
+    ck_assert_msg(!synth_write(&o, &err), "%s", err.message);
+    struct engine *e = harness_open((struct engine_options){
+        .model_path = path, .max_sequences = 3, .max_batch_tokens = 7, .n_threads = 1, .isa = "portable"});
+    for (uint32_t i = 0; i < N; i++) {
+        struct request r = varied(i, ids[i]);
+        alone[i] = harness_finish(harness_submit(e, &r));
+    }
+    engine_close(e);
+    e = harness_open((struct engine_options){.model_path = path, .max_batch_tokens = 100, .n_threads = 2});
+    unlink(path);
+    for (uint32_t i = 0; i < N; i++) {
+        struct request r = varied(i, ids[i]);
+        streams[i] = harness_submit(e, &r);
+    }
+    for (uint32_t i = 0; i < N; i++) {
+        struct harness_answer *together = harness_finish(streams[i]);
+        ck_assert_uint_gt(together->summary.n_generated_tokens, 0);
+        harness_expect_same(alone[i], together, i % 9 == 8 ? 3 : 1);
+        free(together);
+        free(alone[i]);
+    }
+    engine_close(e);
+}
+END_TEST
+
 /* Tokens that are one byte of a longer character: a text made of them opens characters and breaks them off. */
 static size_t bias_to_open_characters(const struct tokenizer *t, struct logit_bias bias[300])
 {
@@ -458,7 +494,7 @@ START_TEST(test_slow_reader_of_drafted_tokens)
 }
 END_TEST
 
-SUITE("engine", test_alone_and_together, test_text_is_that_of_the_tokens, test_stop_strings, test_end_of_generation,
+SUITE("engine", test_alone_and_together, test_input_norms_alone_and_together, test_text_is_that_of_the_tokens, test_stop_strings, test_end_of_generation,
       test_context_ends_the_answer, test_slow_reader, test_eight_threads, test_text_prompt_and_chat, test_prompts_that_begin_alike,
       test_the_next_turn_finds_the_last, test_drafted_tokens_change_nothing,
       test_slow_reader_of_drafted_tokens)

@@ -6,6 +6,7 @@
 
 #include "base/log.h"
 #include "tests/suite.h"
+#include "tools/synth.h"
 #include "tests/unit/engine/model/broken.h"
 
 #define MODEL "models/tales.gguf"
@@ -116,6 +117,27 @@ START_TEST(other_order_is_found)
 }
 END_TEST
 
+/* Random weights: a model that computes embeddings is not asked for text, one that generates is. */
+START_TEST(embeddings)
+{
+    static const struct {
+        const char *preset, *pooling;
+        bool not_causal;
+    } models[] = {{"tiny-qwen3", "last", false}, {"tiny", "mean", true}, {"tiny-qwen3", NULL, false}};
+    for (size_t i = 0; i < 3; i++) {
+        const char *path = rw_path("embeds.gguf");
+        struct error err = {0};
+        const struct synth_options o = {
+            .path = path, .preset = models[i].preset, .n_layers = 2, .pooling = models[i].pooling, .not_causal = models[i].not_causal};
+        ck_assert_msg(!synth_write(&o, &err), "%s", err.message);
+        enum error_code code = verify(path, -1, &err);
+        unlink(path);
+        ck_assert_msg(!code == (models[i].pooling != NULL), "%zu: %s", i, err.message);
+        ck_assert(!code || strstr(err.message, "a plain English text takes"));
+    }
+}
+END_TEST
+
 int main(void)
 {
     Suite *suite = suite_create("verify");
@@ -123,6 +145,7 @@ int main(void)
     tcase_add_loop_test(tests, broken_models, 0, sizeof broken_catalogue / sizeof *broken_catalogue);
     tcase_add_test(tests, broken_files);
     tcase_add_test(tests, sound);
+    tcase_add_test(tests, embeddings);
     tcase_add_test(tests, other_order_is_found);
     suite_add_tcase(suite, tests);
     SRunner *runner = srunner_create(suite);

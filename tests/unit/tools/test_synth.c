@@ -92,6 +92,9 @@ static const struct {
 } presets[] = {
     {"tiny",
      {"bitnet-b1.58", "1 layers of 256, FFN 768 (relu2), vocabulary 1280, context 512", "4 heads of 64, 2 KV heads"}},
+    {"tiny-qwen3",
+     {"qwen3", "1 layers of 256, FFN 768 (silu), vocabulary 1280, context 512", "4 heads of 128, 2 KV heads",
+      "rotation neox over 128, base 1e+06", "pre-tokenizer qwen2"}},
     {"0.7b",
      {"bitnet", "1 layers of 1536, FFN 4096 (silu), vocabulary 32002, context 2048", "16 heads of 96, 16 KV heads",
       "rotation neox over 96, base 10000"}},
