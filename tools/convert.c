@@ -17,7 +17,7 @@ static const struct option_def defs[] = {
     {.name = "license", .type = OPTION_STRING, .offset = offsetof(struct config, license), .help = "general.license"},
     {.name = "description", .type = OPTION_STRING, .offset = offsetof(struct config, description), .help = "general.description"},
     {.name = "pre", .type = OPTION_CHOICE, .offset = offsetof(struct config, pre), .default_value = "auto",
-     .choices = "auto|llama-bpe|gpt-2|falcon", .help = "how the tokenizer cuts words; auto = by tokenizer.json"},
+     .choices = "auto|llama-bpe|qwen2|gpt-2|falcon", .help = "how the tokenizer cuts words; auto = by tokenizer.json"},
     {.name = NULL}};
 
 static const struct option_table table = {"bitnet convert", "usage: bitnet convert DIR OUT.gguf [--name NAME]\n", defs};
@@ -53,6 +53,8 @@ static enum error_code run(struct convert *c, struct error *err)
     if (!code)
         code = read_json(c->folder, "tokenizer_config.json", &c->tokenizer_config, err);
     if (!code)
+        code = read_json(c->folder, "1_Pooling/config.json", &c->pooling, err);
+    if (!code)
         code = convert_read_config(c, err);
     if (!code)
         code = gguf_writer_open(c->out, &c->writer, err);
@@ -83,6 +85,7 @@ int command_convert(int argc, char **argv)
     close_json(&c.config);
     close_json(&c.tokenizer);
     close_json(&c.tokenizer_config);
+    close_json(&c.pooling);
     safetensors_close(c.weights);
     option_free(&table, &o);
     return code ? command_fail(&err) : 0;

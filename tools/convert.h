@@ -17,7 +17,7 @@ struct convert_json {
 struct convert {
     const char *folder, *out, *name, *license, *description, *pre; /* as asked for; name may be NULL */
     struct safetensors *weights;
-    struct convert_json config, tokenizer, tokenizer_config;
+    struct convert_json config, tokenizer, tokenizer_config, pooling;
     struct gguf_writer *writer;
     struct progress progress;
     size_t n_used;                /* tensors of the checkpoint that are converted */
@@ -26,6 +26,8 @@ struct convert {
     bool permute;                 /* rows of Q and K, for llama's rotation of neighbours */
     bool multiplies;              /* packed weights are multiplied by weight_scale, not divided */
     bool sub_norms, tied;
+    bool input_norms;             /* a norm before each projection; weights are then rounded whatever they are, as such layers do */
+    const char *prefix;           /* of names in the checkpoint: "model." or "" */
     size_t n_layers, dim, ffn_dim, n_heads, n_kv_heads, head_dim, vocab_size, context_length;
     double eps, rope_base;
 };
@@ -34,6 +36,8 @@ struct convert {
 enum error_code convert_read_config(struct convert *c, struct error *err);
 /* Keys of the model in the order of the bundled model's recipe, tokenizer included. */
 enum error_code convert_write_keys(struct convert *c, struct error *err);
+/* The token that ends each text, by the tokenizer's template; NULL = none. Lives as long as `c`. */
+const char *convert_text_end(const struct convert *c);
 /* tokenizer.ggml.* from tokenizer.json, and tokenizer.chat_template. */
 enum error_code convert_write_vocab(struct convert *c, struct error *err);
 /* Whether a text begins with BOS; false when the files do not say. */

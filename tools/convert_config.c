@@ -41,9 +41,15 @@ bool convert_bool(const struct json_value *v, const char *name, bool *out)
 static enum error_code read_architecture(struct convert *c, const struct json_value *config, struct error *err)
 {
     const struct json_value *list = json_member(config, "architectures"), *first = list && list->type == JSON_ARRAY ? list->first : NULL;
-    const char *name = first && first->type == JSON_STRING ? first->string : "none", *act = "silu";
+    const char *name = first && first->type == JSON_STRING ? first->string : "none", *act = "silu", *type = "none";
     convert_string(config, "hidden_act", &act);
-    if (strcmp(name, "BitNetForCausalLM") == 0 || strcmp(name, "BitnetForCausalLM") == 0) {
+    convert_string(config, "model_type", &type);
+    if (strcmp(type, "qwen3") == 0) { /* its classes have many names */
+        if (strcmp(act, "silu") != 0)
+            return refuse(err, CONFIG "hidden_act: expected silu of a Qwen3 model, found %.40s", act);
+        c->arch = "qwen3";
+        c->input_norms = true;
+    } else if (strcmp(name, "BitNetForCausalLM") == 0 || strcmp(name, "BitnetForCausalLM") == 0) {
         if (strcmp(act, "relu2") != 0 && strcmp(act, "silu") != 0)
             return refuse(err, CONFIG "hidden_act: expected relu2 or silu, found %.40s", act);
         c->arch = strcmp(act, "relu2") == 0 ? "bitnet-b1.58" : "bitnet";
@@ -54,7 +60,7 @@ static enum error_code read_architecture(struct convert *c, const struct json_va
         c->arch = "llama";
         c->permute = true;
     } else {
-        return refuse(err, CONFIG "architectures: expected BitNetForCausalLM, BitnetForCausalLM or LlamaForCausalLM, found %.60s", name);
+        return refuse(err, CONFIG "architectures: expected BitNetForCausalLM, BitnetForCausalLM or LlamaForCausalLM, or model_type qwen3, found %.60s", name);
     }
     return ERROR_NONE;
 }
@@ -121,6 +127,7 @@ enum error_code convert_read_config(struct convert *c, struct error *err)
         code = read_sizes(c, config, err);
     if (!code)
         code = read_numbers(c, config, err);
+    c->prefix = safetensors_find(c->weights, "embed_tokens.weight") ? "" : "model.";
     c->tied = safetensors_find(c->weights, "lm_head.weight") == NULL;
     convert_bool(config, "tie_word_embeddings", &c->tied);
     return code;
@@ -149,9 +156,27 @@ static void write_name(struct convert *c)
     free(path);
 }
 
+/* How hidden states become a vector, where sentence-transformers' folder says so. */
+static enum error_code write_pooling(struct convert *c, struct error *err)
+{
+    static const char *const modes[] = {"mean_tokens", "cls_token", "lasttoken"}; /* GGUF's 1, 2, 3 */
+    const struct json_value *pooling = c->pooling.json ? json_root(c->pooling.json) : NULL;
+    for (size_t i = 0; pooling && i < sizeof modes / sizeof modes[0]; i++) {
+        char name[64];
+        bool on = false;
+        snprintf(name, sizeof name, "pooling_mode_%s", modes[i]);
+        if (!convert_bool(pooling, name, &on) || !on)
+            continue;
+        write_number(c, "pooling_type", i + 1);
+        return ERROR_NONE;
+    }
+    return pooling ? refuse(err, "1_Pooling/config.json: expected pooling_mode_mean_tokens, _cls_token or _lasttoken to be true") : ERROR_NONE;
+}
+
 enum error_code convert_write_keys(struct convert *c, struct error *err)
 {
     bool add_bos;
+    enum error_code code;
     gguf_write_string(c->writer, "general.architecture", c->arch);
     write_name(c);
     if (c->license)
@@ -172,10 +197,14 @@ enum error_code convert_write_keys(struct convert *c, struct error *err)
     }
     if (convert_add_bos(c, &add_bos))
         gguf_write_bool(c->writer, "tokenizer.ggml.add_bos_token", add_bos);
+    if (convert_text_end(c))
+        gguf_write_bool(c->writer, "tokenizer.ggml.add_eos_token", true);
+    if ((code = write_pooling(c, err)))
+        return code;
     write_real(c, "attention.layer_norm_rms_epsilon", c->eps);
     write_real(c, "rope.freq_base", c->rope_base);
     gguf_write_u32(c->writer, "general.file_type", 40); /* mostly I2_S, in Microsoft's fork */
-    enum error_code code = convert_write_vocab(c, err);
+    code = convert_write_vocab(c, err);
     gguf_write_u32(c->writer, "general.quantization_version", 2);
     return code;
 }

@@ -17,33 +17,45 @@
 #define CHECKPOINT "model.safetensors: "
 
 enum role { ROLE_NORM, ROLE_TERNARY, ROLE_TABLE };
-enum size { SIZE_DIM, SIZE_Q, SIZE_KV, SIZE_FFN, SIZE_VOCAB, SIZE_NONE };
+/* Which architectures have a tensor: all, those with sub norms, those with a norm before each projection. */
+enum where { IN_ALL, IN_SUB_NORMS, IN_INPUT_NORMS };
+enum size { SIZE_DIM, SIZE_HEAD, SIZE_Q, SIZE_KV, SIZE_FFN, SIZE_VOCAB, SIZE_NONE };
 
 struct row {
     const char *name, *from, *or_from; /* in GGUF; in a checkpoint; or so */
     enum role role;
     enum size cols, rows;
-    bool sub_norm, rotated; /* of architectures with sub norms; rows are heads that are rotated */
+    enum where where;
+    bool rotated; /* rows are heads that are rotated */
 };
 
 static const struct row layer_rows[] = {
-    {"attn_norm", "input_layernorm", NULL, ROLE_NORM, SIZE_DIM, SIZE_NONE, false, false},
-    {"ffn_down", "mlp.down_proj", NULL, ROLE_TERNARY, SIZE_FFN, SIZE_DIM, false, false},
-    {"ffn_sub_norm", "mlp.ffn_sub_norm", "mlp.ffn_layernorm", ROLE_NORM, SIZE_FFN, SIZE_NONE, true, false},
-    {"ffn_gate", "mlp.gate_proj", NULL, ROLE_TERNARY, SIZE_DIM, SIZE_FFN, false, false},
-    {"ffn_up", "mlp.up_proj", NULL, ROLE_TERNARY, SIZE_DIM, SIZE_FFN, false, false},
-    {"ffn_norm", "post_attention_layernorm", NULL, ROLE_NORM, SIZE_DIM, SIZE_NONE, false, false},
-    {"attn_sub_norm", "self_attn.attn_sub_norm", "self_attn.inner_attn_ln", ROLE_NORM, SIZE_Q, SIZE_NONE, true, false},
-    {"attn_k", "self_attn.k_proj", NULL, ROLE_TERNARY, SIZE_DIM, SIZE_KV, false, true},
-    {"attn_output", "self_attn.o_proj", NULL, ROLE_TERNARY, SIZE_Q, SIZE_DIM, false, false},
-    {"attn_q", "self_attn.q_proj", NULL, ROLE_TERNARY, SIZE_DIM, SIZE_Q, false, true},
-    {"attn_v", "self_attn.v_proj", NULL, ROLE_TERNARY, SIZE_DIM, SIZE_KV, false, false},
+    {"attn_norm", "input_layernorm", NULL, ROLE_NORM, SIZE_DIM, SIZE_NONE, IN_ALL, false},
+    {"ffn_down", "mlp.down_proj", NULL, ROLE_TERNARY, SIZE_FFN, SIZE_DIM, IN_ALL, false},
+    {"ffn_sub_norm", "mlp.ffn_sub_norm", "mlp.ffn_layernorm", ROLE_NORM, SIZE_FFN, SIZE_NONE, IN_SUB_NORMS, false},
+    {"ffn_gate", "mlp.gate_proj", NULL, ROLE_TERNARY, SIZE_DIM, SIZE_FFN, IN_ALL, false},
+    {"ffn_up", "mlp.up_proj", NULL, ROLE_TERNARY, SIZE_DIM, SIZE_FFN, IN_ALL, false},
+    {"ffn_norm", "post_attention_layernorm", NULL, ROLE_NORM, SIZE_DIM, SIZE_NONE, IN_ALL, false},
+    {"attn_sub_norm", "self_attn.attn_sub_norm", "self_attn.inner_attn_ln", ROLE_NORM, SIZE_Q, SIZE_NONE, IN_SUB_NORMS, false},
+    {"attn_k", "self_attn.k_proj", NULL, ROLE_TERNARY, SIZE_DIM, SIZE_KV, IN_ALL, true},
+    {"attn_output", "self_attn.o_proj", NULL, ROLE_TERNARY, SIZE_Q, SIZE_DIM, IN_ALL, false},
+    {"attn_q", "self_attn.q_proj", NULL, ROLE_TERNARY, SIZE_DIM, SIZE_Q, IN_ALL, true},
+    {"attn_v", "self_attn.v_proj", NULL, ROLE_TERNARY, SIZE_DIM, SIZE_KV, IN_ALL, false},
+    {"attn_q_norm", "self_attn.q_norm", NULL, ROLE_NORM, SIZE_HEAD, SIZE_NONE, IN_INPUT_NORMS, false},
+    {"attn_k_norm", "self_attn.k_norm", NULL, ROLE_NORM, SIZE_HEAD, SIZE_NONE, IN_INPUT_NORMS, false},
+    {"attn_q_norm_in", "self_attn.q_proj.norm", NULL, ROLE_NORM, SIZE_DIM, SIZE_NONE, IN_INPUT_NORMS, false},
+    {"attn_k_norm_in", "self_attn.k_proj.norm", NULL, ROLE_NORM, SIZE_DIM, SIZE_NONE, IN_INPUT_NORMS, false},
+    {"attn_v_norm_in", "self_attn.v_proj.norm", NULL, ROLE_NORM, SIZE_DIM, SIZE_NONE, IN_INPUT_NORMS, false},
+    {"attn_output_norm_in", "self_attn.o_proj.norm", NULL, ROLE_NORM, SIZE_Q, SIZE_NONE, IN_INPUT_NORMS, false},
+    {"ffn_gate_norm_in", "mlp.gate_proj.norm", NULL, ROLE_NORM, SIZE_DIM, SIZE_NONE, IN_INPUT_NORMS, false},
+    {"ffn_up_norm_in", "mlp.up_proj.norm", NULL, ROLE_NORM, SIZE_DIM, SIZE_NONE, IN_INPUT_NORMS, false},
+    {"ffn_down_norm_in", "mlp.down_proj.norm", NULL, ROLE_NORM, SIZE_FFN, SIZE_NONE, IN_INPUT_NORMS, false},
 };
 #define N_LAYER_ROWS (sizeof layer_rows / sizeof layer_rows[0])
 
-static const struct row first = {"token_embd", "model.embed_tokens", NULL, ROLE_TABLE, SIZE_DIM, SIZE_VOCAB, false, false},
-                        norm = {"output_norm", "model.norm", NULL, ROLE_NORM, SIZE_DIM, SIZE_NONE, false, false},
-                        head = {"output", "lm_head", NULL, ROLE_TABLE, SIZE_DIM, SIZE_VOCAB, false, false};
+static const struct row first = {"token_embd", "embed_tokens", NULL, ROLE_TABLE, SIZE_DIM, SIZE_VOCAB, IN_ALL, false},
+                        norm = {"output_norm", "norm", NULL, ROLE_NORM, SIZE_DIM, SIZE_NONE, IN_ALL, false},
+                        head = {"output", "lm_head", NULL, ROLE_TABLE, SIZE_DIM, SIZE_VOCAB, IN_ALL, false};
 
 /* A tensor on its way. */
 struct item {
@@ -60,6 +72,7 @@ static size_t size_of(const struct convert *c, enum size size)
 {
     switch (size) {
     case SIZE_DIM: return c->dim;
+    case SIZE_HEAD: return c->head_dim;
     case SIZE_Q: return c->n_heads * c->head_dim;
     case SIZE_KV: return c->n_kv_heads * c->head_dim;
     case SIZE_FFN: return c->ffn_dim;
@@ -81,8 +94,10 @@ static enum error_code find(const struct convert *c, const struct row *r, long l
 {
     char prefix[64] = "", block[32] = "";
     const char *from = r->from;
+    if (layer < 0 && r != &head)
+        snprintf(prefix, sizeof prefix, "%s", c->prefix);
     if (layer >= 0) {
-        snprintf(prefix, sizeof prefix, "model.layers.%ld.", layer);
+        snprintf(prefix, sizeof prefix, "%slayers.%ld.", c->prefix, layer);
         snprintf(block, sizeof block, "blk.%ld.", layer);
     }
     *out = (struct item){.cols = size_of(c, r->cols), .rows = size_of(c, r->rows), .role = r->role, .permute = r->rotated && c->permute};
@@ -121,7 +136,8 @@ static enum error_code visit_all(struct convert *c, visitor *visit, struct error
         code = visit(c, &item, err);
     for (size_t layer = 0; !code && layer < c->n_layers; layer++)
         for (size_t i = 0; !code && i < N_LAYER_ROWS; i++) {
-            if (layer_rows[i].sub_norm && !c->sub_norms)
+            enum where where = layer_rows[i].where;
+            if (where != IN_ALL && !(where == IN_SUB_NORMS ? c->sub_norms : c->input_norms))
                 continue;
             if (!(code = find(c, &layer_rows[i], (long)layer, &item, err)))
                 code = visit(c, &item, err);
@@ -232,7 +248,7 @@ static enum error_code find_scale(const struct convert *c, const struct item *it
         *scale = c->multiplies ? s : 1.0f / s;
     } else {
         float size = 0;
-        bool ternary = true;
+        bool ternary = !c->input_norms;
         double sum = 0;
         for (size_t i = 0; i < n; i++) {
             float v = fabsf(safetensor_value(item->t, i));

@@ -129,12 +129,14 @@ static enum error_code pre_tokenizer(const struct convert *c, const struct json_
         *out = c->pre;
     else if (contains(pre, "\\p{N}{1,3}|"))
         *out = "llama-bpe";
+    else if (contains(pre, "|\\p{N}| ?"))
+        *out = "qwen2";
     else if (contains(pre, "Digits") || contains(pre, "Punctuation"))
         *out = "falcon";
     else if (contains(pre, "ByteLevel") && !contains(pre, "Split"))
         *out = "gpt-2";
     else
-        return refuse(err, TOKENIZER "pre_tokenizer: it is none that is known: say which with --pre llama-bpe, gpt-2 or falcon");
+        return refuse(err, TOKENIZER "pre_tokenizer: it is none that is known: say which with --pre llama-bpe, qwen2, gpt-2 or falcon");
     return ERROR_NONE;
 }
 
@@ -179,16 +181,31 @@ static size_t special(const struct convert *c, const struct vocab *v, const char
     return id;
 }
 
+/* The last of a TemplateProcessing's `single`, which may be one of a sequence of processors. */
+const char *convert_text_end(const struct convert *c)
+{
+    const struct json_value *post = c->tokenizer.json ? json_member(json_root(c->tokenizer.json), "post_processor") : NULL,
+                            *list = json_member(post, "processors");
+    const char *text = NULL;
+    for (const struct json_value *p = list && list->type == JSON_ARRAY ? list->first : post; p; p = list ? p->next : NULL) {
+        const struct json_value *single = json_member(p, "single"), *last = single && single->type == JSON_ARRAY ? single->first : NULL;
+        while (last && last->next)
+            last = last->next;
+        convert_string(json_member(last, "SpecialToken"), "id", &text);
+    }
+    return text;
+}
+
 static void write_specials(struct convert *c, const struct vocab *v)
 {
     static const char *const ends[] = {"<|eot_id|>", "<|im_end|>", "<end_of_turn>"};
-    size_t eot = special(c, v, "eot");
+    size_t eot = special(c, v, "eot"), end = id_of(v, convert_text_end(c)), eos = end < v->n ? end : special(c, v, "eos");
     for (size_t i = 0; eot >= v->n && i < sizeof ends / sizeof ends[0]; i++)
         eot = id_of(v, ends[i]);
     const struct {
         const char *key;
         size_t id;
-    } ids[] = {{"tokenizer.ggml.bos_token_id", special(c, v, "bos")}, {"tokenizer.ggml.eos_token_id", special(c, v, "eos")},
+    } ids[] = {{"tokenizer.ggml.bos_token_id", special(c, v, "bos")}, {"tokenizer.ggml.eos_token_id", eos},
                {"tokenizer.ggml.eot_token_id", eot}, {"tokenizer.ggml.unknown_token_id", special(c, v, "unk")},
                {"tokenizer.ggml.padding_token_id", special(c, v, "pad")}};
     for (size_t i = 0; i < sizeof ids / sizeof ids[0]; i++)

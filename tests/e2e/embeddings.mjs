@@ -14,9 +14,10 @@ import { bearer, file, token } from './lib/tokens.mjs';
 
 const folder = mkdtempSync(path.join(os.tmpdir(), 'bitnet-embeddings-'));
 process.on('exit', () => rmSync(folder, { recursive: true, force: true }));
-const made = (name, ...args) => {
+const made = (name, ...args) => shaped('tiny', name, ...args);
+const shaped = (preset, name, ...args) => {
   const to = path.join(folder, `${name}.gguf`);
-  execFileSync(path.join(build, 'bitnet'), ['synth', '--preset', 'tiny', '--layers', '2', '--seed', '1', '-o', to, ...args], { stdio: 'ignore' });
+  execFileSync(path.join(build, 'bitnet'), ['synth', '--preset', preset, '--layers', '2', '--seed', '1', '-o', to, ...args], { stdio: 'ignore' });
   return to;
 };
 const files = { mean: made('mean', '--pooling', 'mean', '--not-causal'), last: made('last', '--pooling', 'last') };
@@ -143,6 +144,18 @@ await test('embeddings: a deadline is a 504, and a queue that is full is waited 
   const late = await post(`${hasty.url}/v1/embeddings`, { input: Array(256).fill('little king '.repeat(100)) });
   assert.equal(late.status, 504, late.text.slice(0, 300));
   assert.equal(late.json.error.code, 'DEADLINE_EXCEEDED');
+});
+
+await test('embeddings: a model of qwen3 gives the hidden state of the EOS that ends its text', async () => {
+  const pair = await startPair(['--model', shaped('tiny-qwen3', 'qwen', '--pooling', 'last')]);
+  const embed = async (input) => (await post(`${pair.gateway.url}/v1/embeddings`, { input })).json.data[0].embedding;
+  const { tokens } = (await post(`${pair.gateway.url}/tokenize`, { text: 'a king of 1001', add_special: true })).json;
+  assert.equal(tokens.at(-1), 1025);
+  assert.deepEqual(await embed('a king of 1001'), await embed(tokens));
+  assert.notDeepEqual(await embed('a king of 1001'), await embed(tokens.slice(0, -1)));
+  assert.equal((await embed('a king')).length, 256);
+  await stop(pair.gateway.child);
+  await stop(pair.engine.child);
 });
 
 await test('embeddings: beside a model that generates, each does its own', async () => {

@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict';
 import { spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
-import { copyFileSync, mkdtempSync, readFileSync, readdirSync, rmSync, statSync, truncateSync, writeFileSync } from 'node:fs';
+import { copyFileSync, mkdirSync, mkdtempSync, readFileSync, readdirSync, rmSync, statSync, truncateSync, writeFileSync } from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
 import { bf16, codesOf, f32, packRows, readGguf, safetensors, writeFolder } from './lib/checkpoint.mjs';
@@ -153,6 +153,57 @@ await test('convert: 1bitLLM\'s names, and a tokenizer that falls back on bytes'
   assert.equal(ok('tokenize', '--model', file('large.gguf'), '--ids', 'a').length > 0, true);
 });
 
+await test('convert: Qwen3 with a norm before each projection, and how it pools', () => {
+  ok('synth', '--preset', 'tiny-qwen3', '--layers', '2', '--pooling', 'last', '-o', file('qwen.gguf'));
+  const made = readGguf(bytes('qwen.gguf')), texts = made.keys['tokenizer.ggml.tokens'], types = made.keys['tokenizer.ggml.token_type'];
+  const projections = { attn_q: 'self_attn.q_proj', attn_k: 'self_attn.k_proj', attn_v: 'self_attn.v_proj', attn_output: 'self_attn.o_proj', ffn_gate: 'mlp.gate_proj', ffn_up: 'mlp.up_proj', ffn_down: 'mlp.down_proj' };
+  const names = { ...HF, attn_q_norm: 'self_attn.q_norm', attn_k_norm: 'self_attn.k_norm' };
+  for (const [ours, theirs] of Object.entries(projections)) names[`${ours}_norm_in`] = `${theirs}.norm`;
+  const from = (name) => ({ 'token_embd.weight': 'embed_tokens.weight', 'output_norm.weight': 'norm.weight' })[name] ??
+    name.replace(/^blk\.(\d+)\.(\w+)\.weight$/, (_, layer, kind) => `layers.${layer}.${names[kind]}.weight`);
+  const means = {};
+  const tensors = Object.entries(made.tensors).map(([name, t]) => {
+    const [cols, rows] = t.dims;
+    if (t.type !== 36) return [from(name), t.type === 0 ? 'F32' : 'F16', t.type === 0 ? [cols] : [rows, cols], t.data];
+    const { codes } = codesOf(t); // ternary values of size 0.25: such layers round them to their mean size all the same
+    means[name] = Math.fround((0.25 * codes.reduce((sum, c) => sum + (c !== 1), 0)) / codes.length);
+    return [from(name), 'F32', [rows, cols], Buffer.from(Float32Array.from(codes, (c) => (c - 1) * 0.25).buffer)];
+  });
+  const changes = {
+    'config.json': {
+      architectures: ['Qwen3Model'], model_type: 'qwen3', hidden_act: 'silu', hidden_size: 256, intermediate_size: 768, num_hidden_layers: 2, num_attention_heads: 4,
+      num_key_value_heads: 2, head_dim: 128, vocab_size: 1280, max_position_embeddings: 512, rms_norm_eps: 1e-5, rope_theta: 1000000, tie_word_embeddings: true,
+    },
+    'tokenizer.json': {
+      added_tokens: texts.flatMap((content, id) => (types[id] === 3 ? [{ id, content, special: true }] : [])),
+      pre_tokenizer: { type: 'Sequence', pretokenizers: [{ type: 'Split', pattern: { Regex: SPLIT.replace('{1,3}', '') } }, { type: 'ByteLevel', use_regex: false }] },
+      post_processor: { type: 'Sequence', processors: [{ type: 'ByteLevel' }, { type: 'TemplateProcessing', single: [{ Sequence: { id: 'A', type_id: 0 } }, { SpecialToken: { id: texts[1025], type_id: 0 } }] }] },
+      model: { type: 'BPE', vocab: Object.fromEntries(texts.flatMap((text, id) => (types[id] === 3 ? [] : [[text, id]]))), merges: [] },
+    },
+    'tokenizer_config.json': { add_bos_token: false, eos_token: texts[1033] }, // ends a turn, not a text
+  };
+  const folder = checkpoint('qwen', one(tensors), changes), pooling = (mode) => writeFileSync(path.join(folder, '1_Pooling/config.json'), JSON.stringify({ [`pooling_mode_${mode}`]: true }));
+  mkdirSync(path.join(folder, '1_Pooling'));
+  pooling('max_tokens');
+  fails(/1_Pooling\/config.json: expected pooling_mode_mean_tokens, _cls_token or _lasttoken/, 'convert', folder, file('refused.gguf'));
+  pooling('lasttoken');
+  ok('convert', folder, file('back.gguf'));
+  const back = readGguf(bytes('back.gguf'));
+  assert.deepEqual(Object.keys(back.tensors).sort(), Object.keys(made.tensors).sort());
+  for (const [name, t] of Object.entries(made.tensors)) {
+    if (t.type !== 36) { assert.ok(back.tensors[name].data.equals(t.data), name); continue; }
+    const { codes, scale } = codesOf(back.tensors[name]);
+    assert.deepEqual(codes, codesOf(t).codes, name);
+    assert.equal(scale, means[name], name);
+  }
+  const same = ['pooling_type', 'attention.key_length', 'attention.value_length', 'attention.head_count_kv', 'rope.freq_base'].map((key) => `qwen3.${key}`);
+  for (const key of ['general.architecture', 'tokenizer.ggml.pre', 'tokenizer.ggml.add_eos_token', 'tokenizer.ggml.add_bos_token', 'tokenizer.ggml.eos_token_id', ...same])
+    assert.deepEqual(back.keys[key], made.keys[key], key);
+  assert.match(ok('compat-check', file('back.gguf')), /can be served[^]*embeddings    pooling last, causal/);
+  assert.match(ok('tokenize', '--model', file('back.gguf'), '--ids', '--add-special', '--file', file('qwen/tokenizer_config.json')), /\b1025\s*$/);
+  fails(/q_proj.norm.weight is missing/, 'convert', checkpoint('short', one(tensors.filter((t) => t[0] !== 'layers.1.self_attn.q_proj.norm.weight')), changes), file('refused.gguf'));
+});
+
 await test('convert: what cannot be converted is refused by name', () => {
   const all = tensorsOf(packed), weights = one(all), out = file('refused.gguf');
   const without = (name) => one(all.filter((t) => t[0] !== name));
@@ -166,7 +217,7 @@ await test('convert: what cannot be converted is refused by name', () => {
     [/weight_scale|positive scale, found/, changed(`${q}_scale`, (t) => [...t.slice(0, 3), bf16([-1])])],
     [/norm.weight: expected finite weights, found/, changed('model.norm.weight', (t) => [...t.slice(0, 3), Buffer.alloc(1536, 0xff)])],
     [/such as model.layers.0.self_attn.q_proj.bias/, one([...all, ['model.layers.0.self_attn.q_proj.bias', 'F32', [384], Buffer.alloc(1536)]])],
-    [/expected BitNetForCausalLM, BitnetForCausalLM or LlamaForCausalLM, found Qwen2/, weights, { 'config.json': { ...config, architectures: ['Qwen2'] } }],
+    [/expected BitNetForCausalLM, BitnetForCausalLM or LlamaForCausalLM, or model_type qwen3, found Qwen2/, weights, { 'config.json': { ...config, architectures: ['Qwen2'] } }],
     [/num_hidden_layers: expected a whole number/, weights, { 'config.json': { ...config, num_hidden_layers: -1 } }],
     [/rope_scaling: expected null/, weights, { 'config.json': { ...config, rope_scaling: { rope_type: 'llama3' } } }],
     [/say which with --pre/, weights, { 'tokenizer.json': { ...tokenizer, pre_tokenizer: null } }],
