@@ -36,11 +36,12 @@ static bool on_validation(void *user, double share)
     return goes_on(p);
 }
 
-/* A failure whose error says it all. */
+/* A failure whose error says it all. What it names is a part of the file, not a field of the request. */
 static enum error_code note(struct preparation *p, const char *type, const char *expected)
 {
     const enum error_code code = p->err->code;
     const struct error why = *p->err;
+    p->err->param[0] = '\0';
     validation_fail(p->results, NULL, code, type, expected, "%s", why.message);
     return code;
 }

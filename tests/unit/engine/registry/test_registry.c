@@ -40,7 +40,7 @@ START_TEST(names)
             ck_assert_str_eq(engine_model(served_engine(s))->id, cases[i].id);
         } else {
             ck_assert_int_eq(code, ERROR_MODEL_NOT_FOUND);
-            ck_assert_ptr_nonnull(strstr(err.message, "\"b-2_x\", \"tales\""));
+            ck_assert_ptr_nonnull(strstr(err.message, "; \"b-2_x\", \"tales\" are served"));
             ck_assert_ptr_null(s);
         }
         served_release(s);
@@ -123,6 +123,7 @@ START_TEST(unload_waits_for_users)
         usleep(1000);
     struct served *none;
     ck_assert_int_eq(registry_acquire(r, "b", &none, &err), ERROR_MODEL_NOT_FOUND);
+    ck_assert_str_eq(err.message, "the model \"b\" is being unloaded");
     ck_assert_int_eq(registry_unload(r, "b", &(uint64_t){0}, &err), ERROR_CONFLICT);
     ck_assert_int_eq(load(r, at("b.gguf"), "b", &err), ERROR_CONFLICT);
     ck_assert(generate(s, 1, 20) == hash); /* it is served on */
