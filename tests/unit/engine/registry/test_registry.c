@@ -49,6 +49,36 @@ START_TEST(names)
 }
 END_TEST
 
+/* What the list says of "b" meanwhile. */
+static void on_progress(void *user, const struct model_progress *p)
+{
+    struct model_entry *list;
+    size_t n;
+    char want[64];
+    snprintf(want, sizeof want, "is being loaded: %s, ", p->phase);
+    ck_assert(registry_list(user, &list, &n) && n == 2);
+    ck_assert_msg(strncmp(list[0].message, want, strlen(want)) == 0, "%s", list[0].message);
+    registry_list_free(list, n);
+}
+
+START_TEST(a_load_says_how_it_stands)
+{
+    struct registry_options o = options();
+    struct registry *r = open_registry(&o);
+    struct load_request q = {.path = tales("b.gguf"), .id = "b", .on_progress = on_progress, .user = r, .validation = {.no_cross_validation = true}};
+    struct load_result result;
+    struct model_entry *list;
+    struct error err = {0};
+    size_t n;
+    ck_assert_msg(!registry_load(r, &q, &result, &err), "%s", err.message);
+    served_release(result.served);
+    ck_assert(registry_list(r, &list, &n));
+    ck_assert_str_eq(list[0].message, "");
+    registry_list_free(list, n);
+    registry_close(r);
+}
+END_TEST
+
 START_TEST(taken_names)
 {
     static const struct {
@@ -243,4 +273,4 @@ START_TEST(the_observer)
 }
 END_TEST
 
-SUITE("registry", names, taken_names, id_of_the_file, unload_waits_for_users, the_default, draining, the_observer)
+SUITE("registry", names, a_load_says_how_it_stands, taken_names, id_of_the_file, unload_waits_for_users, the_default, draining, the_observer)
