@@ -142,10 +142,12 @@ static enum error_code publish(struct registry *r, struct entry *e, const struct
     enum error_code code = registry_save(r, err);
     pthread_mutex_lock(&r->lock);
     e->changing = false;
-    if (code) {
-        if (make_default)
+    if (code) { /* nobody finds it any more, before give_up removes the entry either */
+        e->status = MODEL_LOADING;
+        e->current = NULL;
+        if (strcmp(r->default_id, e->id) == 0)
             memcpy(r->default_id, before, sizeof before);
-        served_drop(r, e->current);
+        served_drop(r, s); /* the entry's reference */
         served_drop(r, s);
     }
     pthread_mutex_unlock(&r->lock);
