@@ -4,9 +4,9 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "engine/estimate.h"
+#include "engine/waker.h"
 
 #include <malloc.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -155,12 +155,7 @@ static void *reap(void *arg)
 
 bool reaper_start(struct registry *r)
 {
-    sigset_t all, before;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    bool ok = !pthread_create(&r->reaper, NULL, reap, r);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
-    return ok;
+    return waker_thread_start(&r->reaper, reap, r);
 }
 
 void reaper_stop(struct registry *r)
