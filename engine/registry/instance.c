@@ -122,6 +122,7 @@ static struct served *take_unused(struct registry *r)
         if (s->n_refs == 0) {
             *at = s->next;
             r->closing_bytes = s->memory_bytes;
+            r->closing_number = s->number;
             return s;
         }
     }
@@ -140,7 +141,7 @@ static void *reap(void *arg)
             instance_close(r, s);
             pthread_mutex_lock(&r->lock);
             r->used_bytes -= s->memory_bytes;
-            r->closing_bytes = 0;
+            r->closing_bytes = r->closing_number = 0;
             free(s);
             pthread_cond_broadcast(&r->changed);
         } else if (r->closing && !r->instances) {

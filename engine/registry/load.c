@@ -227,12 +227,13 @@ static enum error_code leave_service(struct registry *r, const char *id, struct 
     return ERROR_NONE;
 }
 
+/* Also while it is being closed. */
 static bool has_instance(const struct registry *r, uint64_t number)
 {
     const struct served *s = r->instances;
     while (s && s->number != number)
         s = s->next;
-    return s != NULL;
+    return s || r->closing_number == number;
 }
 
 /* Waits for the entry's users, removes it, and waits until its memory is free. With the lock held. */
