@@ -226,7 +226,7 @@ features: deps-test ## builds and unit-tests with no feature, each one alone, an
 	$(Q)set -e; for f in "" $(ALL_FEATURES) "$(ALL_FEATURES)"; do echo "FEATURES=\"$$f\""; \
 	  $(MAKE) --no-print-directory $(if $(filter -j%,$(MAKEFLAGS)),,-j$(shell nproc)) FEATURES="$$f" all; \
 	  $(MAKE) --no-print-directory FEATURES="$$f" T=tests/unit test; done
-broken: $(if $(filter x86_64,$(TARGET)),$(if $(main_service),$(BUILD)/broken/bitnet-engine))
+broken: $(if $(filter x86_64,$(TARGET)),$(if $(main_service),$(BUILD)/broken/bitnet-engine)) ## an engine with a wrong kernel, for the tests of live accuracy
 fuzz: ## runs every fuzzer for FUZZ_SECONDS
 	$(SUBMAKE) SAN=fuzz fuzzers
 	@tests/fuzz.sh build/fuzz/tests/fuzz $(FUZZ_SECONDS)
