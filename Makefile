@@ -165,7 +165,7 @@ PLACE = $(if $(filter release,$(CONFIG)),$(OUT),$(BUILD))
 # ---- targets ----
 help: ## this list
 	@echo "make TARGET [V=1] [SAN=address|undefined|thread] [FEATURES=\"$(FEATURES)\"] [T=filter] [PREFIX=$(PREFIX)]"
-	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12 | sed 's/^/  /'
+	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 15 | sed 's/^/  /'
 deps-demo: ## installs the packages that building and `make demo` need (nothing to do: no network)
 	@tools/deps.sh demo
 deps-test: ## the same for `make test`
