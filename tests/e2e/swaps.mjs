@@ -125,8 +125,9 @@ for (let i = 0; i < SWAPS; i++) {
 going = false;
 await Promise.all(loops);
 const end = [];
-await until('what was swapped out has gone', 30000, async () => (await unary(models, 'List')).models.length === 1);
-await sleep(500);
+const { memory_bytes: one } = await unary(models, 'Get', { id: 'tales' }); // the metric is of all engines under the id
+await until('what was swapped out has gone', 60000, async () => (await metric(engine.admin, 'bitnet_model_memory_usage_bytes', { model: 'tales' })) === one);
+for (let i = 0; i < 20 && rss() > median(start) * MEMORY; i++) await sleep(500); // it is hidden before its memory is given back
 for (let i = 0; i < 5; i++, await sleep(100)) end.push(rss());
 
 await test('swaps: no request failed', () => assert.deepEqual([failures.length, failures.slice(0, 5)], [0, []]));

@@ -2,6 +2,8 @@
 #include "tests/suite.h"
 #include "tests/unit/engine/registry/support.h"
 
+#include <stdatomic.h>
+
 static bool is_gone(struct registry *r, uint64_t used)
 {
     uint64_t now, budget;
@@ -273,4 +275,55 @@ START_TEST(the_observer)
 }
 END_TEST
 
-SUITE("registry", names, a_load_says_how_it_stands, taken_names, id_of_the_file, unload_waits_for_users, the_default, draining, the_observer)
+struct gate {
+    atomic_bool closing, open, over;
+    struct registry *r;
+};
+
+static void *gate_open(void *user, const char *id, struct engine *e)
+{
+    (void)e;
+    return strcmp(id, "b") == 0 ? user : NULL;
+}
+
+static void gate_close(void *user, void *served_user)
+{
+    struct gate *g = user;
+    atomic_store(&g->closing, true);
+    while (served_user && !atomic_load(&g->open))
+        usleep(1000);
+}
+
+static void *unload_at_gate(void *arg)
+{
+    struct gate *g = arg;
+    uint64_t freed;
+    ck_assert(!registry_unload(g->r, "b", &freed, NULL));
+    ck_assert_uint_gt(freed, 0);
+    atomic_store(&g->over, true);
+    return NULL;
+}
+
+/* What else happens meanwhile does not end the wait. */
+START_TEST(unload_waits_for_the_memory)
+{
+    struct gate g = {0};
+    struct registry_options o = options();
+    o.observer = (struct registry_observer){.user = &g, .on_open = gate_open, .on_close = gate_close};
+    struct registry *r = g.r = open_registry(&o);
+    pthread_t thread;
+    must_load(r, tales("b.gguf"), "b");
+    ck_assert(!pthread_create(&thread, NULL, unload_at_gate, &g));
+    while (!atomic_load(&g.closing))
+        usleep(1000);
+    for (int i = 0; i < 20; i++, usleep(1000)) {
+        ck_assert(!registry_set_default(r, "tales", NULL));
+        ck_assert(!atomic_load(&g.over));
+    }
+    atomic_store(&g.open, true);
+    pthread_join(thread, NULL);
+    registry_close(r);
+}
+END_TEST
+
+SUITE("registry", unload_waits_for_the_memory, names, a_load_says_how_it_stands, taken_names, id_of_the_file, unload_waits_for_users, the_default, draining, the_observer)
