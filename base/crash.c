@@ -29,6 +29,8 @@ static struct {
     char id[ID_BYTES + 1];
 } requests[MAX_REQUESTS];
 static atomic_uint next_place;
+static const int signals[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT};
+#define N_SIGNALS (sizeof signals / sizeof *signals)
 static const char *about_program;
 static int64_t started_ns;
 static char stack[STACK_BYTES]; /* the main thread's, for when its own is used up */
@@ -54,6 +56,12 @@ void crash_leave(int place)
 {
     if (place > 0)
         atomic_store_explicit(&requests[place - 1].state, 0, memory_order_release);
+}
+
+void crash_let_through(sigset_t *blocked)
+{
+    for (size_t i = 0; i < N_SIGNALS; i++)
+        sigdelset(blocked, signals[i]);
 }
 
 /* ---- in the handler ---- */
@@ -118,7 +126,10 @@ static void on_crash(int number, siginfo_t *info, void *context)
     put(about_program);
     put("\n");
     put(name_of(number));
-    if (number != SIGABRT) {
+    if (info->si_code == SI_USER) { /* by kill: there is no address then, and perhaps no fault */
+        put(", sent by process ");
+        put_number((uint64_t)info->si_pid, 10);
+    } else if (number != SIGABRT) {
         put(", at 0x");
         put_number((uintptr_t)info->si_addr, 16);
     }
@@ -140,7 +151,6 @@ static void on_crash(int number, siginfo_t *info, void *context)
 void crash_init(const char *about)
 {
 #if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
-    static const int signals[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT};
     const stack_t alternative = {.ss_sp = stack, .ss_size = sizeof stack};
     struct sigaction action = {.sa_sigaction = on_crash, .sa_flags = SA_SIGINFO | SA_ONSTACK | SA_RESETHAND};
     void *frame;
@@ -150,7 +160,7 @@ void crash_init(const char *about)
     sigaltstack(&alternative, NULL);
     sigfillset(&action.sa_mask); /* one report at a time of a thread */
     sigdelset(&action.sa_mask, SIGALRM);
-    for (size_t i = 0; i < sizeof signals / sizeof *signals; i++)
+    for (size_t i = 0; i < N_SIGNALS; i++)
         sigaction(signals[i], &action, NULL);
 #else
     (void)about, (void)stack, (void)started_ns, (void)about_program, (void)on_crash;

@@ -8,6 +8,7 @@
 #include "base/clock.h"
 
 #include <errno.h>
+#include <limits.h>
 #include <math.h>
 #include <poll.h>
 #include <pthread.h>
@@ -31,7 +32,8 @@ static struct {
     char names[MAX_COMPONENTS][MAX_NAME_BYTES + 1];
     _Atomic int levels[MAX_COMPONENTS]; /* BY_DEFAULT: that of the others */
     pthread_mutex_t write_lock; /* one thread looks for room and writes; guards what follows */
-    uint64_t n_dropped;         /* lines since the last one that was written */
+    uint64_t n_dropped;         /* lines since the last one that was written, whole */
+    bool torn;                  /* the end of one of these is missing */
 } state = {.lock = PTHREAD_MUTEX_INITIALIZER, .write_lock = PTHREAD_MUTEX_INITIALIZER, .format = LOG_FORMAT_AUTO, .level = LOG_INFO};
 
 void log_init(enum log_level level, enum log_format format)
@@ -90,6 +92,16 @@ int log_level_from_name(const char *name)
     return -1;
 }
 
+/* Whose lines there are, in either process. */
+static bool is_component(const char *name)
+{
+    static const char *const components[] = {"engine", "gateway", "grpc", "latency", "registry", "rpc", "service", "trace"};
+    for (size_t i = 0; i < sizeof components / sizeof *components; i++)
+        if (strcmp(components[i], name) == 0)
+            return true;
+    return false;
+}
+
 /* One part of a list: "level" or "component=level"; component is "" for the former. */
 static enum error_code read_part(const char *part, size_t n, char component[MAX_NAME_BYTES + 1], int *level, struct error *err)
 {
@@ -106,6 +118,10 @@ static enum error_code read_part(const char *part, size_t n, char component[MAX_
                                (int)(n < 64 ? n : 64), part);
     memcpy(component, part, n_component);
     component[n_component] = '\0';
+    if (n_component > 0 && !is_component(component))
+        return error_set_param(err, ERROR_VALIDATION_FAILED, "log-level",
+                               "log-level: expected a component (engine, gateway, grpc, latency, registry, rpc, service, trace), found \"%s\"",
+                               component);
     return ERROR_NONE;
 }
 
@@ -236,20 +252,6 @@ static void append_head(struct buffer *line, enum log_level level, const char *c
     append_quoted(line, message);
 }
 
-/* One write(2) for the whole line; what a full pipe leaves over follows, and a stderr that is gone is not our failure. */
-static void write_line(const char *data, size_t n_bytes)
-{
-    while (n_bytes > 0) {
-        ssize_t n = write(STDERR_FILENO, data, n_bytes);
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n <= 0)
-            return;
-        data += n;
-        n_bytes -= (size_t)n;
-    }
-}
-
 /* A pipe whose reader stands still must not hold the program up. A pipe that is writable has room for PIPE_BUF bytes. */
 static bool has_room(void)
 {
@@ -257,16 +259,44 @@ static bool has_room(void)
     return poll(&fd, 1, 0) != 0;
 }
 
-static void write_dropped(uint64_t n, bool json)
+/* As much at a time as there is sure to be room for, so that most lines are one write(2). Gives how much there was no room for; a stderr that is
+ * gone is not our failure. */
+static size_t write_line(const char *data, size_t n_bytes)
+{
+    while (n_bytes > 0 && has_room()) {
+        ssize_t n = write(STDERR_FILENO, data, n_bytes < PIPE_BUF ? n_bytes : PIPE_BUF);
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n <= 0)
+            return errno == EAGAIN ? n_bytes : 0;
+        data += n;
+        n_bytes -= (size_t)n;
+    }
+    return n_bytes;
+}
+
+/* Writes the line, or counts it as dropped. */
+static void write_or_count(const struct buffer *line)
+{
+    size_t left = write_line(line->data, line->n_bytes);
+    state.n_dropped += left > 0;
+    state.torn |= left > 0 && left < line->n_bytes;
+}
+
+static void write_dropped(bool json)
 {
     struct buffer line;
-    const struct log_field count = LOG_INT("lines", n);
+    const struct log_field count = LOG_INT("lines", state.n_dropped);
     buffer_init(&line, MAX_LINE_BYTES);
+    if (state.torn)
+        buffer_append_char(&line, '\n');
     append_head(&line, LOG_WARN, "log", "lines dropped, as there was no room for them", json);
     append_field(&line, &count, json);
     buffer_append_str(&line, json ? "}\n" : "\n");
+    state.n_dropped = 0;
+    state.torn = false;
     if (line.data && !line.failed)
-        write_line(line.data, line.n_bytes);
+        write_or_count(&line);
     buffer_fini(&line);
 }
 
@@ -274,14 +304,9 @@ static void write_dropped(uint64_t n, bool json)
 static void write_or_drop(const struct buffer *line, bool json)
 {
     pthread_mutex_lock(&state.write_lock);
-    if (has_room() && state.n_dropped > 0) {
-        write_dropped(state.n_dropped, json);
-        state.n_dropped = 0;
-    }
-    if (has_room())
-        write_line(line->data, line->n_bytes);
-    else
-        state.n_dropped++;
+    if (state.n_dropped > 0 && has_room())
+        write_dropped(json);
+    write_or_count(line);
     pthread_mutex_unlock(&state.write_lock);
 }
 

@@ -1,7 +1,7 @@
 /*
  * Structured logs: one JSON object a line on stderr, or human text when stderr is a terminal.
- * No prompt text at info level or above. Any thread; a line is written by one write(2),
- * or dropped and counted where stderr is a pipe that nobody reads.
+ * No prompt text at info level or above. Any thread; a line of up to PIPE_BUF bytes is written by one write(2),
+ * or dropped and counted where stderr is a pipe that nobody reads, of which a longer one may lose its end.
  */
 #ifndef BASE_LOG_H
 #define BASE_LOG_H

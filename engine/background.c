@@ -1,8 +1,8 @@
 #include "engine/background.h"
 
+#include "engine/waker.h"
+
 #include <pthread.h>
-#include <signal.h>
-#include <stdbool.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -37,12 +37,7 @@ void background_run(void (*fn)(void *arg), void *arg)
 {
     struct call c = {fn, arg};
     pthread_t thread;
-    sigset_t all, before;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    bool started = !pthread_create(&thread, NULL, run, &c);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
-    if (started)
+    if (waker_thread_start(&thread, run, &c))
         pthread_join(thread, NULL);
     else
         fn(arg);

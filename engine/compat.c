@@ -115,14 +115,15 @@ static const char *act_name(enum ffn_act act)
 {
     return act == FFN_RELU2 ? "relu2" : "silu";
 }
-static const char *pooling_name(enum pooling pooling)
-{
-    static const char *const names[] = {"none", "mean", "cls", "last"};
-    return names[pooling];
-}
 static const char *rope_name(enum rope_style style)
 {
     return style == ROPE_NEOX ? "neox" : "norm";
+}
+
+static const char *pooling_name(enum pooling pooling)
+{
+    static const char *const names[] = {[POOLING_NONE] = "none", [POOLING_MEAN] = "mean", [POOLING_CLS] = "cls", [POOLING_LAST] = "last"};
+    return names[pooling];
 }
 
 /* Text of a string key, or `missing`. */
@@ -180,7 +181,8 @@ static void text_model(const struct report *r, struct buffer *out)
     buffer_printf(out, "  attention     %u heads of %u, %u KV heads; rotation %s over %u, base %g\n", s->n_heads,
                   s->head_dim, s->n_kv_heads, rope_name(s->rope_style), s->rope_dims, s->rope_freq_base);
     if (s->pooling != POOLING_NONE)
-        buffer_printf(out, "  embeddings    pooling %s, %s\n", pooling_name(s->pooling), s->causal ? "causal" : "not causal");
+        buffer_printf(out, "  embeddings    pooled by %s%s; it generates nothing\n", pooling_name(s->pooling),
+                      s->causal ? "" : ", each token sees the whole text");
     buffer_printf(out, "  memory        weights %.1f MB, KV cache %.1f KB a position\n", (double)r->tensor_bytes / 1e6,
                   (double)kv_position_bytes(s) / 1e3);
 }
@@ -282,9 +284,8 @@ static void json_model(const struct report *r, struct buffer *out)
     json_string(out, false, "rope_style", rope_name(s->rope_style));
     json_string(out, false, "ffn_activation", act_name(s->ffn_act));
     json_string(out, false, "pooling", pooling_name(s->pooling));
-    buffer_printf(out, ",\"causal\":%s,\"sub_norms\":%s,\"input_norms\":%s,\"weight_bytes\":%" PRIu64 ",\"kv_bytes_per_position\":%zu}",
-                  s->causal ? "true" : "false", s->has_sub_norms ? "true" : "false", s->has_input_norms ? "true" : "false",
-                  r->tensor_bytes, kv_position_bytes(s));
+    buffer_printf(out, ",\"sub_norms\":%s,\"input_norms\":%s,\"weight_bytes\":%" PRIu64 ",\"kv_bytes_per_position\":%zu}",
+                  s->has_sub_norms ? "true" : "false", s->has_input_norms ? "true" : "false", r->tensor_bytes, kv_position_bytes(s));
 }
 
 static void json_tokenizer(const struct report *r, struct buffer *out)

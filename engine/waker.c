@@ -2,6 +2,7 @@
 #include "engine/waker.h"
 
 #include "base/clock.h"
+#include "base/crash.h"
 
 #include <errno.h>
 #include <signal.h>
@@ -32,6 +33,7 @@ bool waker_thread_start(pthread_t *thread, void *(*main)(void *arg), void *arg)
 {
     sigset_t all, before;
     sigfillset(&all);
+    crash_let_through(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before);
     bool ok = !pthread_create(thread, NULL, main, arg);
     pthread_sigmask(SIG_SETMASK, &before, NULL);

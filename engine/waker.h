@@ -14,7 +14,7 @@ bool waker_cond_init(pthread_cond_t *cond);
 /* False when the deadline has passed. */
 bool waker_cond_wait(pthread_cond_t *cond, pthread_mutex_t *lock, int64_t deadline_ns);
 
-/* As pthread_create, with all signals blocked: they are for the program's own threads. */
+/* As pthread_create, with all signals blocked but those of faults: they are for the program's own threads. */
 bool waker_thread_start(pthread_t *thread, void *(*main)(void *arg), void *arg);
 
 struct waker {

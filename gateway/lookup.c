@@ -4,6 +4,8 @@
  */
 #include "gateway/lookup.h"
 
+#include "base/crash.h"
+
 #include <event2/event.h>
 #include <netdb.h>
 #include <netinet/in.h>
@@ -101,6 +103,7 @@ static int start_thread(struct lookup *l)
     pthread_attr_t detached;
     sigset_t all, before;
     sigfillset(&all);
+    crash_let_through(&all);
     pthread_attr_init(&detached);
     pthread_attr_setdetachstate(&detached, PTHREAD_CREATE_DETACHED);
     pthread_sigmask(SIG_BLOCK, &all, &before);

@@ -9,6 +9,7 @@
 #include "rpc/core.h"
 #include "rpc/pem.h"
 
+#include "base/clock.h"
 #include "base/file.h"
 #include "base/log.h"
 
@@ -18,6 +19,7 @@
 
 #define CLIENT_LOOK_S 1
 #define N_FILES 3
+#define AGAIN_NS (10 * CLOCK_NS_PER_S)
 
 /* ---- server ----------------------------------------------------------------------------------------------------- */
 
@@ -25,7 +27,8 @@ struct certificate {
     struct certificate *next;
     struct pem_paths paths;
     struct file_watch watches[N_FILES];
-    bool taken; /* the first one */
+    int64_t again_ns; /* when files that were refused are read again: they may be good, and descriptors were out. 0 = they were not */
+    bool taken;       /* the first one */
 };
 
 /* On gRPC's threads, one at a time for each address. A pair that is replaced one file after the other is refused once, and taken when its
@@ -35,7 +38,7 @@ static grpc_ssl_certificate_config_reload_status fetch(void *user, grpc_ssl_serv
     struct certificate *c = user;
     struct pem_files files;
     struct error err = {0};
-    bool changed = false;
+    bool changed = c->again_ns && clock_now_ns() >= c->again_ns;
     for (int i = 0; i < N_FILES; i++)
         changed |= file_watch_changed(&c->watches[i]);
     if (!changed)
@@ -53,6 +56,7 @@ static grpc_ssl_certificate_config_reload_status fetch(void *user, grpc_ssl_serv
         log_error("rpc", "certificate not taken, the old one stays", LOG_STR("reason", err.message));
     else if (c->taken)
         log_info("rpc", "certificate taken", LOG_STR("file", c->paths.cert));
+    c->again_ns = code ? clock_now_ns() + AGAIN_NS : 0;
     c->taken = true;
     return code ? GRPC_SSL_CERTIFICATE_CONFIG_RELOAD_FAIL : GRPC_SSL_CERTIFICATE_CONFIG_RELOAD_NEW;
 }

@@ -4,9 +4,9 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "engine/estimate.h"
+#include "engine/waker.h"
 
 #include <malloc.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -122,6 +122,7 @@ static struct served *take_unused(struct registry *r)
         if (s->n_refs == 0) {
             *at = s->next;
             r->closing_bytes = s->memory_bytes;
+            r->closing_number = s->number;
             return s;
         }
     }
@@ -140,7 +141,7 @@ static void *reap(void *arg)
             instance_close(r, s);
             pthread_mutex_lock(&r->lock);
             r->used_bytes -= s->memory_bytes;
-            r->closing_bytes = 0;
+            r->closing_bytes = r->closing_number = 0;
             free(s);
             pthread_cond_broadcast(&r->changed);
         } else if (r->closing && !r->instances) {
@@ -155,12 +156,7 @@ static void *reap(void *arg)
 
 bool reaper_start(struct registry *r)
 {
-    sigset_t all, before;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    bool ok = !pthread_create(&r->reaper, NULL, reap, r);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
-    return ok;
+    return waker_thread_start(&r->reaper, reap, r);
 }
 
 void reaper_stop(struct registry *r)

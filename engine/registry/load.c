@@ -142,10 +142,12 @@ static enum error_code publish(struct registry *r, struct entry *e, const struct
     enum error_code code = registry_save(r, err);
     pthread_mutex_lock(&r->lock);
     e->changing = false;
-    if (code) {
-        if (make_default)
+    if (code) { /* nobody finds it any more, before give_up removes the entry either */
+        e->status = MODEL_LOADING;
+        e->current = NULL;
+        if (strcmp(r->default_id, e->id) == 0)
             memcpy(r->default_id, before, sizeof before);
-        served_drop(r, e->current);
+        served_drop(r, s); /* the entry's reference */
         served_drop(r, s);
     }
     pthread_mutex_unlock(&r->lock);
@@ -225,12 +227,13 @@ static enum error_code leave_service(struct registry *r, const char *id, struct 
     return ERROR_NONE;
 }
 
+/* Also while it is being closed. */
 static bool has_instance(const struct registry *r, uint64_t number)
 {
     const struct served *s = r->instances;
     while (s && s->number != number)
         s = s->next;
-    return s != NULL;
+    return s || r->closing_number == number;
 }
 
 /* Waits for the entry's users, removes it, and waits until its memory is free. With the lock held. */

@@ -81,6 +81,7 @@ struct registry {
     uint64_t n_instances;      /* that there ever were */
     uint64_t used_bytes;       /* of instances, and of loads that have begun */
     uint64_t closing_bytes;    /* of these, of the one that the reaper closes */
+    uint64_t closing_number;   /* its number, as it is not among the instances any more; 0 = none */
     unsigned n_changes;        /* that are at work */
     unsigned n_loads;          /* of these, that hold a slot */
     bool closing;

@@ -199,7 +199,7 @@ await test('convert: Qwen3 with a norm before each projection, and how it pools'
   const same = ['pooling_type', 'attention.key_length', 'attention.value_length', 'attention.head_count_kv', 'rope.freq_base'].map((key) => `qwen3.${key}`);
   for (const key of ['general.architecture', 'tokenizer.ggml.pre', 'tokenizer.ggml.add_eos_token', 'tokenizer.ggml.add_bos_token', 'tokenizer.ggml.eos_token_id', ...same])
     assert.deepEqual(back.keys[key], made.keys[key], key);
-  assert.match(ok('compat-check', file('back.gguf')), /can be served[^]*embeddings    pooling last, causal/);
+  assert.match(ok('compat-check', file('back.gguf')), /can be served[^]*embeddings    pooled by/);
   assert.match(ok('tokenize', '--model', file('back.gguf'), '--ids', '--add-special', '--file', file('qwen/tokenizer_config.json')), /\b1025\s*$/);
   fails(/q_proj.norm.weight is missing/, 'convert', checkpoint('short', one(tensors.filter((t) => t[0] !== 'layers.1.self_attn.q_proj.norm.weight')), changes), file('refused.gguf'));
 });

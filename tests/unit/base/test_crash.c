@@ -77,6 +77,44 @@ START_TEST(a_wrong_address)
 }
 END_TEST
 
+static void kill_oneself(void)
+{
+    kill(getpid(), SIGSEGV);
+}
+
+START_TEST(a_signal_that_was_sent)
+{
+    ck_assert_int_eq(dies(kill_oneself), SIGSEGV);
+    has("SIGSEGV: a wrong address, sent by process ");
+}
+END_TEST
+
+static void *fault(void *unused)
+{
+    wrong_address();
+    return unused;
+}
+
+/* As threads of the engine are started. */
+static void in_a_thread_without_signals(void)
+{
+    pthread_t thread;
+    sigset_t all;
+    sigfillset(&all);
+    crash_let_through(&all);
+    pthread_sigmask(SIG_SETMASK, &all, NULL);
+    pthread_create(&thread, NULL, fault, NULL);
+    pthread_join(thread, NULL);
+}
+
+START_TEST(a_thread_without_signals)
+{
+    ck_assert_int_eq(dies(in_a_thread_without_signals), SIGSEGV);
+    has("SIGSEGV: a wrong address, at 0xdead000\n");
+    has("=== end of the report ===\n");
+}
+END_TEST
+
 static void give_up(void)
 {
     abort();
@@ -171,5 +209,5 @@ START_TEST(the_list_has_bounds)
 }
 END_TEST
 
-SUITE("crash", a_wrong_address, each_signal, no_stack_left, the_list_has_bounds)
+SUITE("crash", a_wrong_address, a_signal_that_was_sent, a_thread_without_signals, each_signal, no_stack_left, the_list_has_bounds)
 #endif

@@ -4,6 +4,7 @@
 #include "tests/suite.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <math.h>
 #include <pthread.h>
 #include <unistd.h>
@@ -231,6 +232,26 @@ START_TEST(a_pipe_that_nobody_reads_holds_nothing_up)
 }
 END_TEST
 
+START_TEST(a_line_that_is_longer_than_the_room_holds_nothing_up)
+{
+    static char field[20000], text[65536];
+    int ends[2];
+    memset(field, 'x', sizeof field - 1);
+    ck_assert_int_eq(pipe(ends), 0);
+    ck_assert_int_eq(fcntl(ends[1], F_SETPIPE_SZ, 8192), 8192);
+    ck_assert_int_ge(dup2(ends[1], STDERR_FILENO), 0);
+    log_init(LOG_INFO, LOG_FORMAT_JSON);
+    log_info("test", "a long one", LOG_STR("field", field));
+    ck_assert_int_eq(read(ends[0], text, sizeof text), 8192);
+    log_info("test", "the next one");
+    ssize_t n = read(ends[0], text, sizeof text - 1);
+    text[n > 0 ? n : 0] = '\0';
+    ck_assert_msg(strncmp(text, "\n{", 2) == 0, "%s", text);
+    ck_assert_ptr_nonnull(strstr(text, "\"lines\":1}\n"));
+    ck_assert_ptr_nonnull(strstr(text, "\"the next one\"}\n"));
+}
+END_TEST
+
 START_TEST(lines_of_threads_do_not_mix)
 {
     capture(LOG_INFO, LOG_FORMAT_JSON);
@@ -280,7 +301,7 @@ END_TEST
 START_TEST(a_wrong_list_changes_nothing)
 {
     static const char *const wrong[] = {"", "loud", "info,", "info,debug", "=info", "rpc=", "rpc=info,,grpc=info", "rpc info",
-                                        "a23456789012345678901234567890123=info", "debugdebug"};
+                                        "a23456789012345678901234567890123=info", "debugdebug", "info,engin=debug"};
     log_init(LOG_WARN, LOG_FORMAT_JSON);
     for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
         struct error err = {0};
@@ -292,7 +313,7 @@ START_TEST(a_wrong_list_changes_nothing)
 }
 END_TEST
 
-SUITE("log", a_pipe_that_nobody_reads_holds_nothing_up, json_line, fields_are_optional, null_string_is_left_out, numbers_that_json_lacks_are_null,
+SUITE("log", a_pipe_that_nobody_reads_holds_nothing_up, a_line_that_is_longer_than_the_room_holds_nothing_up, json_line, fields_are_optional, null_string_is_left_out, numbers_that_json_lacks_are_null,
       text_line_quotes_what_is_no_word, auto_is_json_off_a_terminal, lower_levels_are_not_written, off_writes_nothing,
       fields_of_unwritten_lines_are_not_computed, components_have_their_own_level, component_table_has_an_end,
       level_names, a_list_sets_all_levels, a_wrong_list_changes_nothing, field_that_does_not_fit_is_left_out_whole, message_that_does_not_fit_is_named, errno_is_kept,

@@ -4,6 +4,8 @@
 
 #include "engine/registry/state.h"
 
+#include <stdatomic.h>
+
 static struct registry_options with_state(void)
 {
     struct registry_options o = options();
@@ -68,6 +70,7 @@ START_TEST(a_missing_model)
     registry_list_free(list, n);
     struct served *s;
     ck_assert_int_eq(registry_acquire(r, "c", &s, &err), ERROR_MODEL_NOT_FOUND);
+    ck_assert_ptr_nonnull(strstr(err.message, "the model \"c\" did not load: cannot open"));
     ck_assert(!registry_set_default(r, "tales", &err)); /* writes: it is not forgotten */
     registry_close(r);
     tales("c.gguf");
@@ -176,4 +179,53 @@ START_TEST(state_cannot_be_written)
 }
 END_TEST
 
-SUITE("restore", as_it_was, a_missing_model, a_missing_default, another_operators_model, no_longer_allowed, torn, state_cannot_be_written)
+struct asking {
+    struct registry *r;
+    atomic_bool over;
+    atomic_uint n_got;
+};
+
+/* Takes the model whenever it is there, and uses it. */
+static void *ask_for_d(void *arg)
+{
+    struct asking *a = arg;
+    while (!atomic_load(&a->over)) {
+        struct served *s;
+        usleep(20); /* or others hardly get the lock */
+        if (registry_acquire(a->r, "d", &s, NULL))
+            continue;
+        a->n_got += strcmp(served_id(s), "d") == 0 && engine_model(served_engine(s))->vocab_size > 0;
+        served_release(s);
+    }
+    return NULL;
+}
+
+/* A model that is served until it turns out that it cannot be remembered: who got it keeps it, nobody gets what is gone. */
+START_TEST(taken_back_while_it_is_asked_for)
+{
+    struct registry_options o = options();
+    o.engine.null_model = &(struct null_options){0};
+    o.state_file = at("state");
+    const char *path = tales("c.gguf");
+    struct asking a = {.r = open_registry(&o)};
+    struct error err = {0};
+    pthread_t threads[3];
+    mkdir(at("state.new"), 0755);
+    for (int i = 0; i < 3; i++)
+        ck_assert(!pthread_create(&threads[i], NULL, ask_for_d, &a));
+    for (int i = 0; i < 20; i++) {
+        const struct load_request q = {.path = path, .id = "d", .make_default = true};
+        struct load_result result;
+        ck_assert_int_eq(registry_load(a.r, &q, &result, &err), ERROR_INTERNAL);
+        ck_assert_ptr_null(result.served);
+        expect_listed(a.r, "*null-model:active");
+    }
+    atomic_store(&a.over, true);
+    for (int i = 0; i < 3; i++)
+        pthread_join(threads[i], NULL);
+    rmdir(at("state.new"));
+    registry_close(a.r);
+}
+END_TEST
+
+SUITE("restore", taken_back_while_it_is_asked_for, as_it_was, a_missing_model, a_missing_default, another_operators_model, no_longer_allowed, torn, state_cannot_be_written)
