@@ -126,7 +126,10 @@ static void on_crash(int number, siginfo_t *info, void *context)
     put(about_program);
     put("\n");
     put(name_of(number));
-    if (number != SIGABRT) {
+    if (info->si_code == SI_USER) { /* by kill: there is no address then, and perhaps no fault */
+        put(", sent by process ");
+        put_number((uint64_t)info->si_pid, 10);
+    } else if (number != SIGABRT) {
         put(", at 0x");
         put_number((uintptr_t)info->si_addr, 16);
     }

@@ -92,6 +92,16 @@ int log_level_from_name(const char *name)
     return -1;
 }
 
+/* Whose lines there are, in either process. */
+static bool is_component(const char *name)
+{
+    static const char *const components[] = {"engine", "gateway", "grpc", "latency", "registry", "rpc", "service", "trace"};
+    for (size_t i = 0; i < sizeof components / sizeof *components; i++)
+        if (strcmp(components[i], name) == 0)
+            return true;
+    return false;
+}
+
 /* One part of a list: "level" or "component=level"; component is "" for the former. */
 static enum error_code read_part(const char *part, size_t n, char component[MAX_NAME_BYTES + 1], int *level, struct error *err)
 {
@@ -108,6 +118,10 @@ static enum error_code read_part(const char *part, size_t n, char component[MAX_
                                (int)(n < 64 ? n : 64), part);
     memcpy(component, part, n_component);
     component[n_component] = '\0';
+    if (n_component > 0 && !is_component(component))
+        return error_set_param(err, ERROR_VALIDATION_FAILED, "log-level",
+                               "log-level: expected a component (engine, gateway, grpc, latency, registry, rpc, service, trace), found \"%s\"",
+                               component);
     return ERROR_NONE;
 }
 

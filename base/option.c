@@ -260,8 +260,8 @@ static enum error_code apply_line(const struct option_table *table, char *line, 
     }
     const struct option_def *def = find(table, name, strlen(name));
     if (!def)
-        return error_set_param(err, ERROR_VALIDATION_FAILED, name, "%s:%zu: %s has no option '%s'", path, number,
-                               table->program, name);
+        return error_set_param(err, ERROR_VALIDATION_FAILED, name, "%s:%zu: there is no option '%s'", path, number,
+                               name);
     char where[WHERE_BYTES];
     snprintf(where, sizeof where, "%s:%zu: %s", path, number, name);
     if (def->flag_only)
@@ -358,7 +358,7 @@ static enum error_code read_flag(const struct option_table *table, int argc, cha
     bool is_config = n_name == 6 && memcmp(name, "config", 6) == 0;
     const struct option_def *def = is_config ? NULL : find(table, name, n_name);
     if (strncmp(arg, "--", 2) != 0 || (!def && !is_config))
-        return error_set_param(err, ERROR_VALIDATION_FAILED, arg, "%s has no option '%.*s'; see --help", table->program,
+        return error_set_param(err, ERROR_VALIDATION_FAILED, arg, "there is no option '%.*s'",
                                (int)(equals ? equals - arg : (ptrdiff_t)strlen(arg)), arg);
     if (def && def->secret) {
         char variable[OPTION_NAME_BYTES];

@@ -120,6 +120,12 @@ static const char *rope_name(enum rope_style style)
     return style == ROPE_NEOX ? "neox" : "norm";
 }
 
+static const char *pooling_name(enum pooling pooling)
+{
+    static const char *const names[] = {[POOLING_NONE] = "none", [POOLING_MEAN] = "mean", [POOLING_CLS] = "cls", [POOLING_LAST] = "last"};
+    return names[pooling];
+}
+
 /* Text of a string key, or `missing`. */
 static const char *string_key(const struct gguf *g, const char *name, char text[GGUF_TEXT_BYTES], const char *missing)
 {
@@ -174,6 +180,9 @@ static void text_model(const struct report *r, struct buffer *out)
                   s->ffn_dim, act_name(s->ffn_act), s->vocab_size, s->context_length);
     buffer_printf(out, "  attention     %u heads of %u, %u KV heads; rotation %s over %u, base %g\n", s->n_heads,
                   s->head_dim, s->n_kv_heads, rope_name(s->rope_style), s->rope_dims, s->rope_freq_base);
+    if (s->pooling != POOLING_NONE)
+        buffer_printf(out, "  embeddings    pooled by %s%s; it generates nothing\n", pooling_name(s->pooling),
+                      s->causal ? "" : ", each token sees the whole text");
     buffer_printf(out, "  memory        weights %.1f MB, KV cache %.1f KB a position\n", (double)r->tensor_bytes / 1e6,
                   (double)kv_position_bytes(s) / 1e3);
 }
@@ -274,6 +283,7 @@ static void json_model(const struct report *r, struct buffer *out)
         s->rope_freq_base, s->rope_dims);
     json_string(out, false, "rope_style", rope_name(s->rope_style));
     json_string(out, false, "ffn_activation", act_name(s->ffn_act));
+    json_string(out, false, "pooling", pooling_name(s->pooling));
     buffer_printf(out, ",\"sub_norms\":%s,\"weight_bytes\":%" PRIu64 ",\"kv_bytes_per_position\":%zu}",
                   s->has_sub_norms ? "true" : "false", r->tensor_bytes, kv_position_bytes(s));
 }

@@ -117,10 +117,10 @@ enum error_code auth_open(const struct jwt_options *jwt, const char *api_keys, s
     a->jwt_file.path = given(jwt->jwks_file) ? jwt->jwks_file : given(jwt->key_file) ? jwt->key_file : NULL;
     a->keys_file.path = given(api_keys) ? api_keys : NULL;
     a->enabled = a->jwt_file.path || a->keys_file.path;
-    if (a->jwt_file.path)
-        code = load_jwt(a, err);
-    if (code == ERROR_NONE && a->keys_file.path)
-        code = load_keys(a, err);
+    if (a->jwt_file.path && (code = load_jwt(a, err)) != ERROR_NONE)
+        error_prefix(err, given(jwt->jwks_file) ? "--jwt-jwks" : "--jwt-key");
+    if (code == ERROR_NONE && a->keys_file.path && (code = load_keys(a, err)) != ERROR_NONE)
+        error_prefix(err, "--api-keys");
     if (code == ERROR_NONE)
         *out = a;
     else

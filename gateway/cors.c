@@ -31,7 +31,7 @@ enum error_code cors_check(const char *origins, struct error *err)
         size_t n = strcspn(p, " ,");
         if (!origin_valid(p, n))
             return error_set(err, ERROR_VALIDATION_FAILED,
-                             "cors-origins: expected origins such as https://app.example:8443 in lower case, without a "
+                             "--cors-origins: expected origins such as https://app.example:8443 in lower case, without a "
                              "path, or * alone, found %.*s",
                              (int)(n < 128 ? n : 128), p);
         p += n;

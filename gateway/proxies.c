@@ -104,7 +104,7 @@ enum error_code proxies_open(const char *list, bool forwarded, struct proxies **
         bool local = n == 4 && memcmp(one, "unix", 4) == 0;
         if (!local && (p->n == MAX_NETWORKS || !parse_network(one, n, &p->networks[p->n]))) {
             error_set(err, ERROR_VALIDATION_FAILED,
-                      "trusted-proxies: expected at most %d of ADDRESS, ADDRESS/BITS or unix, found %.*s", MAX_NETWORKS,
+                      "--trusted-proxies: expected at most %d of ADDRESS, ADDRESS/BITS or unix, found %.*s", MAX_NETWORKS,
                       (int)(n < 64 ? n : 64), one);
             free(p);
             return ERROR_VALIDATION_FAILED;

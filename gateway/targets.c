@@ -12,7 +12,7 @@
 
 static enum error_code refuse(const char *text, size_t n, struct error *err)
 {
-    return error_set_param(err, ERROR_VALIDATION_FAILED, "engine", "engine: " EXPECTED ", found \"%.*s\"",
+    return error_set_param(err, ERROR_VALIDATION_FAILED, "engine", "--engine: " EXPECTED ", found \"%.*s\"",
                            (int)(n < 200 ? n : 200), text);
 }
 
@@ -83,14 +83,14 @@ enum error_code targets_parse(const char *text, struct target out[TARGETS_MAX], 
         while (n_text > 0 && p[n_text - 1] == ' ')
             n_text--;
         if (*n == TARGETS_MAX)
-            return error_set_param(err, ERROR_VALIDATION_FAILED, "engine", "engine: expected at most %d targets",
+            return error_set_param(err, ERROR_VALIDATION_FAILED, "engine", "--engine: expected at most %d targets",
                                    TARGETS_MAX);
         snprintf(one, sizeof one, "%.*s", (int)n_text, p);
         if (n_text >= sizeof one || !parse_one(one, &out[*n]))
             return refuse(p, n_text, err);
         for (size_t i = 0; i < *n; i++)
             if (same(&out[i], &out[*n]))
-                return error_set_param(err, ERROR_VALIDATION_FAILED, "engine", "engine: %.200s is named twice", one);
+                return error_set_param(err, ERROR_VALIDATION_FAILED, "engine", "--engine: %.200s is named twice", one);
         ++*n;
         p += n_one;
         if (*p == '\0')

@@ -42,7 +42,6 @@ struct rope {
  * n = 0. */
 struct backend_ops {
     void (*close)(struct backend *be); /* all but the pool */
-    void (*spare)(struct backend *be); /* NULL: no CPU is taken from others */
     void *(*alloc)(struct backend *be, size_t n_bytes);
     void (*free)(struct backend *be, void *dev);
     void (*upload)(struct backend *be, void *dev, const void *host, size_t n_bytes);
@@ -84,6 +83,7 @@ struct backend_ops {
     /* Makes room for what operations on a matrix of another backend of these operations need; NULL: it cannot be read. */
     bool (*ternary_share)(struct backend *be, const struct ternary *w);
     bool has_kv_int8; /* attention reads KV_INT8 */
+    void (*spare)(struct backend *be); /* NULL: no CPU is taken from others */
 };
 
 /* The CPU: always there. */

@@ -8,6 +8,7 @@
 #include <stdatomic.h>
 #include <stdio.h>
 #include <sys/resource.h>
+#include <time.h>
 #include <unistd.h>
 
 #define SAMPLE_NS (10 * CLOCK_NS_PER_MS) /* so that steps of microseconds do not pay for it */
@@ -65,10 +66,11 @@ static int64_t wait_ns_now(void)
 static struct usage usage_now(int64_t now_ns)
 {
     struct rusage r;
+    struct timespec cpu;
     getrusage(RUSAGE_THREAD, &r);
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &cpu); /* rusage's is up to a tick behind */
     return (struct usage){.at_ns = now_ns,
-                          .cpu_ns = (r.ru_utime.tv_sec + r.ru_stime.tv_sec) * CLOCK_NS_PER_S +
-                                    (r.ru_utime.tv_usec + r.ru_stime.tv_usec) * 1000,
+                          .cpu_ns = cpu.tv_sec * CLOCK_NS_PER_S + cpu.tv_nsec,
                           .wait_ns = wait_ns_now(),
                           .n_major_faults = r.ru_majflt,
                           .n_minor_faults = r.ru_minflt,

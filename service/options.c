@@ -165,7 +165,10 @@ enum error_code options_check(const struct service_config *c, struct error *err)
     enum error_code code = check_tls(c, err);
     for (const char *p = c->listen; !code && *p; p += strcspn(p, ",") + (p[strcspn(p, ",")] == ',')) {
         p += strspn(p, " ");
-        if (options_public_address(p) && !c->tls_cert && !c->allow_insecure_public)
+        if (!memchr(p, ':', strcspn(p, ",")) && *p != ',' && *p)
+            code = error_set_param(err, ERROR_VALIDATION_FAILED, "listen",
+                                   "--listen: expected HOST:PORT, [IPv6]:PORT or unix:/PATH, found \"%.*s\"", (int)strcspn(p, ","), p);
+        else if (options_public_address(p) && !c->tls_cert && !c->allow_insecure_public)
             code =
                 error_set_param(err, ERROR_VALIDATION_FAILED, "listen",
                                 "--listen: expected TLS (--tls-cert and --tls-key) or --allow-insecure-public, found "

@@ -148,6 +148,11 @@ check_library base base -- -lm -lpthread
 check_library kernels kernels base -- -lm -lpthread -ldl $(optional -lnuma)
 check_library engine engine kernels base -- -lm -lpthread -ldl $(optional -lnuma) $(optional -lpcre2-8)
 
+# --log-level takes the components that lines are of, and no others.
+unknown=$(grep -rhoE --include='*.c' 'log_(debug|info|warn|error)\("[a-z]+"' $folders | sed 's/.*"\(.*\)"/\1/' | sort -u | grep -vE '^(test|x)$' |
+    while read -r name; do sed -n '/^static bool is_component/,/^}/p' base/log.c | grep -q "\"$name\"" || echo "$name"; done)
+[ -z "$unknown" ] && echo "ok components of the log are known" || echo "not ok components of the log are known: $unknown"
+
 echo 'int SSL_new(void); int planted(void); int planted(void) { return SSL_new(); }' >"$work/planted.c"
 "${cc[@]}" -c -o "$work/planted.o" "$work/planted.c" && ar rcs "$work/libplanted.a" "$work/planted.o"
 if links "$work/libplanted.a" -- -lm -lpthread -ldl; then

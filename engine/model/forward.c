@@ -4,6 +4,8 @@
  *   x = embed(ids)
  *   per layer:  h = norm(x)  -> q k v -> rope -> cache -> attention -> [sub norm] -> o    -> x += o
  *               h = norm(x)  -> gate up -> activation            -> [sub norm] -> down -> x += down
+ *   Of a shape with input norms a projection reads its own norm of h, and each head of q and k is normalised before it is rotated:
+ *               h = norm(x)  -> q k v of norm_q(h) norm_k(h) norm_v(h) -> head norm of q k -> rope; gate up of norm_gate(h) norm_up(h)
  *   logits = head(norm(x)) of the rows that want them; of a model that pools norm(x)
  *
  * Activations enter a ternary product quantised to int8, once for all matrices that read them. Scratch is made once, in
@@ -21,6 +23,7 @@ struct forward {
     const int32_t *positions; /* the step's: batch->positions or attended */
     float *scratch;         /* dev: the buffers below, one after the other */
     float *x, *h;           /* [max_rows][dim] */
+    float *normed;          /* [max_rows][dim] of a shape with input norms: what a projection reads */
     float *q, *att;         /* [max_rows][n_heads * head_dim] */
     float *k, *v;           /* [max_rows][n_kv_heads * head_dim] */
     float *gate, *up;       /* [max_rows][ffn_dim] */
@@ -43,6 +46,7 @@ static size_t lay_out(struct forward *f, float *base)
     } buffers[] = {
         {&f->x, s->dim},
         {&f->h, s->dim},
+        {&f->normed, s->has_input_norms ? s->dim : 0},
         {&f->q, tensor_size(s, SIZE_Q)},
         {&f->att, tensor_size(s, SIZE_Q)},
         {&f->k, tensor_size(s, SIZE_KV)},
@@ -101,15 +105,40 @@ size_t forward_memory_bytes(const struct forward *f)
     return f->memory_bytes;
 }
 
+/* y = w of x's own norm, of a shape with input norms; x [n][dim]. */
+static void project_normed(struct forward *f, const float *x, const float *norm, const struct ternary *w, size_t n, float *y)
+{
+    const struct model_shape *s = &f->model->shape;
+    struct backend *be = f->model->backend;
+    op_norm_quantize(be, x, norm, s->norm_eps, n, s->dim, f->normed, &f->act);
+    op_matmul(be, &w, &y, 1, &f->act, n);
+}
+
+static void project_normed_heads(struct forward *f, const struct model_layer *w, size_t n)
+{
+    const struct model_shape *s = &f->model->shape;
+    struct backend *be = f->model->backend;
+    op_rmsnorm(be, f->x, w->attn_norm, s->norm_eps, n, s->dim, f->h);
+    project_normed(f, f->h, w->q_norm, w->q, n, f->q);
+    project_normed(f, f->h, w->k_norm, w->k, n, f->k);
+    project_normed(f, f->h, w->v_norm, w->v, n, f->v);
+    op_rmsnorm(be, f->q, w->q_head_norm, s->norm_eps, n * s->n_heads, s->head_dim, f->q);
+    op_rmsnorm(be, f->k, w->k_head_norm, s->norm_eps, n * s->n_kv_heads, s->head_dim, f->k);
+}
+
 /* Up to the layer's K and V in the cache. */
 static void project(struct forward *f, const struct kv_cache *kv, size_t layer, const struct batch_view *batch)
 {
     const struct model_shape *s = &f->model->shape;
     const struct model_layer *w = &f->model->layers[layer];
     struct backend *be = f->model->backend;
-    op_norm_quantize(be, f->x, w->attn_norm, s->norm_eps, batch->n, s->dim, f->h, &f->act);
-    op_matmul(be, (const struct ternary *const[]){w->q, w->k, w->v}, (float *const[]){f->q, f->k, f->v}, 3, &f->act,
-              batch->n);
+    if (s->has_input_norms) {
+        project_normed_heads(f, w, batch->n);
+    } else {
+        op_norm_quantize(be, f->x, w->attn_norm, s->norm_eps, batch->n, s->dim, f->h, &f->act);
+        op_matmul(be, (const struct ternary *const[]){w->q, w->k, w->v}, (float *const[]){f->q, f->k, f->v}, 3, &f->act,
+                  batch->n);
+    }
     op_rope(be, f->model->rope, f->q, batch->n, s->n_heads, s->head_dim, batch->positions);
     op_rope(be, f->model->rope, f->k, batch->n, s->n_kv_heads, s->head_dim, batch->positions);
     op_kv_write(be, kv, layer, batch, f->k, f->v);
@@ -148,8 +177,14 @@ static void feed_forward(struct forward *f, size_t layer, size_t first, size_t n
     const struct model_layer *w = &f->model->layers[layer];
     struct backend *be = f->model->backend;
     float *x = f->x + first * s->dim;
-    op_norm_quantize(be, x, w->ffn_norm, s->norm_eps, n, s->dim, f->h, &f->act);
-    op_matmul(be, (const struct ternary *const[]){w->gate, w->up}, (float *const[]){f->gate, f->up}, 2, &f->act, n);
+    if (s->has_input_norms) {
+        op_rmsnorm(be, x, w->ffn_norm, s->norm_eps, n, s->dim, f->h);
+        project_normed(f, f->h, w->gate_norm, w->gate, n, f->gate);
+        project_normed(f, f->h, w->up_norm, w->up, n, f->up);
+    } else {
+        op_norm_quantize(be, x, w->ffn_norm, s->norm_eps, n, s->dim, f->h, &f->act);
+        op_matmul(be, (const struct ternary *const[]){w->gate, w->up}, (float *const[]){f->gate, f->up}, 2, &f->act, n);
+    }
     op_ffn_quantize(be, s->ffn_act, f->gate, f->up, w->ffn_sub_norm, s->norm_eps, n, s->ffn_dim, f->gate, &f->act);
     op_matmul(be, (const struct ternary *const[]){w->down}, &f->h, 1, &f->act, n);
     op_add(be, x, f->h, n * s->dim);

@@ -88,7 +88,7 @@ static enum error_code bind_layer(struct model *m, size_t layer, const struct mo
         char *slot = (char *)&m->layers[layer] + t->offset;
         char name[TENSOR_NAME_BYTES];
         enum error_code code;
-        if (t->sub_norm && !m->shape.has_sub_norms)
+        if (!layer_tensor_in(&m->shape, t))
             continue;
         layer_tensor_name(layer, t, name);
         if (t->role == ROLE_VECTOR)
@@ -208,6 +208,8 @@ static void close_layer(struct model *m, struct model_layer *layer)
 {
     for (size_t i = 0; i < n_layer_tensors; i++) {
         void *slot = (char *)layer + layer_tensors[i].offset;
+        if (!layer_tensor_in(&m->shape, &layer_tensors[i]))
+            continue;
         if (layer_tensors[i].role == ROLE_VECTOR)
             backend_free(m->backend, *(float **)slot);
         else if (*(struct ternary **)slot)

@@ -8,7 +8,7 @@
 #include "engine/engine.h"
 #include "engine/model/gguf.h"
 
-enum model_arch { ARCH_BITNET_B158, ARCH_BITNET, ARCH_LLAMA };
+enum model_arch { ARCH_BITNET_B158, ARCH_BITNET, ARCH_LLAMA, ARCH_QWEN3 };
 
 /* What becomes of the rows of a text: with POOLING_NONE logits, else one vector, with the numbers of GGUF's key. */
 enum pooling { POOLING_NONE, POOLING_MEAN, POOLING_CLS, POOLING_LAST };
@@ -22,13 +22,17 @@ struct model_shape {
     float norm_eps;
     enum rope_style rope_style;
     enum ffn_act ffn_act;
-    bool has_sub_norms;
+    bool has_sub_norms;   /* a norm before o and down */
+    bool has_input_norms; /* one before each projection, over that of the block; and one of each head of q and k */
     enum pooling pooling;
     bool causal; /* a row attends to the positions up to its own; else to all of its text, which is then computed in one step */
 };
 
 struct model_layer {
-    float *attn_norm, *attn_sub_norm, *ffn_norm, *ffn_sub_norm; /* dev [dim], [dim], [dim], [ffn_dim]; sub norms may be NULL */
+    float *attn_norm, *ffn_norm;         /* dev [dim] */
+    float *attn_sub_norm, *ffn_sub_norm; /* dev [n_heads * head_dim], [ffn_dim]: of what o and down read; NULL where the shape has neither */
+    float *q_norm, *k_norm, *v_norm, *gate_norm, *up_norm; /* dev [dim]: of what that projection reads; NULL without has_input_norms */
+    float *q_head_norm, *k_head_norm;                      /* dev [head_dim]: of each head, before rotation; likewise */
     struct ternary *q, *k, *v, *o, *gate, *up, *down;
 };
 

@@ -13,27 +13,35 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define LAYER(field, role_, cols_, rows_, sub)                                                                         \
+#define LAYER_AS(name_, field, role_, cols_, rows_, where_)                                                            \
     {                                                                                                                  \
-#field, role_, cols_, rows_, offsetof(struct model_layer, field), sub                                          \
+        name_, role_, cols_, rows_, offsetof(struct model_layer, field), where_                                        \
     }
-#define LAYER_AS(name_, field, role_, cols_, rows_)                                                                    \
-    {                                                                                                                  \
-        name_, role_, cols_, rows_, offsetof(struct model_layer, field), false                                         \
-    }
+#define NORM(name_, field, cols_, where_) LAYER_AS(name_, field, ROLE_VECTOR, cols_, SIZE_ONE, where_)
+#define TERNARY(name_, field, cols_, rows_) LAYER_AS(name_, field, ROLE_TERNARY, cols_, rows_, IN_ALL)
 
+/* What o and down read is normalised in the same place by both kinds of norms: they share a field. */
 const struct layer_tensor layer_tensors[] = {
-    LAYER(attn_norm, ROLE_VECTOR, SIZE_DIM, SIZE_ONE, false),
-    LAYER_AS("attn_q", q, ROLE_TERNARY, SIZE_DIM, SIZE_Q),
-    LAYER_AS("attn_k", k, ROLE_TERNARY, SIZE_DIM, SIZE_KV),
-    LAYER_AS("attn_v", v, ROLE_TERNARY, SIZE_DIM, SIZE_KV),
-    LAYER(attn_sub_norm, ROLE_VECTOR, SIZE_Q, SIZE_ONE, true),
-    LAYER_AS("attn_output", o, ROLE_TERNARY, SIZE_Q, SIZE_DIM),
-    LAYER(ffn_norm, ROLE_VECTOR, SIZE_DIM, SIZE_ONE, false),
-    LAYER_AS("ffn_gate", gate, ROLE_TERNARY, SIZE_DIM, SIZE_FFN),
-    LAYER_AS("ffn_up", up, ROLE_TERNARY, SIZE_DIM, SIZE_FFN),
-    LAYER(ffn_sub_norm, ROLE_VECTOR, SIZE_FFN, SIZE_ONE, true),
-    LAYER_AS("ffn_down", down, ROLE_TERNARY, SIZE_FFN, SIZE_DIM),
+    NORM("attn_norm", attn_norm, SIZE_DIM, IN_ALL),
+    NORM("attn_q_norm_in", q_norm, SIZE_DIM, IN_INPUT_NORMS),
+    TERNARY("attn_q", q, SIZE_DIM, SIZE_Q),
+    NORM("attn_k_norm_in", k_norm, SIZE_DIM, IN_INPUT_NORMS),
+    TERNARY("attn_k", k, SIZE_DIM, SIZE_KV),
+    NORM("attn_v_norm_in", v_norm, SIZE_DIM, IN_INPUT_NORMS),
+    TERNARY("attn_v", v, SIZE_DIM, SIZE_KV),
+    NORM("attn_q_norm", q_head_norm, SIZE_HEAD, IN_INPUT_NORMS),
+    NORM("attn_k_norm", k_head_norm, SIZE_HEAD, IN_INPUT_NORMS),
+    NORM("attn_sub_norm", attn_sub_norm, SIZE_Q, IN_SUB_NORMS),
+    NORM("attn_output_norm_in", attn_sub_norm, SIZE_Q, IN_INPUT_NORMS),
+    TERNARY("attn_output", o, SIZE_Q, SIZE_DIM),
+    NORM("ffn_norm", ffn_norm, SIZE_DIM, IN_ALL),
+    NORM("ffn_gate_norm_in", gate_norm, SIZE_DIM, IN_INPUT_NORMS),
+    TERNARY("ffn_gate", gate, SIZE_DIM, SIZE_FFN),
+    NORM("ffn_up_norm_in", up_norm, SIZE_DIM, IN_INPUT_NORMS),
+    TERNARY("ffn_up", up, SIZE_DIM, SIZE_FFN),
+    NORM("ffn_sub_norm", ffn_sub_norm, SIZE_FFN, IN_SUB_NORMS),
+    NORM("ffn_down_norm_in", ffn_sub_norm, SIZE_FFN, IN_INPUT_NORMS),
+    TERNARY("ffn_down", down, SIZE_FFN, SIZE_DIM),
 };
 const size_t n_layer_tensors = sizeof layer_tensors / sizeof layer_tensors[0];
 
@@ -44,13 +52,26 @@ static const struct {
     enum model_arch arch;
     enum rope_style rope_style;
     enum ffn_act ffn_act;
-    bool has_sub_norms;
+    bool has_sub_norms, has_input_norms;
 } architectures[] = {
-    {"bitnet-b1.58", ARCH_BITNET_B158, ROPE_NEOX, FFN_RELU2, true},
-    {"bitnet-25", ARCH_BITNET_B158, ROPE_NEOX, FFN_RELU2, true},
-    {"bitnet", ARCH_BITNET, ROPE_NEOX, FFN_SILU, true},
-    {"llama", ARCH_LLAMA, ROPE_NORM, FFN_SILU, false},
+    {"bitnet-b1.58", ARCH_BITNET_B158, ROPE_NEOX, FFN_RELU2, true, false},
+    {"bitnet-25", ARCH_BITNET_B158, ROPE_NEOX, FFN_RELU2, true, false},
+    {"bitnet", ARCH_BITNET, ROPE_NEOX, FFN_SILU, true, false},
+    {"llama", ARCH_LLAMA, ROPE_NORM, FFN_SILU, false, false},
+    {"qwen3", ARCH_QWEN3, ROPE_NEOX, FFN_SILU, false, true},
 };
+
+/* Of ternary models that are published, those that another block is missing for. */
+static const struct {
+    const char *name, *missing;
+} not_served[] = {
+    {"gemma3", "its GELU, its norms after attention and FFN, its scaled embedding and its sliding window are not there"},
+};
+
+bool layer_tensor_in(const struct model_shape *s, const struct layer_tensor *t)
+{
+    return t->where == IN_ALL || (t->where == IN_SUB_NORMS ? s->has_sub_norms : s->has_input_norms);
+}
 
 char *layer_tensor_name(size_t layer, const struct layer_tensor *t, char out[TENSOR_NAME_BYTES])
 {
@@ -91,6 +112,8 @@ size_t tensor_size(const struct model_shape *s, enum tensor_size size)
         return 1;
     case SIZE_DIM:
         return s->dim;
+    case SIZE_HEAD:
+        return s->head_dim;
     case SIZE_Q:
         return (size_t)s->n_heads * s->head_dim;
     case SIZE_KV:
@@ -116,6 +139,11 @@ struct tensor_view tensor_view_of(const struct gguf *g, const struct gguf_tensor
 
 /* ---- keys ------------------------------------------------------------------------------------------------------ */
 
+static bool name_is(struct gguf_string name, const char *text)
+{
+    return name.n_bytes == strlen(text) && memcmp(name.data, text, name.n_bytes) == 0;
+}
+
 static enum error_code read_architecture(const struct gguf *g, struct model_shape *s, struct error *err)
 {
     struct gguf_string name;
@@ -128,20 +156,24 @@ static enum error_code read_architecture(const struct gguf *g, struct model_shap
                                "key general.architecture is missing");
     }
     for (size_t i = 0; i < sizeof architectures / sizeof architectures[0]; i++) {
-        if (name.n_bytes != strlen(architectures[i].name) ||
-            memcmp(name.data, architectures[i].name, name.n_bytes) != 0)
+        if (!name_is(name, architectures[i].name))
             continue;
         s->arch = architectures[i].arch;
         s->rope_style = architectures[i].rope_style;
         s->ffn_act = architectures[i].ffn_act;
         s->has_sub_norms = architectures[i].has_sub_norms;
+        s->has_input_norms = architectures[i].has_input_norms;
         snprintf(s->arch_name, sizeof s->arch_name, "%s", architectures[i].name);
         return ERROR_NONE;
     }
+    const char *missing = NULL;
+    for (size_t i = 0; i < sizeof not_served / sizeof not_served[0]; i++)
+        if (name_is(name, not_served[i].name))
+            missing = not_served[i].missing;
     return error_set_param(err, ERROR_MODEL_LOAD_FAILED, "general.architecture",
-                           "key general.architecture: expected bitnet-b1.58, bitnet-25, bitnet or llama (with ternary "
-                           "weights), found %s",
-                           gguf_text(name, text));
+                           "key general.architecture: expected bitnet-b1.58, bitnet-25, bitnet, llama or qwen3 (with "
+                           "ternary weights), found %s%s%s",
+                           gguf_text(name, text), missing ? ": " : "", missing ? missing : "");
 }
 
 /* A number of the architecture: "<arch>.<suffix>", required unless *out has a default, from min to max. */
@@ -331,7 +363,7 @@ static enum error_code check_layers(const struct gguf *g, const struct model_sha
         for (size_t i = 0; i < n_layer_tensors; i++) {
             const struct layer_tensor *t = &layer_tensors[i];
             char name[TENSOR_NAME_BYTES];
-            if (t->sub_norm && !s->has_sub_norms)
+            if (!layer_tensor_in(s, t))
                 continue;
             float scale;
             enum error_code code = check_tensor(g, layer_tensor_name(layer, t, name), t->role, tensor_size(s, t->cols),
@@ -341,11 +373,6 @@ static enum error_code check_layers(const struct gguf *g, const struct model_sha
         }
     }
     return ERROR_NONE;
-}
-
-static bool name_is(struct gguf_string name, const char *text)
-{
-    return name.n_bytes == strlen(text) && memcmp(name.data, text, name.n_bytes) == 0;
 }
 
 static bool tensor_known(const struct model_shape *s, struct gguf_string name)
@@ -364,7 +391,7 @@ static bool tensor_known(const struct model_shape *s, struct gguf_string name)
     if (layer >= s->n_layers)
         return false;
     for (size_t i = 0; i < n_layer_tensors; i++)
-        if ((s->has_sub_norms || !layer_tensors[i].sub_norm) &&
+        if (layer_tensor_in(s, &layer_tensors[i]) &&
             (strcmp(text, layer_tensor_name(layer, &layer_tensors[i], expected)) == 0 ||
              (layer_tensors[i].role == ROLE_TERNARY &&
               strcmp(text, layer_scale_name(layer, &layer_tensors[i], expected)) == 0)))

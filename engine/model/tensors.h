@@ -7,8 +7,10 @@
 
 #include "engine/model/model.h"
 
-enum tensor_size { SIZE_ONE, SIZE_DIM, SIZE_Q, SIZE_KV, SIZE_FFN, SIZE_VOCAB };
+enum tensor_size { SIZE_ONE, SIZE_DIM, SIZE_HEAD, SIZE_Q, SIZE_KV, SIZE_FFN, SIZE_VOCAB };
 enum tensor_role { ROLE_VECTOR, ROLE_TERNARY, ROLE_DENSE };
+/* Which shapes have a tensor: all, those with sub norms, those with a norm before each projection. */
+enum tensor_where { IN_ALL, IN_SUB_NORMS, IN_INPUT_NORMS };
 
 /* A tensor of every layer: blk.N.<name>.weight. */
 struct layer_tensor {
@@ -16,10 +18,13 @@ struct layer_tensor {
     enum tensor_role role;
     enum tensor_size cols, rows; /* rows SIZE_ONE for vectors */
     size_t offset;               /* of the pointer in struct model_layer */
-    bool sub_norm;               /* only where the shape has sub norms */
+    enum tensor_where where;
 };
 extern const struct layer_tensor layer_tensors[];
 extern const size_t n_layer_tensors;
+
+/* Whether layers of this shape have the tensor. */
+bool layer_tensor_in(const struct model_shape *s, const struct layer_tensor *t);
 
 #define TENSOR_NAME_BYTES 64
 /* Writes "blk.N.<name>.weight"; returns `out`. */

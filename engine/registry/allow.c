@@ -48,7 +48,7 @@ static bool may_tell(const char *dirs, const char *path)
 static enum error_code forbid(const char *path, struct error *err)
 {
     return error_set_param(err, ERROR_AUTHORIZATION_FAILED, "path",
-                           "expected a file in one of the directories that models may be loaded from, found %.256s", path);
+                           "expected a file in one of the folders of --model-dirs once links are resolved, found %.256s", path);
 }
 
 /* Refuses what is no regular file, which must not even be opened. */

@@ -101,12 +101,22 @@ void entry_remove(struct registry *r, struct entry *e)
 
 enum error_code entry_missing(const struct registry *r, const char *name, struct error *err)
 {
-    char there[320] = "";
-    size_t n = 0;
-    for (const struct entry *e = r->entries; e && n < sizeof there - 1; e = e->next)
-        if (e->status == MODEL_ACTIVE)
-            n += (size_t)snprintf(there + n, sizeof there - n, "%s\"%s\"", n ? ", " : "", e->id);
-    return error_set_param(err, ERROR_MODEL_NOT_FOUND, "model", "there is no model \"%.64s\"; %s is served", name, there);
+    const struct entry *there = *name ? entry_match(r, name) : NULL;
+    char ids[320] = "";
+    size_t n = 0, n_ids = 0;
+    if (there && there->status != MODEL_ACTIVE)
+        return error_set_param(err, ERROR_MODEL_NOT_FOUND, "model", "the model \"%s\" %s%s", there->id,
+                               there->status == MODEL_LOADING     ? "is being loaded"
+                               : there->status == MODEL_UNLOADING ? "is being unloaded"
+                                                                  : "did not load: ",
+                               there->status == MODEL_FAILED ? there->message : "");
+    for (const struct entry *e = r->entries; e; e = e->next)
+        if (e->status == MODEL_ACTIVE && n < sizeof ids - 1) {
+            n += (size_t)snprintf(ids + n, sizeof ids - n, "%s\"%s\"", n ? ", " : "", e->id);
+            n_ids++;
+        }
+    return error_set_param(err, ERROR_MODEL_NOT_FOUND, "model", "there is no model \"%.64s\"; %s %s served", name, n_ids ? ids : "none",
+                           n_ids > 1 ? "are" : "is");
 }
 
 /* ---- references -------------------------------------------------------------------------------------------------- */

@@ -10,8 +10,20 @@
 #include <string.h>
 #include <unistd.h>
 
+/* For who asks how the model stands. */
+static void note_in_entry(const struct preparation *p, const char *phase, double share, const char *message)
+{
+    pthread_mutex_lock(&p->r->lock);
+    struct entry *e = entry_find(p->r, p->id);
+    if (e)
+        snprintf(e->message, sizeof e->message, "is being %s: %s, %.0f %%%s%s", e->status == MODEL_LOADING ? "loaded" : "swapped", phase,
+                 100 * (share < 1 ? share : 1), *message ? ", " : "", message);
+    pthread_mutex_unlock(&p->r->lock);
+}
+
 void prepare_progress(const struct preparation *p, const char *phase, double share, const char *message)
 {
+    note_in_entry(p, phase, share, message);
     const struct model_progress progress = {phase, share, message, (double)(clock_now_ns() - p->start_ns) / (double)CLOCK_NS_PER_MS};
     if (p->on_progress)
         p->on_progress(p->user, &progress);
@@ -36,11 +48,12 @@ static bool on_validation(void *user, double share)
     return goes_on(p);
 }
 
-/* A failure whose error says it all. */
+/* A failure whose error says it all. What it names is a part of the file, not a field of the request. */
 static enum error_code note(struct preparation *p, const char *type, const char *expected)
 {
     const enum error_code code = p->err->code;
     const struct error why = *p->err;
+    p->err->param[0] = '\0';
     validation_fail(p->results, NULL, code, type, expected, "%s", why.message);
     return code;
 }

@@ -31,7 +31,7 @@ struct preparation {
  * observer has not heard of it. On failure `results` says what was wrong as far as it is known. */
 enum error_code prepare(struct preparation *p, struct served **out, struct error *err);
 
-/* Calls on_progress. */
+/* Calls on_progress, and says it in the entry's message too. Without the lock. */
 void prepare_progress(const struct preparation *p, const char *phase, double share, const char *message);
 
 #endif

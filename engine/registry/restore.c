@@ -205,6 +205,9 @@ enum error_code restore_models(struct registry *r, struct error *err)
     } else {
         code = no_default(r, &state, err);
     }
+    if (!code && path && !entry_find(r, first.id))
+        log_warn("registry", "the model that the process was started with was taken out earlier, and stays out; the state file says so",
+                 LOG_STR("model", first.id), LOG_STR("default", r->default_id), LOG_STR("state_file", r->options.state_file));
     state_fini(&state);
     return code;
 }

@@ -12,18 +12,22 @@
 #define OTHER "[^" SPACE "\\p{L}\\p{N}]"
 
 /* Only ASCII letters in the contractions: case folding would also take U+017F for an s. */
-#define LLAMA_BPE                                                                                                      \
-    "'(?:[sStTmMdD]|[rR][eE]|[vV][eE]|[lL][lL])|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}| ?" OTHER "+[\\r\\n]*|" WS   \
+#define WORDS_AND_DIGITS(digits)                                                                                       \
+    "'(?:[sStTmMdD]|[rR][eE]|[vV][eE]|[lL][lL])|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|" digits "| ?" OTHER "+[\\r\\n]*|" WS   \
     "*[\\r\\n]+|" WS "+(?!" NOT_WS ")|" WS "+"
+#define LLAMA_BPE WORDS_AND_DIGITS("\\p{N}{1,3}")
+#define QWEN2 WORDS_AND_DIGITS("\\p{N}")
 #define GPT_2 "'(?:[stmd]|re|ve|ll)| ?\\p{L}+| ?\\p{N}+| ?" OTHER "+|" WS "+(?!" NOT_WS ")|" WS "+"
 
 static const char *const LLAMA_BPE_PATTERNS[] = {LLAMA_BPE, NULL};
+static const char *const QWEN2_PATTERNS[] = {QWEN2, NULL};
 static const char *const GPT_2_PATTERNS[] = {GPT_2, NULL};
 static const char *const FALCON_PATTERNS[] = {"[\\p{P}$+<=>^~|`]+", GPT_2, "[0-9]{3}", NULL};
 static const char *const DEFAULT_PATTERNS[] = {"[\\p{P}$+<=>^~|]+", GPT_2, "\\p{N}+", "[0-9]{3}", NULL};
 
 static const struct pretokenizer_def DEFS[] = {
     {"llama-bpe", LLAMA_BPE_PATTERNS, true, true},
+    {"qwen2", QWEN2_PATTERNS, false, false},
     {"gpt-2", GPT_2_PATTERNS, false, false},
     {"falcon", FALCON_PATTERNS, false, false},
     {"default", DEFAULT_PATTERNS, false, false},

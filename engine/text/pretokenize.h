@@ -18,7 +18,7 @@ struct pretokenizer; /* immutable once open; any thread */
 
 /* What a name stands for. */
 struct pretokenizer_def {
-    const char *name;            /* ours: "llama-bpe", "gpt-2", "falcon", "default" */
+    const char *name;            /* ours: "llama-bpe", "qwen2", "gpt-2", "falcon", "default" */
     const char *const *patterns; /* NULL-terminated */
     bool whole_words;            /* a piece that is itself a token is taken whole, merges or not */
     bool add_bos;                /* unless tokenizer.ggml.add_bos_token says otherwise */

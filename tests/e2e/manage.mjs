@@ -114,6 +114,7 @@ await test('manage: what is outside of the folders, no file or no model is refus
     if (status === 422) {
       assert.equal(json.status, 'failed', name);
       assert.equal(json.error_details.error_code, json.error.code, name);
+      assert.ok([null, 'model_path'].includes(json.error.param), `${name}: ${json.error.param}`); // a field of the request, not a tensor
       assert.equal(json.validation_results?.quantization_validation, undefined, name); // it came to nothing that is measured
     }
   }

@@ -1,4 +1,4 @@
-// timeout: 240
+// timeout: 480
 // Several models in one engine over gRPC: load, list, get, unload, swap, the default, what survives a restart, what is refused, and the memory of all.
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';

@@ -24,7 +24,7 @@ export async function test(name, run) {
   } catch (error) {
     failed++;
     console.log(`not ok ${name}`);
-    console.log(String(error.stack ?? error).replace(/^/gm, '  # '));
+    console.log((String(error.stack ?? error) + (error.cause ? `\ncaused by ${error.cause.stack ?? error.cause}` : '')).replace(/^/gm, '  # '));
   }
 }
 

@@ -77,6 +77,18 @@ START_TEST(a_wrong_address)
 }
 END_TEST
 
+static void kill_oneself(void)
+{
+    kill(getpid(), SIGSEGV);
+}
+
+START_TEST(a_signal_that_was_sent)
+{
+    ck_assert_int_eq(dies(kill_oneself), SIGSEGV);
+    has("SIGSEGV: a wrong address, sent by process ");
+}
+END_TEST
+
 static void *fault(void *unused)
 {
     wrong_address();
@@ -197,5 +209,5 @@ START_TEST(the_list_has_bounds)
 }
 END_TEST
 
-SUITE("crash", a_wrong_address, a_thread_without_signals, each_signal, no_stack_left, the_list_has_bounds)
+SUITE("crash", a_wrong_address, a_signal_that_was_sent, a_thread_without_signals, each_signal, no_stack_left, the_list_has_bounds)
 #endif

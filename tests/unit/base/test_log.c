@@ -301,7 +301,7 @@ END_TEST
 START_TEST(a_wrong_list_changes_nothing)
 {
     static const char *const wrong[] = {"", "loud", "info,", "info,debug", "=info", "rpc=", "rpc=info,,grpc=info", "rpc info",
-                                        "a23456789012345678901234567890123=info", "debugdebug"};
+                                        "a23456789012345678901234567890123=info", "debugdebug", "info,engin=debug"};
     log_init(LOG_WARN, LOG_FORMAT_JSON);
     for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
         struct error err = {0};

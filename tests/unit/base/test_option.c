@@ -231,8 +231,8 @@ START_TEST(errors)
         {"--note=a\x01", "note", "expected a string without control characters"},
         {"--listen", "listen", "--listen: expected a value after it"},
         {"--listen --limits", "listen", "--listen: expected a value after it"},
-        {"--bogus=3", "--bogus=3", "prog has no option '--bogus'; see --help"},
-        {"-x", "-x", "prog has no option '-x'"},
+        {"--bogus=3", "--bogus=3", "there is no option '--bogus'"},
+        {"-x", "-x", "there is no option '-x'"},
         {"--key=hunter2", "key", "--key is a secret: expected it in BITNET_KEY"},
         {"--config /nonexistent/file", "config", "cannot open /nonexistent/file: No such file"},
         {"--config", "config", "--config: expected a value after it"},
@@ -252,7 +252,7 @@ START_TEST(file_errors_name_the_line)
         const char *text, *message;
     } cases[] = {
         {"offset = 1\nqueue-limit = x\n", ":2: queue-limit: expected an integer from 1 to 4096, found 'x'"},
-        {"\n\nno-such = 1\n", ":3: prog has no option 'no-such'"},
+        {"\n\nno-such = 1\n", ":3: there is no option 'no-such'"},
         {"offset 1\n", ":1: expected 'name = value'"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {

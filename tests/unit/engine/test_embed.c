@@ -18,6 +18,7 @@ static const struct kind {
     {"bitnet-b1.58", true, true, true, CLS, false}, {"bitnet-b1.58", true, true, true, LAST, true},
     {"bitnet", true, false, true, MEAN, false},     {"llama", false, false, false, LAST, true},
     {"llama", false, false, false, MEAN, true},     {"llama", false, false, false, LAST, false},
+    {"qwen3", true, false, false, LAST, true},      {"qwen3", true, false, false, MEAN, false},
 };
 #define N_KINDS (sizeof kinds / sizeof *kinds)
 

@@ -38,12 +38,12 @@ START_TEST(faults_are_named)
     for (size_t i = 0; i < sizeof faults / sizeof *faults; i++) {
         memset(&err, 0, sizeof err);
         ck_assert_msg(targets_parse(faults[i], targets, &n, &err) == ERROR_VALIDATION_FAILED, "\"%s\"", faults[i]);
-        ck_assert_msg(strstr(err.message, "engine: expected HOST:PORT"), "%s", err.message);
+        ck_assert_msg(strstr(err.message, "--engine: expected HOST:PORT"), "%s", err.message);
         ck_assert_str_eq(err.param, "engine");
     }
     ck_assert_int_eq(targets_parse(NULL, targets, &n, &err), ERROR_VALIDATION_FAILED);
     ck_assert_int_eq(targets_parse("a:1,127.0.0.1:2,ipv4:127.0.0.1:2", targets, &n, &err), ERROR_VALIDATION_FAILED);
-    ck_assert_str_eq(err.message, "engine: ipv4:127.0.0.1:2 is named twice");
+    ck_assert_str_eq(err.message, "--engine: ipv4:127.0.0.1:2 is named twice");
 }
 END_TEST
 

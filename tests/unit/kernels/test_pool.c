@@ -4,11 +4,14 @@
 #include "kernels/machine.h"
 
 #include <check.h>
+#include <pthread.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -49,8 +52,7 @@ static void enter(void *arg, int thread)
     atomic_fetch_add(&c->runs[thread], 1);
 }
 
-/* Workers do so again when the pool gets another caller. */
-START_TEST(threads_enter_before_they_work)
+START_TEST(every_thread_enters)
 {
     struct counts c = {.n_threads = 4};
     struct pool *p = pool_open_placed(4, enter, &c);
@@ -60,9 +62,46 @@ START_TEST(threads_enter_before_they_work)
     for (int i = 0; i < 3; i++)
         pool_run(p, count, &c);
     for (int t = 0; t < 4; t++)
-        ck_assert_int_eq(atomic_load(&c.runs[t]), t ? 5 : 4);
+        ck_assert_int_eq(atomic_load(&c.runs[t]), t ? 5 : 4); /* workers again when they are started anew */
     pool_close(p);
     pool_adopt(NULL);
+}
+END_TEST
+
+static int own_priority(void)
+{
+    return getpriority(PRIO_PROCESS, (id_t)syscall(SYS_gettid));
+}
+
+static void note_priority(void *arg, int thread, int n_threads)
+{
+    (void)n_threads;
+    ((int *)arg)[thread] = own_priority();
+}
+
+static void *open_at_low_priority(void *arg)
+{
+    setpriority(PRIO_PROCESS, (id_t)syscall(SYS_gettid), 19);
+    *(struct pool **)arg = pool_open(4);
+    return NULL;
+}
+
+/* Workers of a pool that was opened at low priority have that of who adopts it. */
+START_TEST(adopted_workers_have_the_priority_of_their_caller)
+{
+    struct pool *p = NULL;
+    pthread_t thread;
+    int seen[4] = {-99, -99, -99, -99};
+    ck_assert(!pthread_create(&thread, NULL, open_at_low_priority, &p));
+    pthread_join(thread, NULL);
+    pool_run(p, note_priority, seen);
+    for (int t = 1; t < 4; t++)
+        ck_assert_int_eq(seen[t], 19);
+    pool_adopt(p);
+    pool_run(p, note_priority, seen);
+    for (int t = 0; t < 4; t++)
+        ck_assert_int_eq(seen[t], own_priority());
+    pool_close(p);
 }
 END_TEST
 
@@ -193,7 +232,8 @@ int main(void)
     TCase *tcase = tcase_create("pool");
     tcase_set_timeout(tcase, 60);
     tcase_add_test(tcase, every_thread_runs_once);
-    tcase_add_test(tcase, threads_enter_before_they_work);
+    tcase_add_test(tcase, every_thread_enters);
+    tcase_add_test(tcase, adopted_workers_have_the_priority_of_their_caller);
     tcase_add_test(tcase, no_pool_runs_on_the_caller);
     tcase_add_test(tcase, ranges_cover_without_overlap);
     tcase_add_test(tcase, an_idle_pool_uses_no_cpu);

@@ -159,6 +159,10 @@ START_TEST(public_addresses_need_tls)
     ck_assert_str_eq(err.param, "listen");
     c.allow_insecure_public = true;
     ck_assert_int_eq(options_check(&c, &err), ERROR_NONE);
+    c.listen = "127.0.0.1:1,8080";
+    ck_assert_int_eq(options_check(&c, &err), ERROR_VALIDATION_FAILED);
+    ck_assert_ptr_nonnull(strstr(err.message, "expected HOST:PORT, [IPv6]:PORT or unix:/PATH, found \"8080\""));
+    c.listen = "127.0.0.1:1, 0.0.0.0:2";
     c.allow_insecure_public = false;
     c.tls_cert = "c.pem";
     ck_assert_int_eq(options_check(&c, &err), ERROR_VALIDATION_FAILED); /* without its key */

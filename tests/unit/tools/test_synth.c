@@ -125,6 +125,21 @@ START_TEST(preset_shapes)
 }
 END_TEST
 
+START_TEST(what_pools_is_told)
+{
+    struct error err = {0};
+    struct buffer out;
+    const struct synth_options options = {.path = path_of("m"), .preset = "tiny", .n_layers = 1, .pooling = "cls", .not_causal = true};
+    ck_assert_msg(!synth_write(&options, &err), "%s", err.message);
+    for (int json = 0; json < 2; json++) {
+        buffer_init(&out, 1 << 20);
+        ck_assert_msg(!model_compat_check(path_of("m"), json, false, false, &out, &err), "%s", err.message);
+        ck_assert_ptr_nonnull(strstr(out.data, json ? "\"pooling\":\"cls\"" : "pooled by cls, each token sees the whole text"));
+        buffer_fini(&out);
+    }
+}
+END_TEST
+
 static void round_trip(const char *path, const char *text, size_t n_expected)
 {
     struct tokenizer *t;
@@ -226,6 +241,7 @@ int main(void)
     tcase_add_test(tests, text_tokenises);
     tcase_add_test(tests, rank_file);
     tcase_add_test(tests, refused);
+    tcase_add_test(tests, what_pools_is_told);
     tcase_add_test(tests, writer_misuse);
     suite_add_tcase(suite, tests);
     SRunner *runner = srunner_create(suite);

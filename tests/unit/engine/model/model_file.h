@@ -18,6 +18,7 @@ enum {
     MF_HEADS = 4,
     MF_KV_HEADS = 2,
     MF_HEAD_DIM = 32,
+    MF_WIDE_HEAD_DIM = 64, /* of qwen3, whose heads are wider together than a row */
     MF_FFN = 160,
     MF_VOCAB = 96,
     MF_CONTEXT = 64,
@@ -85,25 +86,42 @@ static inline const char *mf_arch(const struct model_file *m)
     return m->arch ? m->arch : "bitnet-b1.58";
 }
 
+static inline uint32_t mf_head_dim(const struct model_file *m)
+{
+    return strcmp(mf_arch(m), "qwen3") == 0 ? MF_WIDE_HEAD_DIM : MF_HEAD_DIM;
+}
+
+/* Which tensors an architecture has: all, with sub norms, with a norm before each projection. */
+enum mf_where { MF_ALL, MF_SUB, MF_INPUT };
+
+static inline enum mf_where mf_norms(const struct model_file *m)
+{
+    return strcmp(mf_arch(m), "qwen3") == 0 ? MF_INPUT : strcmp(mf_arch(m), "llama") == 0 ? MF_ALL : MF_SUB;
+}
+
 static inline void mf_layer(const struct model_file *m, struct mf_list *list, int layer)
 {
-    const uint64_t q = MF_HEADS * MF_HEAD_DIM, kv = MF_KV_HEADS * MF_HEAD_DIM;
+    const uint64_t head = mf_head_dim(m), q = MF_HEADS * head, kv = MF_KV_HEADS * head;
     const struct {
         const char *name;
         uint32_t type;
         uint64_t cols, rows;
-        bool sub;
+        enum mf_where where;
     } all[] = {
-        {"attn_norm", TENSOR_F32, MF_DIM, 1, false},      {"attn_q", TENSOR_I2_S, MF_DIM, q, false},
-        {"attn_k", TENSOR_I2_S, MF_DIM, kv, false},       {"attn_v", TENSOR_I2_S, MF_DIM, kv, false},
-        {"attn_sub_norm", TENSOR_F32, q, 1, true},        {"attn_output", TENSOR_I2_S, q, MF_DIM, false},
-        {"ffn_norm", TENSOR_F32, MF_DIM, 1, false},       {"ffn_gate", TENSOR_I2_S, MF_DIM, MF_FFN, false},
-        {"ffn_up", TENSOR_I2_S, MF_DIM, MF_FFN, false},   {"ffn_sub_norm", TENSOR_F32, MF_FFN, 1, true},
-        {"ffn_down", TENSOR_I2_S, MF_FFN, MF_DIM, false},
+        {"attn_norm", TENSOR_F32, MF_DIM, 1, MF_ALL},            {"attn_q", TENSOR_I2_S, MF_DIM, q, MF_ALL},
+        {"attn_k", TENSOR_I2_S, MF_DIM, kv, MF_ALL},             {"attn_v", TENSOR_I2_S, MF_DIM, kv, MF_ALL},
+        {"attn_sub_norm", TENSOR_F32, q, 1, MF_SUB},             {"attn_output", TENSOR_I2_S, q, MF_DIM, MF_ALL},
+        {"ffn_norm", TENSOR_F32, MF_DIM, 1, MF_ALL},             {"ffn_gate", TENSOR_I2_S, MF_DIM, MF_FFN, MF_ALL},
+        {"ffn_up", TENSOR_I2_S, MF_DIM, MF_FFN, MF_ALL},         {"ffn_sub_norm", TENSOR_F32, MF_FFN, 1, MF_SUB},
+        {"ffn_down", TENSOR_I2_S, MF_FFN, MF_DIM, MF_ALL},       {"attn_q_norm", TENSOR_F32, head, 1, MF_INPUT},
+        {"attn_k_norm", TENSOR_F32, head, 1, MF_INPUT},          {"attn_q_norm_in", TENSOR_F32, MF_DIM, 1, MF_INPUT},
+        {"attn_k_norm_in", TENSOR_F32, MF_DIM, 1, MF_INPUT},     {"attn_v_norm_in", TENSOR_F32, MF_DIM, 1, MF_INPUT},
+        {"attn_output_norm_in", TENSOR_F32, q, 1, MF_INPUT},     {"ffn_gate_norm_in", TENSOR_F32, MF_DIM, 1, MF_INPUT},
+        {"ffn_up_norm_in", TENSOR_F32, MF_DIM, 1, MF_INPUT},     {"ffn_down_norm_in", TENSOR_F32, MF_FFN, 1, MF_INPUT},
     };
     for (size_t i = 0; i < sizeof all / sizeof all[0]; i++) {
         char name[64];
-        if (all[i].sub && strcmp(mf_arch(m), "llama") == 0)
+        if (all[i].where != MF_ALL && all[i].where != mf_norms(m))
             continue;
         snprintf(name, sizeof name, "blk.%d.%s.weight", layer, all[i].name);
         mf_add(m, list, name, all[i].type, all[i].cols, all[i].rows);
@@ -158,6 +176,7 @@ static inline void mf_keys(const struct model_file *m, struct gguf_writer *w)
     } numbers[] = {
         {"block_count", MF_LAYERS},      {"context_length", MF_CONTEXT},     {"embedding_length", MF_DIM},
         {"feed_forward_length", MF_FFN}, {"attention.head_count", MF_HEADS}, {"attention.head_count_kv", MF_KV_HEADS},
+        {"attention.key_length", mf_head_dim(m)}, /* the last, and said only where it is not the row's share of a head */
     };
     const struct {
         const char *suffix;
@@ -165,7 +184,7 @@ static inline void mf_keys(const struct model_file *m, struct gguf_writer *w)
     } reals[] = {{"attention.layer_norm_rms_epsilon", 1e-5f}, {"rope.freq_base", 10000.0f}};
     char key[128];
     gguf_write_string(w, "general.architecture", mf_arch(m));
-    for (size_t i = 0; i < 6; i++) {
+    for (size_t i = 0; i < (mf_head_dim(m) * MF_HEADS == MF_DIM ? 6u : 7u); i++) {
         bool other = m->u32_key && strcmp(m->u32_key, numbers[i].suffix) == 0;
         snprintf(key, sizeof key, "%s.%s", mf_arch(m), numbers[i].suffix);
         if (!other && !(m->drop_key && strcmp(m->drop_key, numbers[i].suffix) == 0))
@@ -223,7 +242,7 @@ static inline void mf_write(const struct model_file *m, const char *path)
     if (m->separate_head)
         mf_add(m, list, "output.weight", TENSOR_F16, MF_DIM, MF_VOCAB);
     if (m->rope_freqs)
-        mf_add(m, list, "rope_freqs.weight", TENSOR_F32, MF_HEAD_DIM / 2, 1);
+        mf_add(m, list, "rope_freqs.weight", TENSOR_F32, mf_head_dim(m) / 2, 1);
     if (m->extra_tensor)
         mf_add(m, list, m->extra_tensor, TENSOR_F32, 1, 1);
     for (size_t i = 0; i < list->n; i++)

@@ -12,11 +12,14 @@
 
 #define REF_MAX_TOKENS 16
 
+/* At most. */
+enum { REF_Q = MF_HEADS * MF_WIDE_HEAD_DIM, REF_KV = MF_KV_HEADS * MF_WIDE_HEAD_DIM };
+
 struct reference {
     const struct gguf *g;
     bool neox, relu2, sub_norms;
-    double k[MF_LAYERS][REF_MAX_TOKENS][MF_KV_HEADS * MF_HEAD_DIM];
-    double v[MF_LAYERS][REF_MAX_TOKENS][MF_KV_HEADS * MF_HEAD_DIM];
+    double k[MF_LAYERS][REF_MAX_TOKENS][REF_KV];
+    double v[MF_LAYERS][REF_MAX_TOKENS][REF_KV];
 };
 
 static inline double ref_f16(const void *data, size_t i)
@@ -44,6 +47,11 @@ static inline const struct gguf_tensor *ref_tensor(const struct reference *r, in
     else
         snprintf(full, sizeof full, "blk.%d.%s.weight", layer, name);
     return gguf_find_tensor(r->g, full);
+}
+
+static inline int ref_head_dim(const struct reference *r)
+{
+    return (int)ref_tensor(r, 0, "attn_q")->dims[1] / MF_HEADS;
 }
 
 static inline double ref_f32(const struct gguf_tensor *t, size_t i)
@@ -87,11 +95,11 @@ static inline void ref_linear(const struct reference *r, int layer, const char *
 static inline void ref_rope(const struct reference *r, double *x, int n_heads, int position)
 {
     const struct gguf_tensor *factors = ref_tensor(r, -1, "rope_freqs");
-    const int half = MF_HEAD_DIM / 2;
-    for (int h = 0; h < n_heads; h++, x += MF_HEAD_DIM)
+    const int head = ref_head_dim(r), half = head / 2;
+    for (int h = 0; h < n_heads; h++, x += head)
         for (int i = 0; i < half; i++) {
             double angle =
-                position * pow(10000.0, -2.0 * i / MF_HEAD_DIM) / (factors ? ref_f32(factors, (size_t)i) : 1.0);
+                position * pow(10000.0, -2.0 * i / head) / (factors ? ref_f32(factors, (size_t)i) : 1.0);
             double *a = r->neox ? &x[i] : &x[2 * i], *b = r->neox ? &x[i + half] : &x[2 * i + 1], old = *a;
             *a = old * cos(angle) - *b * sin(angle);
             *b = old * sin(angle) + *b * cos(angle);
@@ -101,36 +109,56 @@ static inline void ref_rope(const struct reference *r, double *x, int n_heads, i
 /* Attends to the positions up to `position`. */
 static inline void ref_attention(const struct reference *r, int layer, const double *q, int position, double *y)
 {
+    const int head = ref_head_dim(r);
     for (int h = 0; h < MF_HEADS; h++) {
-        int kv = h / (MF_HEADS / MF_KV_HEADS) * MF_HEAD_DIM;
+        int kv = h / (MF_HEADS / MF_KV_HEADS) * head;
         double p[REF_MAX_TOKENS], sum = 0;
         for (int j = 0; j <= position; j++) {
             double score = 0;
-            for (int d = 0; d < MF_HEAD_DIM; d++)
-                score += ref_round_f16(q[h * MF_HEAD_DIM + d]) * r->k[layer][j][kv + d];
-            sum += p[j] = exp(score / sqrt(MF_HEAD_DIM));
+            for (int d = 0; d < head; d++)
+                score += ref_round_f16(q[h * head + d]) * r->k[layer][j][kv + d];
+            sum += p[j] = exp(score / sqrt(head));
         }
-        for (int d = 0; d < MF_HEAD_DIM; d++) {
+        for (int d = 0; d < head; d++) {
             double out = 0;
             for (int j = 0; j <= position; j++)
                 out += p[j] / sum * r->v[layer][j][kv + d];
-            y[h * MF_HEAD_DIM + d] = out;
+            y[h * head + d] = out;
         }
     }
 }
 
-enum { REF_Q = MF_HEADS * MF_HEAD_DIM, REF_KV = MF_KV_HEADS * MF_HEAD_DIM };
+/* y = W of x, normalised by the weights `norm` where the model has them. */
+static inline void ref_linear_of(const struct reference *r, int layer, const char *name, const char *norm, const double *x, double *y)
+{
+    double own[MF_DIM];
+    if (ref_tensor(r, layer, norm)) {
+        ref_norm(r, layer, norm, x, MF_DIM, own);
+        x = own;
+    }
+    ref_linear(r, layer, name, x, y);
+}
+
+/* Each head by itself, where the model has such a norm. */
+static inline void ref_head_norm(const struct reference *r, int layer, const char *norm, int n_heads, double *x)
+{
+    const int head = ref_head_dim(r);
+    for (int h = 0; h < n_heads && ref_tensor(r, layer, norm); h++)
+        ref_norm(r, layer, norm, x + h * head, (size_t)head, x + h * head);
+}
 
 static inline void ref_project(struct reference *r, int layer, int position, const double *x, double *q)
 {
     double h[MF_DIM], k[REF_KV], v[REF_KV];
     ref_norm(r, layer, "attn_norm", x, MF_DIM, h);
-    ref_linear(r, layer, "attn_q", h, q);
-    ref_linear(r, layer, "attn_k", h, k);
-    ref_linear(r, layer, "attn_v", h, v);
+    ref_linear_of(r, layer, "attn_q", "attn_q_norm_in", h, q);
+    ref_linear_of(r, layer, "attn_k", "attn_k_norm_in", h, k);
+    ref_linear_of(r, layer, "attn_v", "attn_v_norm_in", h, v);
+    ref_head_norm(r, layer, "attn_q_norm", MF_HEADS, q);
+    ref_head_norm(r, layer, "attn_k_norm", MF_KV_HEADS, k);
     ref_rope(r, q, MF_HEADS, position);
     ref_rope(r, k, MF_KV_HEADS, position);
-    for (int i = 0; i < REF_KV; i++) {
+    for (int i = 0; i < MF_KV_HEADS * ref_head_dim(r); i++) {
         r->k[layer][position][i] = ref_round_f16(k[i]);
         r->v[layer][position][i] = ref_round_f16(v[i]);
     }
@@ -141,20 +169,22 @@ static inline void ref_attend(const struct reference *r, int layer, int last, co
 {
     double h[MF_DIM], a[REF_Q], gate[MF_FFN], up[MF_FFN], out[MF_DIM];
     ref_attention(r, layer, q, last, a);
-    if (r->sub_norms)
-        ref_norm(r, layer, "attn_sub_norm", a, REF_Q, a);
+    const char *inner = r->sub_norms ? "attn_sub_norm" : "attn_output_norm_in";
+    if (r->sub_norms || ref_tensor(r, layer, inner))
+        ref_norm(r, layer, inner, a, (size_t)(MF_HEADS * ref_head_dim(r)), a);
     ref_linear(r, layer, "attn_output", a, out);
     for (int i = 0; i < MF_DIM; i++)
         x[i] += out[i];
     ref_norm(r, layer, "ffn_norm", x, MF_DIM, h);
-    ref_linear(r, layer, "ffn_gate", h, gate);
-    ref_linear(r, layer, "ffn_up", h, up);
+    ref_linear_of(r, layer, "ffn_gate", "ffn_gate_norm_in", h, gate);
+    ref_linear_of(r, layer, "ffn_up", "ffn_up_norm_in", h, up);
     for (int i = 0; i < MF_FFN; i++) {
         double positive = gate[i] > 0 ? gate[i] : 0;
         gate[i] = up[i] * (r->relu2 ? positive * positive : gate[i] / (1 + exp(-gate[i])));
     }
-    if (r->sub_norms)
-        ref_norm(r, layer, "ffn_sub_norm", gate, MF_FFN, gate);
+    inner = r->sub_norms ? "ffn_sub_norm" : "ffn_down_norm_in";
+    if (r->sub_norms || ref_tensor(r, layer, inner))
+        ref_norm(r, layer, inner, gate, MF_FFN, gate);
     ref_linear(r, layer, "ffn_down", gate, out);
     for (int i = 0; i < MF_DIM; i++)
         x[i] += out[i];

@@ -15,6 +15,7 @@ static const struct model {
     {{.seed = 2, .arch = "bitnet-25", .separate_head = true}, true, true, true},
     {{.seed = 3, .arch = "bitnet"}, true, false, true},
     {{.seed = 4, .arch = "llama"}, false, false, false},
+    {{.seed = 6, .arch = "qwen3"}, true, false, false},
     {{.seed = 5, .arch = "llama", .separate_head = true, .rope_freqs = true}, false, false, false},
 };
 

@@ -8,7 +8,7 @@ static const struct bad {
     enum { AT_SHAPE, AT_OPEN } where; /* found from the headers, or when weights are read */
     const char *message, *param;
 } bad[] = {
-    {{.arch = "qwen2"}, AT_SHAPE, "expected bitnet-b1.58, bitnet-25, bitnet or llama", "general.architecture"},
+    {{.arch = "qwen2"}, AT_SHAPE, "expected bitnet-b1.58, bitnet-25, bitnet, llama or qwen3", "general.architecture"},
     {{.drop_key = "block_count"}, AT_SHAPE, "key bitnet-b1.58.block_count is missing", "bitnet-b1.58.block_count"},
     {{.drop_key = "attention.layer_norm_rms_epsilon"}, AT_SHAPE, "layer_norm_rms_epsilon is missing", NULL},
     {{.u32_key = "block_count", .u32_value = 0}, AT_SHAPE, "expected 1 to 1024, found 0", NULL},
@@ -76,6 +76,11 @@ static const struct bad {
      AT_SHAPE,
      "expected 16 weights of type F32",
      NULL},
+    {{.arch = "qwen3", .drop_tensor = "blk.1.attn_k_norm_in.weight"}, AT_SHAPE, "tensor blk.1.attn_k_norm_in.weight is missing", NULL},
+    {{.arch = "qwen3", .change_tensor = "blk.0.attn_q_norm.weight", .cols = 128}, AT_SHAPE, "expected 64 weights, found 128", NULL},
+    {{.arch = "qwen3", .extra_tensor = "blk.0.attn_sub_norm.weight"}, AT_SHAPE, "attn_sub_norm.weight is not part of a qwen3 model", NULL},
+    {{.arch = "llama", .extra_tensor = "blk.0.attn_q_norm_in.weight"}, AT_SHAPE, "is not part of a llama model", NULL},
+    {{.arch = "gemma3"}, AT_SHAPE, "found gemma3: its GELU, its norms after attention", "general.architecture"},
     {{.bad_code = "blk.1.attn_v.weight"}, AT_OPEN, "tensor blk.1.attn_v.weight: ", "blk.1.attn_v.weight"},
     {{.bad_scale = "blk.0.ffn_down.weight"}, AT_OPEN, "tensor blk.0.ffn_down.weight: ", "blk.0.ffn_down.weight"},
 };
@@ -126,6 +131,7 @@ static const struct good {
     {{.arch = "bitnet"}, {.arch = ARCH_BITNET, .rope_style = ROPE_NEOX, .ffn_act = FFN_SILU, .has_sub_norms = true}},
     {{.arch = "llama", .separate_head = true, .rope_freqs = true},
      {.arch = ARCH_LLAMA, .rope_style = ROPE_NORM, .ffn_act = FFN_SILU}},
+    {{.arch = "qwen3"}, {.arch = ARCH_QWEN3, .rope_style = ROPE_NEOX, .ffn_act = FFN_SILU, .has_input_norms = true}},
 };
 
 START_TEST(opened)
@@ -143,14 +149,17 @@ START_TEST(opened)
     ck_assert_int_eq(m->shape.ffn_act, want->shape.ffn_act);
     ck_assert_int_eq(m->shape.has_sub_norms, want->shape.has_sub_norms);
     ck_assert_uint_eq(m->shape.vocab_size, MF_VOCAB);
-    ck_assert_uint_eq(m->shape.head_dim, MF_HEAD_DIM);
-    ck_assert_uint_eq(m->shape.rope_dims, MF_HEAD_DIM);
+    ck_assert_int_eq(m->shape.has_input_norms, want->shape.has_input_norms);
+    ck_assert_uint_eq(m->shape.head_dim, mf_head_dim(&want->file));
+    ck_assert_uint_eq(m->shape.rope_dims, mf_head_dim(&want->file));
     ck_assert_int_eq(m->head != m->embedding, want->file.separate_head);
-    ck_assert_int_eq(m->layers[1].attn_sub_norm != NULL, want->shape.has_sub_norms);
+    ck_assert_int_eq(m->layers[1].attn_sub_norm != NULL, want->shape.has_sub_norms || want->shape.has_input_norms);
+    ck_assert_int_eq(m->layers[1].q_head_norm != NULL, want->shape.has_input_norms);
     ck_assert_uint_gt(m->weight_bytes, 0);
-    size_t heads = MF_HEADS * MF_HEAD_DIM, kv_heads = MF_KV_HEADS * MF_HEAD_DIM;
+    size_t head = mf_head_dim(&want->file), heads = MF_HEADS * head, kv_heads = MF_KV_HEADS * head;
     size_t layer = MF_DIM * (2 * heads + 2 * kv_heads + 3 * (size_t)MF_FFN) + 2 * MF_DIM;
     layer += want->shape.has_sub_norms ? heads + MF_FFN : 0;
+    layer += want->shape.has_input_norms ? heads + MF_FFN + 2 * head + 5 * (size_t)MF_DIM : 0;
     ck_assert_uint_eq(m->n_parameters,
                       MF_LAYERS * layer + MF_DIM + (size_t)MF_DIM * MF_VOCAB * (1 + want->file.separate_head));
     ck_assert_msg(!forward_open(m, 4, &f, &err), "%s", err.message);

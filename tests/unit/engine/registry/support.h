@@ -90,7 +90,7 @@ static inline struct registry *open_registry(const struct registry_options *o)
 /* Loads without cross-validation, releases, and gives the code. */
 static inline enum error_code load(struct registry *r, const char *path, const char *id, struct error *err)
 {
-    const struct load_request q = {.path = path, .id = id, .validation = {.no_cross_validation = true}};
+    const struct load_request q = {.path = path, .id = id, .validation = {.no_cross_validation = true, .timeout_ns = 3600 * CLOCK_NS_PER_S}};
     struct load_result result;
     enum error_code code = registry_load(r, &q, &result, err);
     served_release(result.served);

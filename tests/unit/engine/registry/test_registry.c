@@ -42,11 +42,41 @@ START_TEST(names)
             ck_assert_str_eq(engine_model(served_engine(s))->id, cases[i].id);
         } else {
             ck_assert_int_eq(code, ERROR_MODEL_NOT_FOUND);
-            ck_assert_ptr_nonnull(strstr(err.message, "\"b-2_x\", \"tales\""));
+            ck_assert_ptr_nonnull(strstr(err.message, "; \"b-2_x\", \"tales\" are served"));
             ck_assert_ptr_null(s);
         }
         served_release(s);
     }
+    registry_close(r);
+}
+END_TEST
+
+/* What the list says of "b" meanwhile. */
+static void on_progress(void *user, const struct model_progress *p)
+{
+    struct model_entry *list;
+    size_t n;
+    char want[64];
+    snprintf(want, sizeof want, "is being loaded: %s, ", p->phase);
+    ck_assert(registry_list(user, &list, &n) && n == 2);
+    ck_assert_msg(strncmp(list[0].message, want, strlen(want)) == 0, "%s", list[0].message);
+    registry_list_free(list, n);
+}
+
+START_TEST(a_load_says_how_it_stands)
+{
+    struct registry_options o = options();
+    struct registry *r = open_registry(&o);
+    struct load_request q = {.path = tales("b.gguf"), .id = "b", .on_progress = on_progress, .user = r, .validation = {.no_cross_validation = true}};
+    struct load_result result;
+    struct model_entry *list;
+    struct error err = {0};
+    size_t n;
+    ck_assert_msg(!registry_load(r, &q, &result, &err), "%s", err.message);
+    served_release(result.served);
+    ck_assert(registry_list(r, &list, &n));
+    ck_assert_str_eq(list[0].message, "");
+    registry_list_free(list, n);
     registry_close(r);
 }
 END_TEST
@@ -125,6 +155,7 @@ START_TEST(unload_waits_for_users)
         usleep(1000);
     struct served *none;
     ck_assert_int_eq(registry_acquire(r, "b", &none, &err), ERROR_MODEL_NOT_FOUND);
+    ck_assert_str_eq(err.message, "the model \"b\" is being unloaded");
     ck_assert_int_eq(registry_unload(r, "b", &(uint64_t){0}, &err), ERROR_CONFLICT);
     ck_assert_int_eq(load(r, at("b.gguf"), "b", &err), ERROR_CONFLICT);
     ck_assert(generate(s, 1, 20) == hash); /* it is served on */
@@ -295,4 +326,4 @@ START_TEST(unload_waits_for_the_memory)
 }
 END_TEST
 
-SUITE("registry", unload_waits_for_the_memory, names, taken_names, id_of_the_file, unload_waits_for_users, the_default, draining, the_observer)
+SUITE("registry", unload_waits_for_the_memory, names, a_load_says_how_it_stands, taken_names, id_of_the_file, unload_waits_for_users, the_default, draining, the_observer)

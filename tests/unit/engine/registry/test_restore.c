@@ -70,6 +70,7 @@ START_TEST(a_missing_model)
     registry_list_free(list, n);
     struct served *s;
     ck_assert_int_eq(registry_acquire(r, "c", &s, &err), ERROR_MODEL_NOT_FOUND);
+    ck_assert_ptr_nonnull(strstr(err.message, "the model \"c\" did not load: cannot open"));
     ck_assert(!registry_set_default(r, "tales", &err)); /* writes: it is not forgotten */
     registry_close(r);
     tales("c.gguf");

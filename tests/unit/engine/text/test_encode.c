@@ -57,6 +57,11 @@ static const struct row bpe_rows[] = {
     {"llama-bpe", " h", false, false, "260"},
     {"llama-bpe", "1111", false, false, "265 49"},
     {"llama-bpe", "111111", false, false, "265 265"},
+    {"qwen2", "111", false, false, "49 49 49"}, /* each digit by itself */
+    {"qwen2", "abc hello", false, false, "262 99 261"},
+    {"qwen2", "!!ab\n", false, false, "266 262 10"},
+    {"qwen2", "1!!\n", false, false, "49 266 10"},
+    {"qwen2", "a", true, false, "97"},
     {"falcon", "111111", false, false, "265 265"},
     {"gpt-2", "11111", false, false, "264 265"},
     {"gpt-2", "!!ab", false, false, "266 262"},
@@ -173,7 +178,7 @@ START_TEST(test_round_trip)
     static const char *const pieces[] = {
         "a",    "b",        " ", "hello", "\n", "1",  "!",           "\xc3\xa9", "\xf0\x9f\x98\x80",
         "    ", "\xcc\x81", "x", "\t",    ":)", "'s", "\xe3\x80\x80"};
-    static const char *const pres[] = {"gpt-2", "llama-bpe", "falcon", "default", "spm"};
+    static const char *const pres[] = {"gpt-2", "llama-bpe", "qwen2", "falcon", "default", "spm"};
     struct tokenizer *t = strcmp(pres[_i], "spm") == 0 ? open_spm(-1) : open_bpe(pres[_i]);
     srand((unsigned)_i);
     for (int round = 0; round < 300; round++) {
@@ -194,7 +199,7 @@ END_TEST
 START_TEST(test_long_runs)
 {
     static const char *const units[] = {"h", " ", "1", "!", "\n", " \n", "<|", "ab", "hello", "\xe3\x81\x82", ":", "'"};
-    static const char *const pres[] = {"gpt-2", "llama-bpe", "falcon", "default", "spm"};
+    static const char *const pres[] = {"gpt-2", "llama-bpe", "qwen2", "falcon", "default", "spm"};
     struct tokenizer *t = strcmp(pres[_i], "spm") == 0 ? open_spm(-1) : open_bpe(pres[_i]);
     struct error err = {0};
     for (size_t i = 0; i < sizeof units / sizeof *units; i++) {
@@ -314,8 +319,8 @@ int main(void)
     Suite *suite = suite_create("encode");
     TCase *c = tcase_create("encode");
     tcase_add_loop_test(c, test_bpe, 0, BPE_RUNS(sizeof bpe_rows / sizeof *bpe_rows));
-    tcase_add_loop_test(c, test_round_trip, BPE_RUNS(5) == 0 ? 4 : 0, 5);
-    tcase_add_loop_test(c, test_long_runs, BPE_RUNS(5) == 0 ? 4 : 0, 5);
+    tcase_add_loop_test(c, test_round_trip, BPE_RUNS(6) == 0 ? 5 : 0, 6);
+    tcase_add_loop_test(c, test_long_runs, BPE_RUNS(6) == 0 ? 5 : 0, 6);
     tcase_add_loop_test(c, test_encode_appends, 0, BPE_RUNS(1));
     tcase_add_loop_test(c, test_without_pcre2, BPE_RUNS(1), 1);
     tcase_add_loop_test(c, test_spm, 0, (int)(sizeof spm_rows / sizeof *spm_rows));
