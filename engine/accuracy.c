@@ -225,6 +225,7 @@ void accuracy_close(struct accuracy *a)
     if (!a)
         return;
     atomic_store_explicit(&a->closing, true, memory_order_release);
+    pthread_setschedparam(a->thread, SCHED_OTHER, &(struct sched_param){0}); /* where it is allowed: somebody waits now */
     sem_post(&a->work);
     pthread_join(a->thread, NULL);
     sem_destroy(&a->work);

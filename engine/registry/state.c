@@ -1,5 +1,6 @@
 #include "engine/registry/state.h"
 
+#include "base/log.h"
 #include "kernels/kernels.h"
 
 #include <errno.h>
@@ -290,25 +291,16 @@ static enum error_code write_file(const char *path, const struct buffer *text, s
     return code;
 }
 
-/* So that the rename is on disk. */
-static enum error_code sync_folder(const char *path, struct error *err)
+static int open_folder(const char *path)
 {
     char copy[REGISTRY_PATH_BYTES];
     snprintf(copy, sizeof copy, "%s", path);
-    int fd = open(dirname(copy), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (fd < 0)
-        return cannot("open the folder of", path, err);
-    enum error_code code = fsync(fd) ? cannot("sync the folder of", path, err) : ERROR_NONE;
-    close(fd);
-    return code;
+    return open(dirname(copy), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 }
 
-enum error_code state_save(const char *path, const struct state *s, struct error *err)
+static enum error_code replace(const char *beside, const char *path, const struct state *s, struct error *err)
 {
     struct buffer text;
-    char beside[REGISTRY_PATH_BYTES];
-    if ((size_t)snprintf(beside, sizeof beside, "%s.new", path) >= sizeof beside)
-        return error_set(err, ERROR_INTERNAL, "state file: its path is too long");
     buffer_init(&text, MAX_BYTES);
     enum error_code code = state_print(s, &text) ? write_file(beside, &text, err)
                                                  : error_set(err, ERROR_MEMORY_EXHAUSTED, "no memory for the state file");
@@ -317,7 +309,22 @@ enum error_code state_save(const char *path, const struct state *s, struct error
         code = cannot("replace", path, err);
     if (code)
         unlink(beside);
-    return code ? code : sync_folder(path, err);
+    return code;
+}
+
+enum error_code state_save(const char *path, const struct state *s, struct error *err)
+{
+    char beside[REGISTRY_PATH_BYTES];
+    if ((size_t)snprintf(beside, sizeof beside, "%s.new", path) >= sizeof beside)
+        return error_set(err, ERROR_INTERNAL, "state file: its path is too long");
+    int folder = open_folder(path);
+    if (folder < 0)
+        return cannot("open the folder of", path, err);
+    enum error_code code = replace(beside, path, s, err);
+    if (!code && fsync(folder) != 0) /* there it is, for all but a loss of power: no error, which would be one of a file that is as it was */
+        log_warn("registry", "the folder of the state file cannot be synced", LOG_STR("path", path), LOG_STR("reason", strerror(errno)));
+    close(folder);
+    return code;
 }
 
 enum error_code state_load(const char *path, struct state *out, struct error *err)

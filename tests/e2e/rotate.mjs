@@ -98,7 +98,7 @@ await test('rotate: certificates and their CA are replaced under load, and no re
   agent.destroy();
   console.log(`# ${3 * ROUNDS} replacements, ${n} requests, ${failed.length} failed; ${(engine.log().match(/certificate taken/g) ?? []).length} taken by the engine`);
   assert.deepEqual(failed.slice(0, 3), []);
-  assert.ok(n > 50);
+  assert.ok(n > 3 * ROUNDS, 'requests went on meanwhile'); // how many is the machine's affair
   assert.ok(!/"state":"down","before":"serving"/.test(gateway.log()), 'the engine was up all the time');
   assert.equal(await metric(admin, 'bitnet_engine_up'), 1);
   for (const child of [engine, gateway]) assert.ok(!/not taken/.test(child.log()), child.log().slice(-2000));

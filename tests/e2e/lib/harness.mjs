@@ -81,11 +81,13 @@ export const post = (url, body, options = {}) =>
   get(url, { method: 'POST', body: typeof body === 'string' ? body : JSON.stringify(body),
              headers: { 'content-type': 'application/json', ...options.headers }, signal: options.signal });
 
+const START_MS = process.env.SAN ? 120000 : 30000; // a load with a sanitizer, beside other work
+
 export async function startEngine(extra = [], program = 'bitnet-engine') {
   const grpc = await freePort(), admin = await freePort();
   const child = start(program, ['--model', model, '--listen', `127.0.0.1:${grpc}`,
                                         '--admin-listen', `127.0.0.1:${admin}`, ...extra]);
-  await until('engine ready', 30000, async () => (await get(`http://127.0.0.1:${admin}/health/ready`)).status === 200, child);
+  await until('engine ready', START_MS, async () => (await get(`http://127.0.0.1:${admin}/health/ready`)).status === 200, child);
   return { child, target: `127.0.0.1:${grpc}`, admin: `http://127.0.0.1:${admin}` };
 }
 
@@ -93,7 +95,7 @@ export async function startGateway(target, extra = []) {
   const port = await freePort(), admin = await freePort();
   const child = start('bitnet-gateway', ['--engine', target, '--listen', `127.0.0.1:${port}`,
                                          '--admin-listen', `127.0.0.1:${admin}`, '--rate-limits', 'off', ...extra]);
-  await until('gateway live', 30000, async () => (await get(`http://127.0.0.1:${port}/health/live`)).status === 200, child);
+  await until('gateway live', START_MS, async () => (await get(`http://127.0.0.1:${port}/health/live`)).status === 200, child);
   return { child, url: `http://127.0.0.1:${port}`, host: '127.0.0.1', port, admin: `http://127.0.0.1:${admin}` };
 }
 
