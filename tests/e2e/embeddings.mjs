@@ -141,7 +141,7 @@ await test('embeddings: a deadline is a 504, and a queue that is full is waited 
   assert.equal(many.status, 200, many.text.slice(0, 300)); // its inputs wait for each other
   const hasty = await startGateway(small.target, ['--request-timeout-ms', '2']);
   await until('it serves', 10000, async () => (await get(`${hasty.url}/health/ready`)).status === 200);
-  const late = await post(`${hasty.url}/v1/embeddings`, { input: Array(256).fill('little king '.repeat(100).slice(0, 600)) });
+  const late = await post(`${hasty.url}/v1/embeddings`, { input: Array(256).fill('little king '.repeat(100).slice(0, 300)) });
   assert.equal(late.status, 504, late.text.slice(0, 300));
   assert.equal(late.json.error.code, 'DEADLINE_EXCEEDED');
 });
