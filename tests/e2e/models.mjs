@@ -301,7 +301,7 @@ await test('models: no folders, no changes; options say what they expect', async
   await stop(engine.child);
   engine = await startEngine();
   ({ models } = clients(engine.target));
-  await refused(stream(models.Load({ path: files.copy })), 'AUTHORIZATION_FAILED', { pattern: /director/ });
+  await refused(stream(models.Load({ path: files.copy })), 'AUTHORIZATION_FAILED', { pattern: /model-dirs/ });
   await stop(engine.child);
   const nothing = start('bitnet-engine', ['--state-file', path.join(dir, 'no-state')]);
   assert.equal((await nothing.ended).code, 1);

@@ -172,7 +172,7 @@ START_TEST(parts)
     copy_file(second, outside);
     ck_assert(!unlink(second) && !symlink(outside, second));
     ck_assert_int_eq(load(r, first, "p", &err), ERROR_MODEL_LOAD_FAILED);
-    ck_assert_msg(strstr(err.message, "part 2 of 2: expected a file in one of the directories"), "%s", err.message);
+    ck_assert_msg(strstr(err.message, "part 2 of 2: expected a file in one of the folders"), "%s", err.message);
     ck_assert(!unlink(second) && !mkfifo(second, 0644));
     ck_assert_int_eq(load(r, first, "p", &err), ERROR_MODEL_LOAD_FAILED);
     ck_assert_msg(strstr(err.message, "is a FIFO"), "%s", err.message);
