@@ -11,7 +11,7 @@ import { makeVariants } from './lib/variants.mjs';
 
 const dir = mkdtempSync(path.join(os.tmpdir(), 'bitnet-models-')), inside = path.join(dir, 'models'), outside = path.join(dir, 'other');
 process.on('exit', () => rmSync(dir, { recursive: true, force: true }));
-const files = makeVariants(inside, { copy: 'copy', sure: ['tempered', 1.2], unsure: ['tempered', 0.85], wrong: 'wrong', nan: 'scaleIsNan', cut: 'truncated', words: 'text' });
+const files = makeVariants(inside, { copy: 'copy', sure: ['tempered', 1.2], unsure: ['tempered', 0.85], wrong: 'wrong', nan: 'scaleIsNan', cut: 'truncated', words: 'text', slow: ['slow', 30] });
 const strangers = makeVariants(outside, { stranger: 'copy' });
 const state = path.join(dir, 'state');
 const options = ['--model-dirs', inside, '--state-file', state, '--kv-cache-size', '8M'];
@@ -264,7 +264,7 @@ await test('models: one whose file is lost is listed as failed, and health says 
 });
 
 await test('models: a drain ends what is being changed, and nothing of it is remembered', async () => {
-  const before = readFileSync(state, 'utf8'), call = models.Load({ path: files.unsure, id: 'late', validation: { samples: 1000 } });
+  const before = readFileSync(state, 'utf8'), call = models.Load({ path: files.slow, id: 'late' });
   const end = stream(call);
   await new Promise((resolve) => call.once('data', resolve));
   assert.deepEqual(await stop(engine.child), { code: 0, signal: null });
