@@ -165,7 +165,7 @@ PLACE = $(if $(filter release,$(CONFIG)),$(OUT),$(BUILD))
 # ---- targets ----
 help: ## this list
 	@echo "make TARGET [V=1] [SAN=address|undefined|thread] [FEATURES=\"$(FEATURES)\"] [T=filter] [PREFIX=$(PREFIX)]"
-	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12 | sed 's/^/  /'
+	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 15 | sed 's/^/  /'
 deps-demo: ## installs the packages that building and `make demo` need (nothing to do: no network)
 	@tools/deps.sh demo
 deps-test: ## the same for `make test`
@@ -226,7 +226,7 @@ features: deps-test ## builds and unit-tests with no feature, each one alone, an
 	$(Q)set -e; for f in "" $(ALL_FEATURES) "$(ALL_FEATURES)"; do echo "FEATURES=\"$$f\""; \
 	  $(MAKE) --no-print-directory $(if $(filter -j%,$(MAKEFLAGS)),,-j$(shell nproc)) FEATURES="$$f" all; \
 	  $(MAKE) --no-print-directory FEATURES="$$f" T=tests/unit test; done
-broken: $(if $(filter x86_64,$(TARGET)),$(if $(main_service),$(BUILD)/broken/bitnet-engine))
+broken: $(if $(filter x86_64,$(TARGET)),$(if $(main_service),$(BUILD)/broken/bitnet-engine)) ## an engine with a wrong kernel, for the tests of live accuracy
 fuzz: ## runs every fuzzer for FUZZ_SECONDS
 	$(SUBMAKE) SAN=fuzz fuzzers
 	@tests/fuzz.sh build/fuzz/tests/fuzz $(FUZZ_SECONDS)

@@ -329,8 +329,8 @@ static bool authorize(struct request *r)
             return true;
         error_set(
             &err, ERROR_AUTHORIZATION_FAILED,
-            "model management is closed because this server has no keys: set jwt-key or jwt-jwks and send a token "
-            "with the scope %s",
+            "model management is closed because this server has no keys: set --api-keys, --jwt-key or --jwt-jwks and "
+            "send a key or a token with the scope %s",
             scope_name(scope));
         return refuse(r, a->m_auth, &err);
     }

@@ -25,7 +25,7 @@ void cpu_screen_free(struct cpu_dense *w)
 static bool alloc_head(const struct cpu *cpu, struct cpu_dense *w)
 {
     struct cpu_head *h = w->head = calloc(1, sizeof *h);
-    if (!h || !screen_open(&h->screen, w->base.n_rows, w->base.n_cols))
+    if (!h || !screen_open(&h->screen, cpu, w->base.n_rows, w->base.n_cols))
         return false;
     h->n_chunks = (w->base.n_rows + CHUNK - 1) / CHUNK;
     placement_of_rows(&cpu->placement, h->screen.high, h->n_chunks, CHUNK * screen_high_bytes(h->screen.stride));

@@ -75,7 +75,7 @@ static bool repack(struct cpu *cpu, struct cpu_ternary *w)
     const struct cpu_layout *l = w->layout;
     struct ternary_packed *p = &w->packed;
     w->base.memory_bytes = l->bytes(w->base.n_rows, w->base.n_cols);
-    if (!grow_scratch(cpu, l->scratch_bytes(w->base.n_cols)) || !(w->data = memory_alloc_weights(w->base.memory_bytes)))
+    if (!grow_scratch(cpu, l->scratch_bytes(w->base.n_cols)) || !(w->data = memory_alloc_weights(cpu, w->base.memory_bytes)))
         return false;
     placement_of_rows(&cpu->placement, w->data, layout_n_groups(l, w->base.n_rows), l->bytes(l->group_rows, w->base.n_cols));
     l->pack(cpu->base.pool, p, w->data);

@@ -75,6 +75,7 @@ void memory_free(void *p)
 /* A mapping whose beginning is given away; what was given back is not given again. */
 struct chunk {
     struct chunk *next;
+    const void *owner;
     char *data;
     size_t n_bytes, n_used;
     size_t n_blocks; /* that are not freed */
@@ -98,7 +99,7 @@ static char *map_aligned(size_t n_bytes)
     return p + before;
 }
 
-static struct chunk *add_chunk(size_t least_bytes)
+static struct chunk *add_chunk(const void *owner, size_t least_bytes)
 {
     struct chunk *c = malloc(sizeof *c);
     size_t n_bytes = least_bytes > CHUNK_BYTES ? round_up(least_bytes, MEMORY_HUGE_PAGE) : CHUNK_BYTES;
@@ -107,11 +108,11 @@ static struct chunk *add_chunk(size_t least_bytes)
         free(c);
         return NULL;
     }
-    *c = (struct chunk){.next = chunks, .data = data, .n_bytes = n_bytes};
+    *c = (struct chunk){.next = chunks, .owner = owner, .data = data, .n_bytes = n_bytes};
     return chunks = c;
 }
 
-void *memory_alloc_weights(size_t n_bytes)
+void *memory_alloc_weights(const void *owner, size_t n_bytes)
 {
     if (n_bytes > SIZE_MAX / 2)
         return NULL;
@@ -121,9 +122,9 @@ void *memory_alloc_weights(size_t n_bytes)
     void *p = NULL;
     pthread_mutex_lock(&lock);
     struct chunk *c = chunks;
-    while (c && c->n_bytes - c->n_used < rounded)
+    while (c && (c->owner != owner || c->n_bytes - c->n_used < rounded))
         c = c->next;
-    if (c || (c = add_chunk(rounded))) {
+    if (c || (c = add_chunk(owner, rounded))) {
         p = c->data + c->n_used;
         c->n_used += rounded;
         c->n_blocks++;

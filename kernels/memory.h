@@ -19,9 +19,9 @@
 void *memory_alloc(size_t n_bytes);
 void memory_free(void *p);
 
-/* 64-byte aligned, not cleared, or NULL when memory is out. Freed by memory_free_weights (NULL is allowed); a chunk's memory goes back
- * to the system with the last block that it holds. */
-void *memory_alloc_weights(size_t n_bytes);
+/* 64-byte aligned, not cleared, or NULL when memory is out. Freed by memory_free_weights (NULL is allowed). A chunk holds blocks of one owner, any
+ * address, and goes back to the system with the last of them: so all of a model's does, whatever others came meanwhile. */
+void *memory_alloc_weights(const void *owner, size_t n_bytes);
 void memory_free_weights(void *p);
 
 /* Asks that pages of [p, p + n_bytes) that are touched first from now on lie on one NUMA node, or evenly over several, by the system's

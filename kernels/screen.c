@@ -15,13 +15,13 @@
 /* More than the rounding of sums of squares in float lanes, of a root, and of what is made of them. */
 #define UP 1.0001f
 
-bool screen_open(struct screen *s, size_t n_rows, size_t n_cols)
+bool screen_open(struct screen *s, const void *owner, size_t n_rows, size_t n_cols)
 {
     size_t stride = (n_cols + BLOCK - 1) / BLOCK * BLOCK,
            padded = (n_rows + SCREEN_CHUNK - 1) / SCREEN_CHUNK * SCREEN_CHUNK;
     *s = (struct screen){.n_rows = n_rows, .n_cols = n_cols, .stride = stride};
-    s->high = memory_alloc_weights(padded * screen_high_bytes(stride));
-    s->low = memory_alloc_weights(padded * screen_low_bytes(stride));
+    s->high = memory_alloc_weights(owner, padded * screen_high_bytes(stride));
+    s->low = memory_alloc_weights(owner, padded * screen_low_bytes(stride));
     s->scale = calloc(padded, sizeof *s->scale);
     s->coarse_error = calloc(padded, sizeof *s->coarse_error);
     s->error = calloc(padded, sizeof *s->error);

@@ -73,8 +73,8 @@ static inline size_t screen_low_bytes(size_t stride)
     return stride / 4;
 }
 
-/* Allocates; the rows are filled in by screen_set_row. False when memory is out. */
-bool screen_open(struct screen *s, size_t n_rows, size_t n_cols);
+/* Allocates (owner: see memory_alloc_weights); the rows are filled in by screen_set_row. False when memory is out. */
+bool screen_open(struct screen *s, const void *owner, size_t n_rows, size_t n_cols);
 void screen_close(struct screen *s);
 /* Quantises row r of f32 weights. Rows may be set by several threads. False when the row is not finite. */
 bool screen_set_row(struct screen *s, size_t r, const float *w);

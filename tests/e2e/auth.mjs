@@ -227,7 +227,7 @@ await test('auth: without keys inference is open and management is not', async (
   for (const [method, to] of [['POST', '/v1/models/load'], ['POST', '/v1/models/swap'], ['DELETE', '/v1/models/tales']]) {
     const answer = await get(open.url + to, { method, headers: { 'content-type': 'application/json', ...bearer(whole) }, body: method === 'POST' ? '{}' : undefined });
     assert.equal(answer.status, 403);
-    assert.match(answer.json.error.message, /jwt-key or jwt-jwks/);
+    assert.match(answer.json.error.message, /--api-keys, --jwt-key or --jwt-jwks/);
   }
   await stop(open.child);
 });

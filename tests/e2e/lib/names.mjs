@@ -76,7 +76,7 @@ const notMetrics = new Set(['bitnet_b1_58']);
 // Options of other programs, where the line names that program.
 const foreign = /\b(cmake|lm_eval|git|curl|docker|npm|apt-get|helm|kubectl|systemctl|RUN|COPY|HEALTHCHECK)\b/;
 // Ports of others: what they are.
-const foreignPorts = { 3000: 'Grafana', 4143: 'Linkerd', 4317: 'OTLP', 4318: 'OTLP', 8443: 'an example', 65532: 'the user of the image', 9002: 'an endpoint picker', 9099: 'Prometheus' };
+const foreignPorts = { 3000: 'Grafana', 4143: 'Linkerd', 4317: 'OTLP', 4318: 'OTLP', 8443: 'an example', 65532: 'the user of the image', 9002: 'an endpoint picker', 9003: 'another', 9099: 'Prometheus' };
 
 const lines = (file, body) => body.split('\n').map((line, i) => ({ line, where: `${file}:${i + 1}` }));
 

@@ -16,7 +16,7 @@ START_TEST(without_keys_all_but_management_is_open)
     for (size_t i = 0; i < 3; i++) {
         ck_assert_int_eq(ask(calls[i][0], calls[i][1], JSON), 403);
         ck_assert(says("AUTHORIZATION_FAILED"));
-        ck_assert(says("set jwt-key or jwt-jwks"));
+        ck_assert(says("set --api-keys, --jwt-key or --jwt-jwks"));
         ck_assert(says(calls[i][2]));
         ck_assert(!says("x-ratelimit"));
     }

@@ -70,15 +70,15 @@ END_TEST
 
 START_TEST(weights_share_chunks_that_ask_for_huge_pages)
 {
-    char *a = memory_alloc_weights(MB), *b = memory_alloc_weights(MB + 1), *c = memory_alloc_weights(100 * MB),
+    char *a = memory_alloc_weights(NULL, MB), *b = memory_alloc_weights(NULL, MB + 1), *c = memory_alloc_weights(NULL, 100 * MB),
          flags[256];
-    char *small = memory_alloc_weights(1000);
+    char *small = memory_alloc_weights(NULL, 1000);
     ck_assert(a && b && c && small);
     ck_assert_uint_eq((uintptr_t)a % MEMORY_HUGE_PAGE, 0);
     ck_assert_uint_eq((uintptr_t)c % MEMORY_HUGE_PAGE, 0);
     ck_assert_uint_eq((uintptr_t)small % 64, 0);
     ck_assert_ptr_eq(b, a + MB);
-    char *d = memory_alloc_weights(MB); /* in the chunk of a and b, though c's is newer */
+    char *d = memory_alloc_weights(NULL, MB); /* in the chunk of a and b, though c's is newer */
     ck_assert_ptr_eq(d, b + MB + 64);
     if (access("/sys/kernel/mm/transparent_hugepage/enabled", R_OK) == 0) {
         ck_assert(smaps(a, "VmFlags:", flags, sizeof flags));
@@ -94,10 +94,15 @@ START_TEST(weights_share_chunks_that_ask_for_huge_pages)
     ck_assert_int_eq(b[MB], 2); /* the chunk lives as long as one of its blocks */
     memory_free_weights(b);
     ck_assert_uint_eq(resident(a), 0);
+    char *other = memory_alloc_weights(&a, MB), *again = memory_alloc_weights(NULL, MB);
+    ck_assert_ptr_ne(other + MB, again); /* one owner a chunk */
+    memory_free_weights(other);
+    ck_assert_uint_eq(resident(other), 0);
+    memory_free_weights(again);
     memory_free_weights(small);
     memory_free_weights(NULL);
-    ck_assert_ptr_null(memory_alloc_weights(SIZE_MAX));
-    ck_assert_ptr_null(memory_alloc_weights(SIZE_MAX / 4));
+    ck_assert_ptr_null(memory_alloc_weights(NULL, SIZE_MAX));
+    ck_assert_ptr_null(memory_alloc_weights(NULL, SIZE_MAX / 4));
 }
 END_TEST
 

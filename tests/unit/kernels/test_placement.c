@@ -187,7 +187,7 @@ static int node_of_page(void *p)
 START_TEST(memory_asks_for_nodes)
 {
     static const int zero[] = {0, 0};
-    char *p = memory_alloc_weights(4 * MB);
+    char *p = memory_alloc_weights(NULL, 4 * MB);
     ck_assert_ptr_nonnull(p);
     if (policy_of(p) < 0) {
         printf("skip memory_asks_for_nodes the system has no memory policies\n");
@@ -212,7 +212,7 @@ START_TEST(rows_lie_on_the_nodes_of_their_threads)
 {
     static struct placement p;
     struct topology t;
-    char *rows = memory_alloc_weights(4 * MB);
+    char *rows = memory_alloc_weights(NULL, 4 * MB);
     ck_assert_ptr_nonnull(rows);
     if (policy_of(rows) < 0) {
         printf("skip rows_lie_on_the_nodes_of_their_threads the system has no memory policies\n");
