@@ -212,6 +212,14 @@ static int finish(struct answer *a)
     return a->code;
 }
 
+static bool is_over(struct answer *a)
+{
+    pthread_mutex_lock(&a->lock);
+    bool over = a->code >= 0;
+    pthread_mutex_unlock(&a->lock);
+    return over;
+}
+
 static void wait_messages(struct answer *a, size_t n)
 {
     pthread_mutex_lock(&a->lock);
@@ -346,7 +354,7 @@ START_TEST(a_consumer_that_holds_stops_the_sender_and_release_resumes_it)
     start(&a, "/t.T/Count", "2000", 5, CLOCK_NEVER, 16000);
     wait_messages(&a, 16);
     ck_assert_int_lt(wait_still(), 1500);
-    for (int i = 0; i < 4000 && a.code < 0; i++) {
+    for (int i = 0; i < 4000 && !is_over(&a); i++) {
         rpc_request_release(a.request, 64000);
         usleep(500);
     }
@@ -367,7 +375,7 @@ START_TEST(an_abort_gets_past_what_is_not_read)
     wait_count(&n_done, 1); /* though the client has read nothing more */
     ck_assert_int_eq(atomic_load(&n_cancelled), 1);
     rpc_call_put(atomic_load(&the_call));
-    for (int i = 0; i < 4000 && a.code < 0; i++) {
+    for (int i = 0; i < 4000 && !is_over(&a); i++) {
         rpc_request_release(a.request, 64000);
         usleep(500);
     }
@@ -512,7 +520,7 @@ START_TEST(an_idle_queue_runs_on_the_thread_that_turns_it)
     start(&a, "/t.T/Echo", "abc", 3, clock_now_ns() + 20 * SECOND, 0);
     usleep(50000);
     ck_assert_int_eq(a.code, -1); /* whatever has come: nobody has turned it */
-    for (int64_t end_ns = clock_now_ns() + 20 * SECOND; a.code < 0 && clock_now_ns() < end_ns; usleep(1000))
+    for (int64_t end_ns = clock_now_ns() + 20 * SECOND; !is_over(&a) && clock_now_ns() < end_ns; usleep(1000))
         rpc_queue_turn(queue);
     ck_assert_int_eq(a.code, 0);
     ck_assert(pthread_equal(a.thread, pthread_self()));
