@@ -16,10 +16,14 @@
 #include <semaphore.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
 #include <time.h>
+#include <unistd.h>
 
 #define DEFAULT_THRESHOLD 0.99
 #define N_PLACES 4
+#define LOWEST_PRIORITY 19
 #define REST 59                        /* times as long as it has computed, while requests run */
 #define LOOK_NS (50 * CLOCK_NS_PER_MS) /* how often it looks whether they still do */
 
@@ -38,6 +42,7 @@ struct counts { uint32_t n_compared, n_same; };
 struct accuracy {
     struct engine *engine;
     double threshold;
+    bool idle;
     pthread_t thread;
     sem_t work; /* posted for each place that is filled, and by close */
     atomic_bool closing;
@@ -184,7 +189,10 @@ static void *accuracy_main(void *arg)
 {
     struct accuracy *a = arg;
     pthread_setname_np(pthread_self(), "accuracy");
-    sched_setscheduler(0, SCHED_IDLE, &(struct sched_param){0}); /* where that is refused, it rests all the same */
+    if (a->idle) /* as what computes is */
+        sched_setscheduler(0, SCHED_IDLE, &(struct sched_param){0});
+    else /* at idle priority it would never get to run on a machine that is busy */
+        setpriority(PRIO_PROCESS, (id_t)syscall(SYS_gettid), LOWEST_PRIORITY);
     for (size_t i = 0;; i = (i + 1) % N_PLACES) {
         while (sem_wait(&a->work) != 0)
             ;
@@ -201,12 +209,13 @@ static void *accuracy_main(void *arg)
 
 /* ---- open, close, read ------------------------------------------------------------------------------------------- */
 
-enum error_code accuracy_open(struct engine *e, double share, double threshold, struct accuracy **out, struct error *err)
+enum error_code accuracy_open(struct engine *e, double share, double threshold, bool idle, struct accuracy **out, struct error *err)
 {
     struct accuracy *a = calloc(1, sizeof *a);
     if (!a)
         return error_set(err, ERROR_MEMORY_EXHAUSTED, "no memory for the requests that are computed again");
     a->engine = e;
+    a->idle = idle;
     a->threshold = threshold > 0 ? threshold : DEFAULT_THRESHOLD;
     a->period = share < 1 ? (uint64_t)(1 / share + 0.5) : 1;
     if (!sem_init(&a->work, 0, 0)) {

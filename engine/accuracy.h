@@ -21,9 +21,9 @@
 
 struct accuracy;
 
-/* Starts the thread; share > 0, threshold of 0 is the default. The engine must outlive it, and offers must be over when it is closed, which ends
+/* Starts the thread; share > 0, threshold of 0 is the default; idle: what computes runs at idle priority. The engine must outlive it, and offers must be over when it is closed, which ends
  * what is being compared after the next chunk. */
-enum error_code accuracy_open(struct engine *e, double share, double threshold, struct accuracy **out, struct error *err);
+enum error_code accuracy_open(struct engine *e, double share, double threshold, bool idle, struct accuracy **out, struct error *err);
 void accuracy_close(struct accuracy *a); /* NULL is ignored */
 
 /* A request has ended. On the loop's thread; allocates nothing and waits for nothing but a short lock. */

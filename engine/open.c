@@ -220,7 +220,7 @@ static enum error_code start(struct engine *e, const struct engine_options *o, s
     e->turn = strcmp(backend_info(e->backend)->device, "cpu") == 0 ? o->turn : NULL;
     e->stats.last_turn_ns = clock_now_ns();
     if (o->accuracy_share > 0) {
-        enum error_code code = accuracy_open(e, o->accuracy_share, o->accuracy_threshold, &e->accuracy, err);
+        enum error_code code = accuracy_open(e, o->accuracy_share, o->accuracy_threshold, o->idle_priority, &e->accuracy, err);
         if (code)
             return code;
     }

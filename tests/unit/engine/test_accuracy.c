@@ -147,7 +147,7 @@ START_TEST(a_wrong_token_degrades_for_a_while)
     uint32_t *last = &j->sequences[0].generated[N_ANSWER - 1];
     struct accuracy *a;
     struct error err = {0};
-    ck_assert(!accuracy_open(e, 1, 0.9, &a, &err));
+    ck_assert(!accuracy_open(e, 1, 0.9, false, &a, &err));
     accuracy_offer(a, j);
     struct engine_accuracy f = await(a, 1);
     ck_assert(f.recent == 1 && !f.degraded && f.n_violations == 0);
@@ -182,7 +182,7 @@ START_TEST(what_cannot_be_compared_leaves_its_turn)
     struct accuracy *a;
     struct error err = {0};
     formal->grammar = (struct grammar *)(void *)&any;
-    ck_assert(!accuracy_open(e, 0.5, 0, &a, &err));
+    ck_assert(!accuracy_open(e, 0.5, 0, false, &a, &err));
     for (uint64_t n = 1; n <= 3; n++) {
         accuracy_offer(a, empty);
         accuracy_offer(a, is_long);
@@ -205,7 +205,7 @@ START_TEST(too_many_are_dropped)
     struct job *j = true_job(e);
     struct accuracy *a;
     struct error err = {0};
-    ck_assert(!accuracy_open(e, 1, 0, &a, &err));
+    ck_assert(!accuracy_open(e, 1, 0, false, &a, &err));
     for (int i = 0; i < 100; i++)
         accuracy_offer(a, j);
     struct engine_accuracy f = await(a, 100);
