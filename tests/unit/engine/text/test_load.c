@@ -39,7 +39,7 @@ static const struct fault faults[] = {
     {"merge of nothing", ALL, "gpt2", "gpt-2", {"a", "x", "y", "ab"}, 4, 4, 1, 0, -1, -1, -1, 0, NULL},
     {"default bos absent", ALL, "gpt2", "llama-bpe", {"a", "b", "ab", "c"}, 4, 4, 1, 0, -1, -1, -1, 0, NULL},
     {"model", ALL, "bert", "gpt-2", FOUR, 4, 4, 1, 0, 3, 3, 1, 4, "tokenizer.ggml.model"},
-    {"pre", ALL, "gpt2", "qwen2", FOUR, 4, 4, 1, 0, 3, 3, 1, 4, "tokenizer.ggml.pre"},
+    {"pre", ALL, "gpt2", "deepseek-llm", FOUR, 4, 4, 1, 0, 3, 3, 1, 4, "tokenizer.ggml.pre"},
     {"n_vocab", ALL, "gpt2", "gpt-2", FOUR, 4, 4, 1, 0, 3, 3, 1, 5, "tokenizer.ggml.tokens"},
     {"no tokens", ALL, "gpt2", "gpt-2", FOUR, 0, 0, 1, 0, -1, -1, -1, 0, "tokenizer.ggml.tokens"},
     {"same text", ALL, "gpt2", "gpt-2", {"a", "b", "ab", "a"}, 4, 4, 1, 0, -1, -1, -1, 0, "tokenizer.ggml.tokens"},
