@@ -280,7 +280,7 @@ await test('pool: a fault in the options is told', async () => {
   for (const target of ['', '127.0.0.1', 'dns:///', 'unix:', '127.0.0.1:1,127.0.0.1:1']) {
     const child = start('bitnet-gateway', ['--engine', target, '--listen', '127.0.0.1:0', '--admin-listen', '']);
     assert.equal((await child.ended).code, 1, target);
-    assert.match(child.log(), /bitnet-gateway: engine: (expected HOST:PORT, .* found ".*"|127.0.0.1:1 is named twice)/);
+    assert.match(child.log(), /bitnet-gateway: --engine: (expected HOST:PORT, .* found ".*"|127.0.0.1:1 is named twice)/);
   }
   const child = start('bitnet-gateway', ['--engine', 'dns:///localhost:1', '--engine-tls-ca', '/nowhere.pem', '--listen', '127.0.0.1:0', '--admin-listen', '']);
   assert.equal((await child.ended).code, 1);

@@ -10,7 +10,7 @@ import loader from '@grpc/proto-loader';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { done, haveModel, metric, root, startPair, test, until } from './lib/harness.mjs';
 
-const SECONDS = Number(process.env.SOAK_SECONDS ?? 20), CLIENTS = Number(process.env.SOAK_CLIENTS ?? 200);
+const SECONDS = Number(process.env.SOAK_SECONDS ?? 8), CLIENTS = Number(process.env.SOAK_CLIENTS ?? 200);
 const SEED = Number(process.env.SOAK_SEED ?? 1), CHANNELS = 8, HTTP_SHARE = 0.2;
 // Memory is compared between the end of the warm-up, a third, and the end, by the median of samples around: within 1 %. A short run is warm-up for the most part, and a sanitizer keeps what was freed.
 const FLAT = SECONDS >= 120 ? 0.01 : 0.25, SAMPLE_MS = 250, WINDOW = 0.1;
