@@ -20,22 +20,6 @@ static const char *status_name(Bitnet__V1__DeviceStatus status)
     return (unsigned)status < sizeof names / sizeof *names ? names[status] : NULL;
 }
 
-static void put_text(struct buffer *b, const char *key, const char *text)
-{
-    if (text && text[0] != '\0') {
-        emit_key(b, key);
-        emit_text(b, text);
-    }
-}
-
-static void put_uint(struct buffer *b, const char *key, uint64_t v)
-{
-    if (v > 0) {
-        emit_key(b, key);
-        emit_uint(b, v);
-    }
-}
-
 /* `member` < 0: there is but one engine. */
 static void put_id(struct buffer *b, int64_t member, const char *id)
 {
@@ -50,20 +34,20 @@ static void put_device(struct buffer *b, int64_t member, const Bitnet__V1__Devic
     emit_open(b, '{');
     emit_key(b, "id");
     put_id(b, member, d->id);
-    put_text(b, "kind", d->kind);
-    put_text(b, "name", d->name);
-    put_text(b, "status", status_name(d->status));
-    put_text(b, "message", d->message);
+    emit_text_if(b, "kind", d->kind);
+    emit_text_if(b, "name", d->name);
+    emit_text_if(b, "status", status_name(d->status));
+    emit_text_if(b, "message", d->message);
     if (d->memory_total_bytes > 0) {
         emit_key(b, "memory");
         emit_open(b, '{');
-        put_uint(b, "total_bytes", d->memory_total_bytes);
-        put_uint(b, "used_bytes", d->memory_used_bytes);
+        emit_uint_if(b, "total_bytes", d->memory_total_bytes);
+        emit_uint_if(b, "used_bytes", d->memory_used_bytes);
         emit_close(b, '}');
     }
-    put_text(b, "kernels", d->kernels);
-    put_text(b, "quantization_format", d->quantization_format);
-    put_uint(b, "threads", d->threads);
+    emit_text_if(b, "kernels", d->kernels);
+    emit_text_if(b, "quantization_format", d->quantization_format);
+    emit_uint_if(b, "threads", d->threads);
     emit_close(b, '}');
 }
 
@@ -95,7 +79,7 @@ static void answer(struct request *r, const struct ask_all_answers *answers)
         for (size_t k = 0; k < engines[i]->n_devices; k++)
             put_id(&b, several ? (int64_t)answers->members[i] : -1, engines[i]->devices[k]->id);
     emit_close(&b, ']');
-    put_text(&b, "requested", requested(engines, answers->n));
+    emit_text_if(&b, "requested", requested(engines, answers->n));
     emit_close(&b, '}');
     request_json(r, 200, &b);
     buffer_fini(&b);

@@ -120,3 +120,27 @@ void emit_fixed(struct buffer *b, double v, int decimals)
     comma(b);
     buffer_append_str(b, strcmp(text, "-0") == 0 ? "0" : text);
 }
+
+void emit_text_if(struct buffer *b, const char *key, const char *text)
+{
+    if (!text || text[0] == '\0')
+        return;
+    emit_key(b, key);
+    emit_text(b, text);
+}
+
+void emit_uint_if(struct buffer *b, const char *key, uint64_t v)
+{
+    if (v == 0)
+        return;
+    emit_key(b, key);
+    emit_uint(b, v);
+}
+
+void emit_fixed_if(struct buffer *b, const char *key, bool known, double v, int decimals)
+{
+    if (!known)
+        return;
+    emit_key(b, key);
+    emit_fixed(b, v, decimals);
+}

@@ -26,4 +26,9 @@ void emit_float(struct buffer *b, float v);
 /* Rounded to `decimals` places, without trailing zeros; null when it is not finite. */
 void emit_fixed(struct buffer *b, double v, int decimals);
 
+/* A key with its value, or nothing where there is nothing to say: an empty or missing text, 0, what is not known. */
+void emit_text_if(struct buffer *b, const char *key, const char *text);
+void emit_uint_if(struct buffer *b, const char *key, uint64_t v);
+void emit_fixed_if(struct buffer *b, const char *key, bool known, double v, int decimals);
+
 #endif

@@ -7,30 +7,6 @@
 
 #define MB 1048576.0
 
-static void put_text_if(struct buffer *b, const char *key, const char *text)
-{
-    if (!text || text[0] == '\0')
-        return;
-    emit_key(b, key);
-    emit_text(b, text);
-}
-
-static void put_uint_if(struct buffer *b, const char *key, uint64_t v)
-{
-    if (v == 0)
-        return;
-    emit_key(b, key);
-    emit_uint(b, v);
-}
-
-static void put_if(struct buffer *b, const char *key, bool known, double v, int decimals)
-{
-    if (!known)
-        return;
-    emit_key(b, key);
-    emit_fixed(b, v, decimals);
-}
-
 static void put_ms(struct buffer *b, const char *key, double ms)
 {
     emit_key(b, key);
@@ -62,14 +38,14 @@ static void put_metadata(struct buffer *b, const Bitnet__V1__Model *m)
 {
     emit_key(b, "model_metadata");
     emit_open(b, '{');
-    put_uint_if(b, "file_size_bytes", m->file_size_bytes);
+    emit_uint_if(b, "file_size_bytes", m->file_size_bytes);
     emit_key(b, "parameter_count");
     emit_uint(b, m->parameter_count);
     emit_key(b, "quantization_format");
     emit_text(b, m->quantization_format);
-    put_text_if(b, "architecture", m->architecture);
-    put_uint_if(b, "vocab_size", m->vocab_size);
-    put_uint_if(b, "context_length", m->context_length);
+    emit_text_if(b, "architecture", m->architecture);
+    emit_uint_if(b, "vocab_size", m->vocab_size);
+    emit_uint_if(b, "context_length", m->context_length);
     emit_close(b, '}');
 }
 
@@ -77,8 +53,8 @@ static void put_performance(struct buffer *b, const Bitnet__V1__ValidationResult
 {
     emit_key(b, "performance_validation");
     emit_open(b, '{');
-    put_if(b, "tokens_per_second", v->_tokens_per_second_case, v->tokens_per_second, 3);
-    put_if(b, "memory_usage_mb", v->memory_bytes > 0, (double)v->memory_bytes / MB, 2);
+    emit_fixed_if(b, "tokens_per_second", v->_tokens_per_second_case, v->tokens_per_second, 3);
+    emit_fixed_if(b, "memory_usage_mb", v->memory_bytes > 0, (double)v->memory_bytes / MB, 2);
     emit_key(b, "device_compatibility");
     emit_open(b, '[');
     for (size_t i = 0; i < v->n_devices; i++)
@@ -95,15 +71,15 @@ static void put_validation(struct buffer *b, const Bitnet__V1__ValidationResults
     emit_open(b, '{');
     emit_key(b, "format_valid");
     emit_bool(b, v->format_valid);
-    put_uint_if(b, "version", v->gguf_version);
-    put_uint_if(b, "tensor_count", v->tensor_count);
+    emit_uint_if(b, "version", v->gguf_version);
+    emit_uint_if(b, "tensor_count", v->tensor_count);
     emit_close(b, '}');
     if (v->_accuracy_case) {
         emit_key(b, "quantization_validation");
         emit_open(b, '{');
-        put_if(b, "accuracy_score", true, v->accuracy, 6);
-        put_if(b, "cross_validation_score", v->_cross_validation_case, v->cross_validation, 6);
-        put_if(b, "statistical_significance", v->_significance_case, v->significance, 6);
+        emit_fixed_if(b, "accuracy_score", true, v->accuracy, 6);
+        emit_fixed_if(b, "cross_validation_score", v->_cross_validation_case, v->cross_validation, 6);
+        emit_fixed_if(b, "statistical_significance", v->_significance_case, v->significance, 6);
         emit_close(b, '}');
     }
     if (v->_tokens_per_second_case || v->memory_bytes > 0 || v->n_devices > 0)
@@ -140,7 +116,7 @@ static void put_error_details(struct buffer *b, const char *code, const char *me
 static void put_load(struct buffer *b, const Bitnet__V1__LoadResult *result, const struct failure *f)
 {
     const Bitnet__V1__Model *m = result->model;
-    put_text_if(b, "model_id", m ? m->id : NULL);
+    emit_text_if(b, "model_id", m ? m->id : NULL);
     emit_key(b, "status");
     emit_text(b, f ? "failed" : "loaded");
     put_ms(b, "load_time_ms", result->load_time_ms);
@@ -212,12 +188,12 @@ static void put_side(struct buffer *b, const char *key, const Bitnet__V1__SwapSi
     emit_open(b, '{');
     emit_key(b, "model_id");
     emit_text(b, side->model->id);
-    put_text_if(b, "quantization_format", side->model->quantization_format);
+    emit_text_if(b, "quantization_format", side->model->quantization_format);
     if (side->_tokens_per_second_case || side->_accuracy_case) {
         emit_key(b, "performance_baseline");
         emit_open(b, '{');
-        put_if(b, "tokens_per_second", side->_tokens_per_second_case, side->tokens_per_second, 3);
-        put_if(b, "accuracy_score", side->_accuracy_case, side->accuracy, 6);
+        emit_fixed_if(b, "tokens_per_second", side->_tokens_per_second_case, side->tokens_per_second, 3);
+        emit_fixed_if(b, "accuracy_score", side->_accuracy_case, side->accuracy, 6);
         emit_close(b, '}');
     }
     emit_close(b, '}');
@@ -231,8 +207,8 @@ static void put_comparison(struct buffer *b, const Bitnet__V1__SwapSide *old, co
     emit_open(b, '{');
     emit_key(b, "format_changed");
     emit_bool(b, strcmp(old->model->quantization_format, next->model->quantization_format) != 0);
-    put_if(b, "accuracy_delta", old->_accuracy_case && next->_accuracy_case, next->accuracy - old->accuracy, 6);
-    put_if(b, "performance_delta", old->_tokens_per_second_case && next->_tokens_per_second_case,
+    emit_fixed_if(b, "accuracy_delta", old->_accuracy_case && next->_accuracy_case, next->accuracy - old->accuracy, 6);
+    emit_fixed_if(b, "performance_delta", old->_tokens_per_second_case && next->_tokens_per_second_case,
            next->tokens_per_second - old->tokens_per_second, 3);
     emit_close(b, '}');
 }
@@ -256,7 +232,7 @@ static void put_checks(struct buffer *b, const Bitnet__V1__SwapResult *s)
         emit_text(b, s->checks[i]->name);
         emit_key(b, "passed");
         emit_bool(b, s->checks[i]->passed);
-        put_text_if(b, "details", s->checks[i]->details);
+        emit_text_if(b, "details", s->checks[i]->details);
         emit_close(b, '}');
     }
     emit_close(b, ']');
@@ -300,7 +276,7 @@ static void put_swap(struct buffer *b, const Bitnet__V1__SwapResult *s)
     emit_open(b, '{');
     emit_key(b, "rollback_performed");
     emit_bool(b, s->rolled_back);
-    put_text_if(b, "rollback_reason", s->rollback_reason);
+    emit_text_if(b, "rollback_reason", s->rollback_reason);
     if (s->rolled_back)
         put_ms(b, "rollback_duration_ms", s->rollback_ms);
     emit_close(b, '}');

@@ -50,20 +50,9 @@ static void put_openai(struct buffer *b, const Bitnet__V1__Model *m)
     emit_text(b, "bitnetd");
 }
 
-static void put_if(struct buffer *b, const char *key, const char *text)
-{
-    if (!text || text[0] == '\0')
-        return;
-    emit_key(b, key);
-    emit_text(b, text);
-}
-
 static void put_mb(struct buffer *b, const char *key, uint64_t n_bytes)
 {
-    if (n_bytes == 0)
-        return;
-    emit_key(b, key);
-    emit_fixed(b, (double)n_bytes / 1048576.0, 2);
+    emit_fixed_if(b, key, n_bytes > 0, (double)n_bytes / 1048576.0, 2);
 }
 
 static void put_measured(struct buffer *b, const struct models_entry *e)
@@ -99,7 +88,7 @@ static void put_metadata(struct buffer *b, const Bitnet__V1__Model *m)
 {
     emit_key(b, "model_metadata");
     emit_open(b, '{');
-    put_if(b, "architecture", m->architecture);
+    emit_text_if(b, "architecture", m->architecture);
     emit_key(b, "parameter_count");
     emit_uint(b, m->parameter_count);
     emit_key(b, "vocab_size");
@@ -126,11 +115,11 @@ static void put_aliases(struct buffer *b, const Bitnet__V1__Model *m)
 static void put_ours(struct buffer *b, const struct models_entry *e)
 {
     const Bitnet__V1__Model *m = e->model;
-    put_if(b, "status", status_name(m));
-    put_if(b, "message", m->message);
-    put_if(b, "path", m->path);
-    put_if(b, "quantization_format", m->quantization_format);
-    put_if(b, "device", m->device);
+    emit_text_if(b, "status", status_name(m));
+    emit_text_if(b, "message", m->message);
+    emit_text_if(b, "path", m->path);
+    emit_text_if(b, "quantization_format", m->quantization_format);
+    emit_text_if(b, "device", m->device);
     if (m->load_seconds > 0) {
         emit_key(b, "load_time");
         emit_fixed(b, m->load_seconds, 3);

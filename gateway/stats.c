@@ -29,17 +29,9 @@ static void put_uint(struct buffer *b, const char *key, uint64_t v)
     emit_uint(b, v);
 }
 
-static void put_fixed(struct buffer *b, const char *key, bool measured, double v, int decimals)
-{
-    if (measured) {
-        emit_key(b, key);
-        emit_fixed(b, v, decimals);
-    }
-}
-
 static void put_mean(struct buffer *b, const char *key, const struct stats_mean *m, int decimals)
 {
-    put_fixed(b, key, m->weight > 0, stats_mean(m), decimals);
+    emit_fixed_if(b, key, m->weight > 0, stats_mean(m), decimals);
 }
 
 /* ---- parts ---- */
@@ -48,11 +40,11 @@ static void put_server(struct buffer *b, const struct stats *s)
 {
     emit_key(b, "server_stats");
     emit_open(b, '{');
-    put_fixed(b, "uptime_seconds", true, s->uptime_seconds, 3);
+    emit_fixed_if(b, "uptime_seconds", true, s->uptime_seconds, 3);
     put_uint(b, "total_requests", s->total_requests);
     put_uint(b, "successful_requests", s->successful_requests);
     put_uint(b, "failed_requests", s->failed_requests);
-    put_fixed(b, "error_rate", s->total_requests > 0,
+    emit_fixed_if(b, "error_rate", s->total_requests > 0,
               (double)s->failed_requests / (double)(s->total_requests > 0 ? s->total_requests : 1), 6);
     put_mean(b, "avg_response_time_ms", &s->response_ms, 3);
     emit_close(b, '}');
@@ -73,7 +65,7 @@ static void put_inference(struct buffer *b, const struct stats *s)
         emit_key(b, "accuracy_metrics");
         emit_open(b, '{');
         put_mean(b, "avg_quantization_accuracy", &s->accuracy, 6);
-        put_fixed(b, "min_accuracy_seen", true, s->lowest_accuracy, 6);
+        emit_fixed_if(b, "min_accuracy_seen", true, s->lowest_accuracy, 6);
         put_uint(b, "accuracy_violations", s->accuracy_violations);
         emit_close(b, '}');
     }
