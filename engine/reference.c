@@ -187,7 +187,7 @@ static void draw_again(struct reference *r, const uint32_t *tokens, size_t n_pro
 enum error_code reference_compare(struct reference *r, const uint32_t *tokens, size_t n_prompt, size_t n, const struct sampling *sampling,
                                   bool (*go_on)(void *user), void *user, struct agreement *out, struct error *err)
 {
-    *out = (struct agreement){.cosine = -1};
+    *out = (struct agreement){0};
     if (!n_prompt || n <= n_prompt)
         return error_set_param(err, ERROR_VALIDATION_FAILED, "tokens", "expected tokens behind a prompt, found %zu of prompt and %zu in all",
                                n_prompt, n);

@@ -21,7 +21,6 @@ size_t reference_memory_bytes(const struct reference *r); /* its own: scratch, k
 
 struct agreement {
     uint64_t n_compared, n_same;   /* tokens */
-    double cosine;                 /* mean, of the logits; negative = not measured */
 };
 /* Draws tokens[n_prompt..n) again, each behind the tokens before it, with the request's sampling (choice 0), and compares. `go_on`, asked between
  * chunks, may end it (then what was compared so far is given); or NULL. A chunk takes about 0.1 s, or one token. VALIDATION_FAILED: no token to

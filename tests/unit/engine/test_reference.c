@@ -102,7 +102,6 @@ START_TEST(tokens_are_drawn_again)
     ck_assert_msg(!reference_compare(r, tokens, N_PROMPT, n, &samplings[_i], NULL, NULL, &same, &err), "%s", err.message);
     ck_assert_uint_eq(same.n_compared, N_ANSWER);
     ck_assert_uint_eq(same.n_same, N_ANSWER);
-    ck_assert(same.cosine < 0);
     tokens[n - 1] = (tokens[n - 1] + 1) % HARNESS_VOCAB;
     ck_assert_msg(!reference_compare(r, tokens, N_PROMPT, n, &samplings[_i], NULL, NULL, &other, &err), "%s", err.message);
     ck_assert_uint_eq(other.n_compared, N_ANSWER);
