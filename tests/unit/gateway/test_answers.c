@@ -253,6 +253,83 @@ START_TEST(an_error_before_the_first_token_has_its_status)
 }
 END_TEST
 
+/* Every code of the contract as an engine's failure: the answers of both APIs, whole and in mid-stream. The figures are the contract's, not the
+ * program's table. */
+static const struct {
+    enum error_code code;
+    const char *name;
+    int status;
+    const char *type;
+} codes[] = {
+    {ERROR_INVALID_REQUEST, "INVALID_REQUEST", 400, "invalid_request_error"},
+    {ERROR_VALIDATION_FAILED, "VALIDATION_FAILED", 400, "invalid_request_error"},
+    {ERROR_AUTHENTICATION_REQUIRED, "AUTHENTICATION_REQUIRED", 401, "authentication_error"},
+    {ERROR_AUTHORIZATION_FAILED, "AUTHORIZATION_FAILED", 403, "permission_error"},
+    {ERROR_MODEL_NOT_FOUND, "MODEL_NOT_FOUND", 404, "not_found_error"},
+    {ERROR_NOT_FOUND, "NOT_FOUND", 404, "not_found_error"},
+    {ERROR_METHOD_NOT_ALLOWED, "METHOD_NOT_ALLOWED", 405, "invalid_request_error"},
+    {ERROR_PAYLOAD_TOO_LARGE, "PAYLOAD_TOO_LARGE", 413, "invalid_request_error"},
+    {ERROR_UNSUPPORTED_MEDIA_TYPE, "UNSUPPORTED_MEDIA_TYPE", 415, "invalid_request_error"},
+    {ERROR_CONFLICT, "CONFLICT", 409, "invalid_request_error"},
+    {ERROR_RATE_LIMIT_EXCEEDED, "RATE_LIMIT_EXCEEDED", 429, "rate_limit_error"},
+    {ERROR_QUOTA_EXCEEDED, "QUOTA_EXCEEDED", 429, "rate_limit_error"},
+    {ERROR_CANCELLED, "SERVICE_UNAVAILABLE", 503, "server_error"}, /* 499 is for the log: who still waits has not cancelled */
+    {ERROR_INFERENCE_FAILED, "INFERENCE_FAILED", 500, "server_error"},
+    {ERROR_INTERNAL, "INTERNAL_ERROR", 500, "server_error"},
+    {ERROR_QUANTIZATION, "QUANTIZATION_ERROR", 500, "server_error"},
+    {ERROR_SERVICE_UNAVAILABLE, "SERVICE_UNAVAILABLE", 503, "server_error"},
+    {ERROR_DEVICE_UNAVAILABLE, "DEVICE_UNAVAILABLE", 503, "server_error"},
+    {ERROR_MEMORY_EXHAUSTED, "MEMORY_EXHAUSTED", 503, "server_error"},
+    {ERROR_DEADLINE_EXCEEDED, "DEADLINE_EXCEEDED", 504, "server_error"},
+    {ERROR_READER_STALLED, "READER_STALLED", 408, "invalid_request_error"},
+    {ERROR_MODEL_LOAD_FAILED, "MODEL_LOAD_FAILED", 422, "invalid_request_error"},
+    {ERROR_CROSS_VALIDATION_FAILED, "CROSS_VALIDATION_FAILED", 422, "invalid_request_error"},
+    {ERROR_NOT_IMPLEMENTED, "NOT_IMPLEMENTED", 501, "server_error"},
+};
+
+static void has_error(size_t i)
+{
+    char name[64], type[64];
+    snprintf(name, sizeof name, "\"code\":\"%s\"", codes[i].name);
+    snprintf(type, sizeof type, "\"type\":\"%s\"", codes[i].type);
+    ck_assert_msg(strstr(app_body(&app), name) && strstr(app_body(&app), type) && strstr(app_body(&app), "as it was"), "%s: %s", codes[i].name,
+                  app_body(&app));
+}
+
+START_TEST(every_code_is_an_answer)
+{
+    static const char *const asked[][2] = {{"/v1/inference", "{\"prompt\":\"Hi\"}"},
+                                           {"/v1/completions", "{\"model\":\"m\",\"prompt\":\"Hi\"}"}};
+    ck_assert_uint_eq(sizeof codes / sizeof *codes, ERROR_N_CODES - 1);
+    for (size_t i = 0; i < sizeof codes / sizeof *codes; i++)
+        for (size_t api = 0; api < 2; api++) {
+            setup();
+            app_post(&app, asked[api][0], asked[api][1]);
+            app_fail(0, codes[i].code, "as it was");
+            ck_assert_msg(app_status(&app) == codes[i].status, "%s: %d", codes[i].name, app_status(&app));
+            has_error(i);
+            bool retry = codes[i].status == 429 || codes[i].status == 503;
+            ck_assert_msg((strstr(app_sent(&app), "\r\nretry-after: ") != NULL) == retry, "%s", app_sent(&app));
+            app_close(&app);
+        }
+}
+END_TEST
+
+START_TEST(every_code_is_an_event)
+{
+    for (size_t i = 0; i < sizeof codes / sizeof *codes; i++) {
+        setup();
+        app_post(&app, "/v1/completions", "{\"model\":\"m\",\"prompt\":\"Hi\",\"stream\":true}");
+        app_token(0, 0, 0, 5, "Ho", 0);
+        app_fail(0, codes[i].code, "as it was");
+        ck_assert_int_eq(app_status(&app), 200);
+        has_error(i);
+        ck_assert_ptr_null(strstr(app_body(&app), "[DONE]"));
+        app_close(&app);
+    }
+}
+END_TEST
+
 START_TEST(an_error_in_mid_stream_is_an_event)
 {
     setup();
@@ -500,6 +577,6 @@ END_TEST
 
 SUITE("answers", says_where_metrics_are, tells_the_methods, inference, inference_stream, progress_every_sixteen_tokens, chat, chat_stream,
       completions_of_two_prompts, completions_stream, an_error_before_the_first_token_has_its_status,
-      an_error_in_mid_stream_is_an_event, one_failing_prompt_cancels_the_others, response_formats_are_passed_on,
+      every_code_is_an_answer, every_code_is_an_event, an_error_in_mid_stream_is_an_event, one_failing_prompt_cancels_the_others, response_formats_are_passed_on,
       a_slow_reader_holds_the_engine,
       refuses, live_needs_no_engine, the_page_of_metrics)
