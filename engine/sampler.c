@@ -111,6 +111,7 @@ static void apply_mask(const uint64_t *allowed, uint32_t n, float *logits)
 /* ---- order ------------------------------------------------------------------------------------------------------- */
 
 #define LANES 16
+#define RUNS_PER_TOKEN 4 /* of the first k: more cost more to order, fewer let more tokens through */
 
 /* The largest logit. False when one is NaN or +infinity. In lanes, so that it is one pass of vector instructions over
  * what may be half a megabyte. */
@@ -194,28 +195,63 @@ static uint32_t next_above(const float *logits, uint32_t i, uint32_t n, float bo
     return i;
 }
 
-/* The first k tokens in order, into s->candidates. A heap of k, because k is small and the vocabulary is not; no
- * qsort, because glibc's may allocate. */
+/* Of n candidates the first k in order, as a heap whose root is the last of them. */
+static void keep_first(struct candidate *c, size_t n, size_t k)
+{
+    for (size_t j = k / 2; j-- > 0;)
+        sift_down(c, k, j);
+    for (size_t i = k; i < n; i++)
+        if (comes_before(c[i], c[0])) {
+            c[0] = c[i];
+            sift_down(c, k, 0);
+        }
+}
+
+static float max_of_lanes(const float *logits, uint32_t n)
+{
+    float lane[LANES], max = -INFINITY;
+    for (uint32_t k = 0; k < LANES; k++)
+        lane[k] = logits[k];
+    for (uint32_t i = LANES; i < n; i += LANES)
+        for (uint32_t k = 0; k < LANES; k++)
+            lane[k] = logits[i + k] > lane[k] ? logits[i + k] : lane[k];
+    for (uint32_t k = 0; k < LANES; k++)
+        max = lane[k] > max ? lane[k] : max;
+    return max;
+}
+
+/* A logit that at least k tokens reach, and mostly few more: the k-th of the largest logits of runs of tokens. -infinity when there are
+ * fewer than k runs with a token that is possible. */
+static float floor_of_first(struct sampler *s, const float *logits, size_t k)
+{
+    size_t run = s->vocab_size / (RUNS_PER_TOKEN * k) / LANES * LANES;
+    run = run ? run : LANES;
+    size_t n = s->vocab_size / run;
+    if (n < k)
+        return -INFINITY;
+    for (size_t r = 0; r < n; r++)
+        s->candidates[r] = (struct candidate){max_of_lanes(logits + r * run, (uint32_t)run), (uint32_t)r};
+    keep_first(s->candidates, n, k);
+    return s->candidates[0].logit;
+}
+
+/* The first k possible tokens in order, or as many as there are, into s->candidates. What cannot be among them is passed over in lanes,
+ * because k is small and the vocabulary is not. No qsort, because glibc's may allocate. */
 static size_t select_first(struct sampler *s, const float *logits, size_t k)
 {
-    struct candidate *heap = s->candidates;
-    if (k > s->vocab_size)
-        k = s->vocab_size;
-    for (size_t j = 0; j < k; j++)
-        heap[j] = (struct candidate){logits[j], (uint32_t)j};
-    for (size_t j = k / 2; j-- > 0;)
-        sift_down(heap, k, j);
-    uint32_t i = (uint32_t)k;
-    while ((i = next_above(logits, i, s->vocab_size, heap[0].logit)) < s->vocab_size) {
-        heap[0] = (struct candidate){logits[i], i}; /* of equal logits the lower id is in already */
-        sift_down(heap, k, 0);
-        i++;
-    }
-    for (size_t n = k; n > 1; n--) { /* heap sort: the last in order goes to the end */
-        struct candidate last = heap[0];
-        heap[0] = heap[n - 1];
-        heap[n - 1] = last;
-        sift_down(heap, n - 1, 0);
+    struct candidate *c = s->candidates;
+    k = k < s->vocab_size ? k : s->vocab_size;
+    float below = nextafterf(floor_of_first(s, logits, k), -INFINITY);
+    size_t n = 0;
+    for (uint32_t i = 0; (i = next_above(logits, i, s->vocab_size, below)) < s->vocab_size; i++)
+        c[n++] = (struct candidate){logits[i], i};
+    k = k < n ? k : n;
+    keep_first(c, n, k);
+    for (n = k; n > 1; n--) { /* heap sort: the last in order goes to the end */
+        struct candidate last = c[0];
+        c[0] = c[n - 1];
+        c[n - 1] = last;
+        sift_down(c, n - 1, 0);
     }
     return k;
 }
@@ -271,7 +307,7 @@ static size_t top_p_of_all(struct sampler *s, const struct draw *d, const float 
         size_t n = select_first(s, logits, k), kept = prefix_of_weight(d, s->candidates, n, target);
         if (kept <= n)
             return kept;
-        if (n == s->vocab_size)
+        if (n < k)
             return n;
     }
 }
@@ -309,7 +345,8 @@ static uint32_t draw_of_all(const struct sampler *s, const struct draw *d, const
 {
     struct winner w = {-INFINITY, 0};
     float noise[KERNEL_GUMBELS];
-    consider(d, &w, best, kernel_gumbel(d->params->seed, d->choice, d->position, best.id)); /* so that many are skipped */
+    consider(d, &w, best,
+             kernel_gumbel(d->params->seed, d->choice, d->position, best.id)); /* so that many are skipped */
     for (uint32_t i = 0; (i = next_above(logits, i, s->vocab_size, bound_of(d, w.score))) < s->vocab_size;) {
         uint32_t first = i - i % KERNEL_GUMBELS, end = first + KERNEL_GUMBELS;
         kernel_gumbels(d->params->seed, d->choice, d->position, first, noise);
@@ -355,8 +392,6 @@ static void report_logprobs(struct sampler *s, const struct sample_input *in, co
     if (!in->n_top)
         return;
     out->n_top = (uint32_t)select_first(s, logits, in->n_top < SAMPLER_MAX_TOP ? in->n_top : SAMPLER_MAX_TOP);
-    while (out->n_top > 0 && s->candidates[out->n_top - 1].logit == -INFINITY) /* fewer tokens are allowed */
-        out->n_top--;
     for (uint32_t i = 0; i < out->n_top; i++)
         out->top[i] = (struct token_logprob){s->candidates[i].id, s->candidates[i].logit - max - log_sum};
 }

@@ -70,7 +70,8 @@ START_TEST(test_penalties_leave_nothing_behind)
     struct sampler *s;
     struct sample a[2], b[2];
     uint32_t prompt[] = {1, 4}, seen[] = {2, 2}, other = 7;
-    struct sample_input penalised = {prompt, 2, seen, 2, 0, true, 3, NULL, 0}, fresh = {&other, 1, NULL, 0, 0, true, 3, NULL, 0};
+    struct sample_input penalised = {prompt, 2, seen, 2, 0, true, 3, NULL, 0},
+                        fresh = {&other, 1, NULL, 0, 0, true, 3, NULL, 0};
     memset(a, 0, sizeof a); /* compared byte by byte */
     memset(b, 0, sizeof b);
     struct sampling p = greedy();
@@ -239,9 +240,15 @@ START_TEST(test_a_mask_leaves_tokens_out)
     for (int i = 0; i < V; i++)
         left[i] = allowed >> i & 1 ? base_logits[i] : -INFINITY;
     for (uint32_t n = 0; n < 200; n++) {
-        struct sampling p = {.temperature = n % 4 ? 1.5f : 0, .top_k = n % 3, .top_p = n % 5 ? 1 : 0.8f, .repetition_penalty = 1,
-                             .seed = n, .bias = bias, .n_bias = n % 2};
-        struct sample_input masked = {.logprobs = true, .n_top = 6, .allowed = &allowed, .n_allowed = 4}, plain = masked;
+        struct sampling p = {.temperature = n % 4 ? 1.5f : 0,
+                             .top_k = n % 3,
+                             .top_p = n % 5 ? 1 : 0.8f,
+                             .repetition_penalty = 1,
+                             .seed = n,
+                             .bias = bias,
+                             .n_bias = n % 2};
+        struct sample_input masked = {.logprobs = true, .n_top = 6, .allowed = &allowed, .n_allowed = 4},
+                            plain = masked;
         plain.allowed = NULL;
         struct sample a = draw(&p, &masked, base_logits);
         p.n_bias = 0;
@@ -298,6 +305,43 @@ START_TEST(test_large_vocabulary_by_definition)
 }
 END_TEST
 
+/* Which tokens come first, by picking the best of all again and again: over odd sizes, with many that are equal, few that are possible,
+ * and the best side by side or far apart. */
+START_TEST(test_the_first_in_order)
+{
+    enum { BIG = 5003, TOP = SAMPLER_MAX_TOP };
+    static float logits[BIG], copy[BIG];
+    static const uint32_t sizes[] = {1, 7, 16, 33, 1000, BIG};
+    static const struct sample_input in = {.logprobs = true, .n_top = TOP};
+    const struct sampling p = greedy();
+    for (size_t z = 0; z < sizeof sizes / sizeof *sizes; z++) {
+        uint32_t n = sizes[z];
+        struct sampler *s;
+        struct sample out;
+        ck_assert_int_eq(sampler_open(n, &s, NULL), ERROR_NONE);
+        for (uint32_t round = 0; round < 48; round++) {
+            uint32_t levels = round % 3 == 0 ? 4 : round % 3 == 1 ? 100 : 1u << 24, every = round % 4 == 3 ? 97 : 1;
+            for (uint32_t i = 0; i < n; i++) {
+                float l = floorf((float)levels * kernel_gumbel(77, 0, round, i)) / (float)levels;
+                logits[i] = i % every == 0 ? (round % 5 == 4 ? l - (float)i : l) : -INFINITY;
+            }
+            memcpy(copy, logits, n * sizeof *copy);
+            ck_assert_int_eq(sampler_draw(s, &p, &in, copy, &out, NULL), ERROR_NONE);
+            uint32_t possible = (n + every - 1) / every;
+            ck_assert_uint_eq(out.n_top, possible < TOP ? possible : TOP);
+            for (uint32_t k = 0; k < out.n_top; k++) {
+                uint32_t best = 0;
+                for (uint32_t i = 1; i < n; i++)
+                    best = logits[i] > logits[best] ? i : best;
+                ck_assert_uint_eq(out.top[k].id, best);
+                logits[best] = -INFINITY;
+            }
+        }
+        sampler_close(s);
+    }
+}
+END_TEST
+
 START_TEST(test_bad_logits)
 {
     struct sampler *s;
@@ -333,4 +377,5 @@ END_TEST
 
 SUITE("sampler", test_greedy_takes_the_lowest_of_equals, test_penalties, test_penalties_leave_nothing_behind, test_bias,
       test_truncation_tables, test_draw_is_softmax, test_choices_are_independent,
-      test_position_counts_prompt_and_output, test_a_mask_leaves_tokens_out, test_large_vocabulary_by_definition, test_bad_logits)
+      test_position_counts_prompt_and_output, test_a_mask_leaves_tokens_out, test_large_vocabulary_by_definition,
+      test_the_first_in_order, test_bad_logits)
