@@ -197,7 +197,7 @@ static void multiply_triples(const struct cpu *cpu, const struct matmul_call *c,
     multiply_groups(cpu->kernels.matmul_triples_i8, c, mat, n_cols, triples_bytes(1, n_cols), begin, end, scratch);
 }
 
-static size_t scratch_bytes(size_t n_cols) { return MATMUL_SCRATCH_BYTES(triples_cols(n_cols)); }
+static size_t scratch_bytes(size_t n_cols) { return matmul_scratch_bytes(triples_cols(n_cols)); }
 
 const struct cpu_layout layout_tiles = {.format = TERNARY_I2S,
                                         .group_rows = TILE_ROWS,

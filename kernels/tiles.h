@@ -32,18 +32,25 @@ struct matmul_tiles {
     size_t n_groups, n_rows; /* 16 (n_groups - 1) < n_rows <= 16 n_groups */
     const int8_t *q;         /* [n_tokens][q_stride] */
     size_t q_stride;
-    const float *q_scale;    /* [n_tokens] */
-    const int32_t *q_sum;    /* [n_tokens] */
+    const float *q_scale; /* [n_tokens] */
+    const int32_t *q_sum; /* [n_tokens] */
     size_t n_tokens;
-    float scale;             /* of the weights */
+    float scale; /* of the weights */
     float *y;
     size_t y_stride;
-    uint8_t *scratch;        /* of this thread: MATMUL_SCRATCH_BYTES(n_cols), 64-byte aligned */
+    uint8_t *scratch; /* of this thread: matmul_scratch_bytes(n_cols), 64-byte aligned */
 };
 
-/* Room for the activations of a stripe of tokens, or for the codes of two groups of rows, a byte each. */
+/* Room for the activations of a stripe of tokens, for the codes of two groups of rows, a byte each, or for 16-bit sums of some groups of rows and
+ * 32 tokens with two bytes an index. */
 #define MATMUL_STRIPE 48
-#define MATMUL_SCRATCH_BYTES(n_cols) ((size_t)MATMUL_STRIPE * (n_cols))
+#define MATMUL_SUMS_GROUPS 120 /* they stay in the second cache */
+#define MATMUL_SUMS_BYTES (MATMUL_SUMS_GROUPS * TILE_ROWS * (2 * 32 + 2 * 8))
+static inline size_t matmul_scratch_bytes(size_t n_cols)
+{
+    size_t stripe = MATMUL_STRIPE * n_cols;
+    return stripe > MATMUL_SUMS_BYTES ? stripe : MATMUL_SUMS_BYTES;
+}
 
 /* Groups of n_rows rows, and the bytes of their tiles. */
 size_t tiles_n_groups(size_t n_rows);

@@ -163,7 +163,7 @@ static size_t unpacked_bytes(size_t n_cols)
 
 static size_t scratch_bytes(size_t n_cols)
 {
-    size_t one = n_cols / 2 * TL1_TABLE_BYTES, many = unpacked_bytes(n_cols) + MATMUL_SCRATCH_BYTES(n_cols);
+    size_t one = n_cols / 2 * TL1_TABLE_BYTES, many = unpacked_bytes(n_cols) + matmul_scratch_bytes(n_cols);
     return one > many ? one : many;
 }
 

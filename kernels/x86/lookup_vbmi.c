@@ -178,7 +178,7 @@ static void stripe(const struct matmul_tiles *m, size_t first_band, size_t n_ban
 
 void lookup_bands(struct matmul_tiles *m)
 {
-    size_t n_bands = m->n_rows / BAND_ROWS, room = MATMUL_SCRATCH_BYTES(m->n_cols) / BAND_BYTES;
+    size_t n_bands = m->n_rows / BAND_ROWS, room = matmul_scratch_bytes(m->n_cols) / BAND_BYTES;
     if (!n_bands || !room)
         return;
     room = room < MAX_BANDS ? room : MAX_BANDS;

@@ -4,6 +4,7 @@
  * 32768 is reached on the negative side only, which int16 holds.
  */
 #include "kernels/cpu.h"
+#include "kernels/x86/lookup_avx2.h"
 #include "kernels/x86/maddubs.h"
 
 #define INT16_TILES 16
@@ -42,4 +43,10 @@ static void block(const struct matmul_tiles *m, size_t g, size_t t, const int8_t
     MADDUBS_DISPATCH(n_tokens, tokens, m, g, t, q)
 }
 
-void matmul_tiles_i8_avx2(const struct matmul_tiles *m) { stripes_run(m, maddubs_sizes, block); }
+/* Many tokens are looked up, if there are rows enough. */
+void matmul_tiles_i8_avx2(const struct matmul_tiles *m)
+{
+    struct matmul_tiles rest = *m;
+    lookup_tokens(&rest);
+    stripes_run(&rest, maddubs_sizes, block);
+}

@@ -24,6 +24,9 @@ static const struct {
 /* Fillings of activations: random, and the ends of their range. */
 enum filling { FILL_RANDOM, FILL_MAX, FILL_MIN, FILL_LOWEST, FILL_ZERO, FILL_OVERFLOW, N_FILLINGS };
 
+/* Codes of all weights: random (-1), one of the three, or random and in the last row 2. */
+#define LAST_ROW 3
+
 static int8_t filled(enum filling filling)
 {
     switch (filling) {
@@ -48,7 +51,9 @@ static void problem_open(struct problem *p, size_t n_rows, size_t n_cols, size_t
 {
     *p = (struct problem){.n_rows = n_rows, .n_cols = n_cols, .n_tokens = n_tokens, .q_stride = (n_cols + 383) / 384 * 384 + 64};
     p->codes = make_codes(n_rows, n_cols);
-    if (code >= 0)
+    if (code == LAST_ROW)
+        memset(p->codes + (n_rows - 1) * n_cols, 2, n_cols);
+    else if (code >= 0)
         memset(p->codes, code, n_rows * n_cols);
     p->rows = guarded_alloc(n_rows * n_cols / 4, 1);
     for (size_t r = 0; r < n_rows; r++)
@@ -165,6 +170,9 @@ START_TEST(layouts_give_the_exact_sums)
     compare(200, 384, 67, FILL_RANDOM, -1);
     compare(2250, 512, 10, FILL_RANDOM, -1); /* more bands than scratch has room for */
     compare(17, 8192, 75, FILL_RANDOM, -1); /* more activations than a kernel keeps in cache at once */
+    compare(515, 256, 16, FILL_RANDOM, -1); /* rows and tokens enough to look sums of four columns up, and others left */
+    compare(517, 384, 33, FILL_RANDOM, -1);
+    compare(2250, 128, 63, FILL_RANDOM, -1); /* more rows than their scratch has room for */
 }
 END_TEST
 
@@ -189,6 +197,9 @@ START_TEST(extreme_values_do_not_overflow)
     for (int f = 0; f < N_FILLINGS; f++)
         for (int code = -1; code < 3; code++)
             compare(64, 512, 9, (enum filling)f, code); /* a band of lookups, of whole chunks */
+    for (int f = 0; f < N_FILLINGS; f++)
+        for (int code = 0; code <= LAST_ROW; code++)
+            compare(519, 640, 16, (enum filling)f, code); /* lookups of four columns */
 }
 END_TEST
 
