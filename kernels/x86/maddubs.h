@@ -9,7 +9,7 @@
 #include "kernels/x86/stripes.h"
 
 #define MADDUBS_BLOCK 6    /* tokens: their pair sums stay in 12 of 16 registers */
-#define MADDUBS_AHEAD 2048 /* bytes of weights that are prefetched */
+#define MADDUBS_AHEAD 2560 /* bytes of weights that are prefetched */
 
 static block_sizes maddubs_sizes = {MADDUBS_BLOCK, 4, 3, 2, 1};
 
@@ -39,20 +39,20 @@ ALWAYS_INLINE void pairs_add(__m256i *low, __m256i *high, __m256i codes_low, __m
     }
 }
 
-/* Exact sums, [T][2 halves]. */
+/* Exact sums, [T][2 halves], each addition times a factor. */
 ALWAYS_INLINE void sums_clear(__m256i *sums, const int T)
 {
     for (int i = 0; i < 2 * T; i++)
         sums[i] = _mm256_setzero_si256();
 }
 
-ALWAYS_INLINE void sums_add(__m256i *sums, const __m256i *low, const __m256i *high, const int T)
+ALWAYS_INLINE void sums_add(__m256i *sums, const __m256i *low, const __m256i *high, const int16_t factor, const int T)
 {
-    const __m256i ones = _mm256_set1_epi16(1);
+    const __m256i factors = _mm256_set1_epi16(factor);
 #pragma GCC unroll 6
     for (int i = 0; i < T; i++) {
-        sums[2 * i] = _mm256_add_epi32(sums[2 * i], _mm256_madd_epi16(low[i], ones));
-        sums[2 * i + 1] = _mm256_add_epi32(sums[2 * i + 1], _mm256_madd_epi16(high[i], ones));
+        sums[2 * i] = _mm256_add_epi32(sums[2 * i], _mm256_madd_epi16(low[i], factors));
+        sums[2 * i + 1] = _mm256_add_epi32(sums[2 * i + 1], _mm256_madd_epi16(high[i], factors));
     }
 }
 

@@ -70,7 +70,7 @@ ALWAYS_INLINE void tokens(const struct matmul_tiles *m, size_t g, size_t t, cons
                     pairs_add(low, high, codes_of(upper, j), codes_of(lower, j), q, T);
             }
         }
-        sums_add(sums, low, high, T);
+        sums_add(sums, low, high, 1, T);
     }
     sums_finish(m, g, t, sums, T);
 }
