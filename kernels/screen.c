@@ -75,9 +75,9 @@ static void pack_block(const uint8_t *restrict u, uint8_t *restrict high, uint8_
 {
     for (size_t i = 0; i < 64; i++) {
         unsigned a = u[i], b = u[64 + i], c = u[128 + i], d = u[192 + i];
-        high[i] = (uint8_t)((a & 0xf0) | b >> 4);
-        high[64 + i] = (uint8_t)((c & 0xf0) | d >> 4);
-        high[128 + i] = (uint8_t)((d >> 2 & 3) | (a & 0x0c) | (b & 0x0c) << 2 | (c & 0x0c) << 4);
+        high[i] = (uint8_t)(a >> 2 | (d & 0x0c) << 4);
+        high[64 + i] = (uint8_t)(b >> 2 | (d & 0x30) << 2);
+        high[128 + i] = (uint8_t)(c >> 2 | (d & 0xc0));
         low[i] = (uint8_t)((a & 3) | (b & 3) << 2 | (c & 3) << 4 | (d & 3) << 6);
     }
 }
@@ -198,7 +198,8 @@ static int weight(const struct screen_tile *t, size_t r, size_t i)
     int u = 0;
     if (t->high) {
         const uint8_t *high = t->high + r * screen_high_bytes(t->stride) + block * (BLOCK / 4 * 3);
-        u = (high[k / 2 * 64 + at] >> (k % 2 ? 0 : 4) & 15) << 4 | (high[128 + at] >> ((k + 1) % 4 * 2) & 3) << 2;
+        u = k < 3 ? (high[64 * k + at] & 0x3f) << 2
+                  : high[at] >> 6 << 2 | high[64 + at] >> 6 << 4 | high[128 + at] >> 6 << 6;
     }
     if (t->low)
         u |= t->low[r * screen_low_bytes(t->stride) + block * (BLOCK / 4) + at] >> (2 * k) & 3;

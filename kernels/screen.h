@@ -13,8 +13,8 @@
  * within +-127.
  *
  *   a block of 256 weights, w = 64 k + i:
- *   high  64 bytes: bits 7..4 of weights i | of 64 + i    64 bytes: of 128 + i | of 192 + i
- *         64 bytes: bits 3..2 of weights 192 + i, i, 64 + i, 128 + i, from the low bits up
+ *   high  64 bytes: bits 7..2 of weights i from the low bits up | bits 3..2 of 192 + i
+ *         64 bytes: of 64 + i | bits 5..4 of 192 + i    64 bytes: of 128 + i | bits 7..6 of 192 + i
  *   low   64 bytes: bits 1..0 of weights i, 64 + i, 128 + i, 192 + i, from the low bits up
  */
 #ifndef KERNELS_SCREEN_H

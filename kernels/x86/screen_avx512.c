@@ -6,39 +6,54 @@
 
 #define PANEL 4
 
-/* u & ~3 of weights 64 k .. 64 k + 63 of a block. */
-static inline __attribute__((always_inline)) __m512i six_bits(const uint8_t *high, int k)
+/* The bits of a where mask has them, else those of b. */
+static inline __m512i select_bits(__m512i mask, __m512i a, __m512i b)
 {
-    const __m512i top = _mm512_set1_epi8((char)0xf0), middle = _mm512_set1_epi8(0x0c);
-    __m512i a = _mm512_load_si512(high + 64 * (k / 2)), b = _mm512_load_si512(high + 128);
-    a = k % 2 ? _mm512_slli_epi16(a, 4) : a;
-    b = k == 0 ? b : k == 1 ? _mm512_srli_epi16(b, 2) : k == 2 ? _mm512_srli_epi16(b, 4) : _mm512_slli_epi16(b, 2);
-    return _mm512_ternarylogic_epi32(a, top, _mm512_and_si512(b, middle), 0xea); /* (a & top) | (b & middle) */
+    return _mm512_ternarylogic_epi32(mask, a, b, 0xca);
 }
 
-static inline __attribute__((always_inline)) __m512i two_bits(const uint8_t *low, int k)
+/* u >> 2 of weights 64 k .. 64 k + 63 of a block, k = 0 .. 3, in the low six bits; the top two are any. */
+static inline __attribute__((always_inline)) void six_bits(const uint8_t *high, __m512i u[4])
 {
-    return _mm512_and_si512(_mm512_srli_epi16(_mm512_load_si512(low), 2 * (unsigned)k), _mm512_set1_epi8(3));
+    const __m512i top = _mm512_set1_epi8((char)0xc0);
+#pragma GCC unroll 3
+    for (int k = 0; k < 3; k++)
+        u[k] = _mm512_load_si512(high + 64 * k);
+    u[3] = select_bits(top, u[1], _mm512_srli_epi16(u[0], 2));
+    u[3] = _mm512_srli_epi16(select_bits(top, u[2], _mm512_srli_epi16(u[3], 2)), 2);
+}
+
+/* u of the same in the low two bits; the others are any. */
+static inline __attribute__((always_inline)) void two_bits(const uint8_t *low, __m512i u[4])
+{
+#pragma GCC unroll 4
+    for (unsigned k = 0; k < 4; k++)
+        u[k] = _mm512_srli_epi16(_mm512_load_si512(low), 2 * k);
 }
 
 /* One plane of all rows times vectors v, v + 1, or v alone. */
 static inline __attribute__((always_inline)) void plane(const struct screen_tile *t, size_t v, int n_x, bool low)
 {
+    const __m512i mask = _mm512_set1_epi8(low ? 3 : 0x3f);
     size_t row_bytes = low ? screen_low_bytes(t->stride) : screen_high_bytes(t->stride);
     for (size_t r = 0; r < t->n_rows; r++) {
         const uint8_t *row = (low ? t->low : t->high) + r * row_bytes;
         const int8_t *x = t->x + v * t->x_stride;
         __m512i sums[2] = {_mm512_setzero_si512(), _mm512_setzero_si512()};
-        for (size_t i = 0; i < t->stride; i += 256, row += low ? 64 : 192, x += 256)
+        for (size_t i = 0; i < t->stride; i += 256, row += low ? 64 : 192, x += 256) {
+            __m512i u[4];
+            (low ? two_bits : six_bits)(row, u);
 #pragma GCC unroll 4
             for (int k = 0; k < 4; k++) {
-                __m512i u = low ? two_bits(row, k) : six_bits(row, k);
+                u[k] = _mm512_and_si512(u[k], mask);
 #pragma GCC unroll 2
                 for (int w = 0; w < n_x; w++)
-                    sums[w] = _mm512_dpbusd_epi32(sums[w], u, _mm512_load_si512(x + (size_t)w * t->x_stride + 64 * k));
+                    sums[w] =
+                        _mm512_dpbusd_epi32(sums[w], u[k], _mm512_load_si512(x + (size_t)w * t->x_stride + 64 * k));
             }
+        }
         for (int w = 0; w < n_x; w++)
-            t->sums[(v + (size_t)w) * SCREEN_CHUNK + r] = _mm512_reduce_add_epi32(sums[w]);
+            t->sums[(v + (size_t)w) * SCREEN_CHUNK + r] = (low ? 1 : 4) * _mm512_reduce_add_epi32(sums[w]);
     }
 }
 
@@ -54,10 +69,15 @@ static inline __attribute__((always_inline)) void planes(const struct screen_til
 static void unpack(const struct screen_tile *t, size_t r, uint8_t *u)
 {
     const uint8_t *high = t->high + r * screen_high_bytes(t->stride), *low = t->low + r * screen_low_bytes(t->stride);
-    for (size_t i = 0; i < t->stride; i += 256, high += 192, low += 64)
+    for (size_t i = 0; i < t->stride; i += 256, high += 192, low += 64) {
+        __m512i top[4], rest[4];
+        six_bits(high, top);
+        two_bits(low, rest);
 #pragma GCC unroll 4
         for (int k = 0; k < 4; k++)
-            _mm512_store_si512(u + i + 64 * k, _mm512_or_si512(six_bits(high, k), two_bits(low, k)));
+            _mm512_store_si512(u + i + 64 * k,
+                               select_bits(_mm512_set1_epi8((char)0xfc), _mm512_slli_epi16(top[k], 2), rest[k]));
+    }
 }
 
 /* The sums of four registers. */
