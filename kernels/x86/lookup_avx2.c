@@ -2,7 +2,7 @@
  * Four activations of a token have 81 possible sums with ternary weights. For 16 tokens these are 81 registers of 16-bit sums, a table in the
  * first cache; a row adds the register that its four weights name: 64 products in one addition, where maddubs needs four instructions.
  *
- *   for a stripe of tokens, for some groups of 16 rows, for each two tiles of 16 columns:
+ *   for some groups of 16 rows, for a stripe of tokens, for each two tiles of 16 columns:
  *     indices      [group][2 tiles][16 rows][4 offsets]                             second cache
  *     for each 16 tokens:
  *       tables     [2 tiles][4][81 sums][16 tokens]                                 first cache
@@ -79,6 +79,7 @@ static void make_table(const __m256i *x, __m256i *out)
         }
     }
     for (int i = 0; i < 9; i++)
+#pragma GCC unroll 9
         for (int j = 0; j < 9; j++)
             _mm256_store_si256(out++, _mm256_add_epi16(high[i], low[j]));
 }
@@ -245,14 +246,14 @@ void lookup_tokens(struct matmul_tiles *m)
         return;
     size_t n_blocks = (m->n_groups + MATMUL_SUMS_GROUPS - 1) / MATMUL_SUMS_GROUPS,
            block = (m->n_groups + n_blocks - 1) / n_blocks;
-    for (size_t part = 0; part < n_parts; part += n) {
-        n = n_parts - part < STRIPE ? n_parts - part : STRIPE;
-        for (size_t g = 0; g < m->n_groups; g += block) {
-            struct rows rows = {.tiles = m->tiles + g * (m->n_cols / TILE_COLS) * TILE_BYTES,
-                                .first_row = g * TILE_ROWS,
-                                .n_groups = m->n_groups - g < block ? m->n_groups - g : block,
-                                .sums = (__m256i *)m->scratch};
-            rows.indices = (uint64_t *)(rows.sums + STRIPE * TILE_ROWS * rows.n_groups);
+    for (size_t g = 0; g < m->n_groups; g += block) { /* their tiles stay in the third cache */
+        struct rows rows = {.tiles = m->tiles + g * (m->n_cols / TILE_COLS) * TILE_BYTES,
+                            .first_row = g * TILE_ROWS,
+                            .n_groups = m->n_groups - g < block ? m->n_groups - g : block,
+                            .sums = (__m256i *)m->scratch};
+        rows.indices = (uint64_t *)(rows.sums + STRIPE * TILE_ROWS * rows.n_groups);
+        for (size_t part = 0; part < n_parts; part += n) {
+            n = n_parts - part < STRIPE ? n_parts - part : STRIPE;
             stripe(m, &rows, part * LOOKUP_TOKENS, n);
         }
     }
