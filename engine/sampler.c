@@ -207,19 +207,6 @@ static void keep_first(struct candidate *c, size_t n, size_t k)
         }
 }
 
-static float max_of_lanes(const float *logits, uint32_t n)
-{
-    float lane[LANES], max = -INFINITY;
-    for (uint32_t k = 0; k < LANES; k++)
-        lane[k] = logits[k];
-    for (uint32_t i = LANES; i < n; i += LANES)
-        for (uint32_t k = 0; k < LANES; k++)
-            lane[k] = logits[i + k] > lane[k] ? logits[i + k] : lane[k];
-    for (uint32_t k = 0; k < LANES; k++)
-        max = lane[k] > max ? lane[k] : max;
-    return max;
-}
-
 /* A logit that at least k tokens reach, and mostly few more: the k-th of the largest logits of runs of tokens. -infinity when there are
  * fewer than k runs with a token that is possible. */
 static float floor_of_first(struct sampler *s, const float *logits, size_t k)
@@ -229,8 +216,10 @@ static float floor_of_first(struct sampler *s, const float *logits, size_t k)
     size_t n = s->vocab_size / run;
     if (n < k)
         return -INFINITY;
-    for (size_t r = 0; r < n; r++)
-        s->candidates[r] = (struct candidate){max_of_lanes(logits + r * run, (uint32_t)run), (uint32_t)r};
+    for (size_t r = 0; r < n; r++) {
+        s->candidates[r].id = (uint32_t)r;
+        find_max(logits + r * run, (uint32_t)run, &s->candidates[r].logit);
+    }
     keep_first(s->candidates, n, k);
     return s->candidates[0].logit;
 }
@@ -345,8 +334,7 @@ static uint32_t draw_of_all(const struct sampler *s, const struct draw *d, const
 {
     struct winner w = {-INFINITY, 0};
     float noise[KERNEL_GUMBELS];
-    consider(d, &w, best,
-             kernel_gumbel(d->params->seed, d->choice, d->position, best.id)); /* so that many are skipped */
+    consider(d, &w, best, kernel_gumbel(d->params->seed, d->choice, d->position, best.id)); /* so that many are skipped */
     for (uint32_t i = 0; (i = next_above(logits, i, s->vocab_size, bound_of(d, w.score))) < s->vocab_size;) {
         uint32_t first = i - i % KERNEL_GUMBELS, end = first + KERNEL_GUMBELS;
         kernel_gumbels(d->params->seed, d->choice, d->position, first, noise);

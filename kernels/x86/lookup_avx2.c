@@ -9,7 +9,7 @@
  *       for each group, for each row: eight of the sums are added to its 16-bit ones    second cache
  *
  * Before 16-bit sums could overflow - by the sizes of the largest of them and of the activations to come - they are added to 32-bit ones that
- * lie where y will be. Real activations are so much smaller than their bound that this happens once or twice.
+ * lie where y will be.
  */
 #include "kernels/x86/lookup_avx2.h"
 
@@ -143,8 +143,7 @@ ALWAYS_INLINE __m256i put(const struct matmul_tiles *m, bool first, bool last, s
         sums = _mm256_add_epi32(sums, _mm256_loadu_si256(y));
     if (!last)
         return sums;
-    __m256 v = _mm256_div_ps(_mm256_cvtepi32_ps(sums), _mm256_set1_ps(m->q_scale[t]));
-    return _mm256_castps_si256(_mm256_mul_ps(v, _mm256_set1_ps(m->scale)));
+    return _mm256_castps_si256(scaled(m, t, sums));
 }
 
 /* 16-bit sums of n of 8 rows, for all tokens of a part, go to y. */
@@ -167,7 +166,7 @@ ALWAYS_INLINE void put_rows(const struct matmul_tiles *m, const struct part *p, 
     }
 }
 
-/* The sums of a part go to y and become 0. */
+/* The sums of a part go to y and, but for the last, begin anew. */
 static void put_part(const struct matmul_tiles *m, const struct rows *rows, struct part *p, bool last)
 {
     size_t n = rows->n_groups * TILE_ROWS, left = m->n_rows - rows->first_row, r = 0;
@@ -176,6 +175,8 @@ static void put_part(const struct matmul_tiles *m, const struct rows *rows, stru
         put_rows(m, p, last, rows->first_row + r, 8, p->sums + r);
     if (r < n)
         put_rows(m, p, last, rows->first_row + r, n - r, p->sums + r);
+    if (last)
+        return;
     memset(p->sums, 0, rows->n_groups * TILE_ROWS * sizeof *p->sums);
     p->sizes = _mm256_setzero_si256();
     p->first = false;

@@ -56,11 +56,17 @@ ALWAYS_INLINE void sums_add(__m256i *sums, const __m256i *low, const __m256i *hi
     }
 }
 
+/* sum / s * scale for 8 rows of token t. */
+ALWAYS_INLINE __m256 scaled(const struct matmul_tiles *m, size_t t, __m256i sum)
+{
+    __m256 y = _mm256_div_ps(_mm256_cvtepi32_ps(sum), _mm256_set1_ps(m->q_scale[t]));
+    return _mm256_mul_ps(y, _mm256_set1_ps(m->scale));
+}
+
 /* y = (sum - q_sum) / s * scale for 8 rows of one token; the last group may hold fewer. */
 ALWAYS_INLINE void finish(const struct matmul_tiles *m, size_t row, size_t t, __m256i sum)
 {
-    __m256 y = _mm256_cvtepi32_ps(_mm256_sub_epi32(sum, _mm256_set1_epi32(m->q_sum[t])));
-    y = _mm256_mul_ps(_mm256_div_ps(y, _mm256_set1_ps(m->q_scale[t])), _mm256_set1_ps(m->scale));
+    __m256 y = scaled(m, t, _mm256_sub_epi32(sum, _mm256_set1_epi32(m->q_sum[t])));
     if (row + 8 <= m->n_rows) {
         _mm256_storeu_ps(m->y + t * m->y_stride + row, y);
         return;

@@ -188,7 +188,7 @@ END_TEST
 
 START_TEST(extreme_values_do_not_overflow)
 {
-    static const size_t cols[] = {128, 2048, 2560, 6912}, tokens[] = {1, 2, 3, 4, 6, 9, 17};
+    static const size_t cols[] = {128, 2048, 2560, 6912}, tokens[] = {1, 2, 3, 4, 5, 6, 9, 13, 17};
     for (int f = 0; f < N_FILLINGS; f++)
         for (int code = -1; code < 3; code++)
             for (size_t c = 0; c < sizeof cols / sizeof cols[0]; c++)

@@ -130,7 +130,7 @@ START_TEST(a_comparison_can_be_ended)
     for (int again = 0; again < 6; again++) /* until chunks are as long as they get */
         ck_assert(!reference_compare(r, tokens, N_PROMPT, n, &samplings[1], NULL, NULL, &a, &err));
     for (int again = 0; again < 200 && (a.n_compared == 0 || a.n_compared == N_ANSWER); again++) {
-        int left = 1 + again % 8; /* chunks are as long as this machine, now, computes in their time */
+        int left = 1 + again % (N_PROMPT + N_ANSWER); /* chunks are as long as this machine, now, computes in their time */
         ck_assert(!reference_compare(r, tokens, N_PROMPT, n, &samplings[1], count_down, &left, &a, &err));
         ck_assert_uint_eq(a.n_same, a.n_compared);
     }

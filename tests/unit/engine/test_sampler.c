@@ -70,8 +70,7 @@ START_TEST(test_penalties_leave_nothing_behind)
     struct sampler *s;
     struct sample a[2], b[2];
     uint32_t prompt[] = {1, 4}, seen[] = {2, 2}, other = 7;
-    struct sample_input penalised = {prompt, 2, seen, 2, 0, true, 3, NULL, 0},
-                        fresh = {&other, 1, NULL, 0, 0, true, 3, NULL, 0};
+    struct sample_input penalised = {prompt, 2, seen, 2, 0, true, 3, NULL, 0}, fresh = {&other, 1, NULL, 0, 0, true, 3, NULL, 0};
     memset(a, 0, sizeof a); /* compared byte by byte */
     memset(b, 0, sizeof b);
     struct sampling p = greedy();
@@ -240,15 +239,9 @@ START_TEST(test_a_mask_leaves_tokens_out)
     for (int i = 0; i < V; i++)
         left[i] = allowed >> i & 1 ? base_logits[i] : -INFINITY;
     for (uint32_t n = 0; n < 200; n++) {
-        struct sampling p = {.temperature = n % 4 ? 1.5f : 0,
-                             .top_k = n % 3,
-                             .top_p = n % 5 ? 1 : 0.8f,
-                             .repetition_penalty = 1,
-                             .seed = n,
-                             .bias = bias,
-                             .n_bias = n % 2};
-        struct sample_input masked = {.logprobs = true, .n_top = 6, .allowed = &allowed, .n_allowed = 4},
-                            plain = masked;
+        struct sampling p = {.temperature = n % 4 ? 1.5f : 0, .top_k = n % 3, .top_p = n % 5 ? 1 : 0.8f, .repetition_penalty = 1,
+                             .seed = n, .bias = bias, .n_bias = n % 2};
+        struct sample_input masked = {.logprobs = true, .n_top = 6, .allowed = &allowed, .n_allowed = 4}, plain = masked;
         plain.allowed = NULL;
         struct sample a = draw(&p, &masked, base_logits);
         p.n_bias = 0;
