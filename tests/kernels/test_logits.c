@@ -125,29 +125,41 @@ static void compare_all(struct head *h, const struct logits_need needs[3])
         compare(h, needs + j, 1);
 }
 
+static void needed_is_exact(size_t n_cols)
+{
+    static const uint32_t ids[] = {17, 3, 2999, 3, 64, 1000};
+    for (size_t i = 0; cpu_levels[i].name; i++) {
+        struct head h;
+        head_open(&h, n_cols, cpu_levels[i].name, 1 + (int)i);
+        for (uint32_t state = 0; state < 12; state++) {
+            new_state(&h, (int)state % 4);
+            struct logits_need needs[3] = {
+                {.top = 1, .lists = {{ids, state % 5, 1}}},
+                {.top = 1 + state * 5, .lists = {{ids, state % 3, 2}, {0}, {ids + 1, state % 6, 1}}},
+                {.top = 64},
+            };
+            compare_all(&h, needs);
+            needs[0] = (struct logits_need){.within = 0.3f * (float)state + 1e-6f, .lists = {{ids, state % 5, 1}}};
+            needs[1] = (struct logits_need){.temperature = 0.5f, .seed = state, .choice = 1, .position = state};
+            needs[2] = (struct logits_need){.temperature = 10.0f, .seed = 1, .position = state, .lists = {{ids, state % 3, 1}}};
+            compare_all(&h, needs);
+        }
+        head_close(&h);
+    }
+}
+
 START_TEST(what_is_needed_is_exact)
 {
-    static const size_t cols[] = {32, 100, 256, 640};
-    static const uint32_t ids[] = {17, 3, 2999, 3, 64, 1000};
-    for (size_t c = 0; c < 4; c++)
-        for (size_t i = quick() ? cpu_best_level() : 0; cpu_levels[i].name; i++) {
-            struct head h;
-            head_open(&h, cols[c], cpu_levels[i].name, 1 + (int)i);
-            for (uint32_t state = 0; state < 12; state++) {
-                new_state(&h, (int)state % 4);
-                struct logits_need needs[3] = {
-                    {.top = 1, .lists = {{ids, state % 5, 1}}},
-                    {.top = 1 + state * 5, .lists = {{ids, state % 3, 2}, {0}, {ids + 1, state % 6, 1}}},
-                    {.top = 64},
-                };
-                compare_all(&h, needs);
-                needs[0] = (struct logits_need){.within = 0.3f * (float)state + 1e-6f, .lists = {{ids, state % 5, 1}}};
-                needs[1] = (struct logits_need){.temperature = 0.5f, .seed = state, .choice = 1, .position = state};
-                needs[2] = (struct logits_need){.temperature = 10.0f, .seed = 1, .position = state, .lists = {{ids, state % 3, 1}}};
-                compare_all(&h, needs);
-            }
-            head_close(&h);
-        }
+    needed_is_exact(32);
+    needed_is_exact(100);
+    needed_is_exact(256);
+}
+END_TEST
+
+/* By itself: under emulation each takes a good part of a test's minute. */
+START_TEST(what_is_needed_of_long_rows_is_exact)
+{
+    needed_is_exact(640);
 }
 END_TEST
 
@@ -331,5 +343,5 @@ START_TEST(a_table_that_is_not_finite_has_no_screen)
 }
 END_TEST
 
-RUN_SUITE("kernels/logits", what_is_needed_is_exact, rows_that_are_not_allowed_do_not_count, many_rows_are_screened_together, sums_of_a_screen_agree, noise_agrees, most_rows_are_left_out, all_logits_and_what_a_screen_cannot_hold_are_full,
+RUN_SUITE("kernels/logits", what_is_needed_is_exact, what_is_needed_of_long_rows_is_exact, rows_that_are_not_allowed_do_not_count, many_rows_are_screened_together, sums_of_a_screen_agree, noise_agrees, most_rows_are_left_out, all_logits_and_what_a_screen_cannot_hold_are_full,
           what_is_read_is_the_screen_or_all, a_table_that_is_not_finite_has_no_screen)
