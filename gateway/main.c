@@ -35,6 +35,7 @@
 #include <sys/resource.h>
 
 #define TLS_WATCH_S 2
+#define TRIM_S 10
 #define ADMIN_CONNECTIONS 256
 #define SPARE_DESCRIPTORS 256 /* beside connections: engines, loops, files */
 
@@ -47,7 +48,7 @@ struct program {
     struct tracer *tracer; /* likewise */
     struct listener *listener, *admin_listener;
     struct server *admin;
-    struct event *sigterm, *sigint, *sighup, *tls_watch, *drain_limit, *watchdog;
+    struct event *sigterm, *sigint, *sighup, *tls_watch, *trim, *drain_limit, *watchdog;
     struct event *drained; /* activated by the last loop that is */
     atomic_int n_draining;
     bool draining, late; /* late: the drain limit has passed */
@@ -138,6 +139,13 @@ static void on_sighup(evutil_socket_t fd, short what, void *user)
     notify_send("READY=1");
 }
 
+/* Memory that a peak of connections has left free goes back to the system. */
+static void on_trim(evutil_socket_t fd, short what, void *user)
+{
+    (void)fd, (void)what, (void)user;
+    malloc_trim(0);
+}
+
 /* The service manager is told that all loops turn: each has taken what it was told at the last time. */
 static void on_watchdog(evutil_socket_t fd, short what, void *user)
 {
@@ -203,7 +211,7 @@ static enum error_code open_tls(struct program *p, struct error *err)
 static enum error_code open_events(struct program *p, struct error *err)
 {
     struct event_base *base = p->loops[0].g.base;
-    const struct timeval watch = {TLS_WATCH_S, 0};
+    const struct timeval watch = {TLS_WATCH_S, 0}, trim = {TRIM_S, 0};
     const int64_t watchdog_us = notify_watchdog_ns() / 1000;
     const struct timeval watchdog = {watchdog_us / 1000000, watchdog_us % 1000000};
     p->sigterm = evsignal_new(base, SIGTERM, on_signal, p);
@@ -212,12 +220,14 @@ static enum error_code open_events(struct program *p, struct error *err)
     p->drain_limit = evtimer_new(base, on_drain_limit, p);
     p->drained = event_new(base, -1, 0, on_drained, p);
     p->tls_watch = event_new(base, -1, EV_PERSIST, on_tls_watch, p);
+    p->trim = event_new(base, -1, EV_PERSIST, on_trim, NULL);
     p->watchdog = event_new(base, -1, EV_PERSIST, on_watchdog, p);
-    if (!p->sigterm || !p->sigint || !p->sighup || !p->drain_limit || !p->drained || !p->tls_watch || !p->watchdog)
+    if (!p->sigterm || !p->sigint || !p->sighup || !p->drain_limit || !p->drained || !p->tls_watch || !p->trim || !p->watchdog)
         return error_set(err, ERROR_INTERNAL, "out of memory");
     event_add(p->sigterm, NULL);
     event_add(p->sigint, NULL);
     event_add(p->sighup, NULL);
+    event_add(p->trim, &trim);
     if (p->tls)
         event_add(p->tls_watch, &watch);
     if (watchdog_us > 0)
@@ -326,6 +336,7 @@ static void program_close(struct program *p)
     forget(p->sigint);
     forget(p->sighup);
     forget(p->tls_watch);
+    forget(p->trim);
     forget(p->watchdog);
     forget(p->drain_limit);
     forget(p->drained);

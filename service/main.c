@@ -31,6 +31,7 @@
 #include <unistd.h>
 
 #define LAST_ANSWERS_NS CLOCK_NS_PER_S /* what the engine has ended still has to be sent */
+#define TRIM_NS (10 * CLOCK_NS_PER_S)
 #define CORES_FOR_TWO_THREADS 4        /* a long prompt that is tokenised holds up the calls of its thread */
 
 /* Few threads allocate at a time. With an arena each, those that load models and go would leave behind what they have freed. */
@@ -204,17 +205,20 @@ static void reload(const struct program *p)
     option_free(&service_options, &fresh);
 }
 
-/* The next signal. Meanwhile the service manager is told that the engine turns, as often as it wants to know. */
+/* The next signal. Meanwhile memory that a peak has left free goes back to the system, and the service manager is told that the engine
+ * turns, at least as often as it wants to know. */
 static int next_signal(struct program *p)
 {
-    const int64_t every_ns = notify_watchdog_ns();
+    const int64_t watchdog_ns = notify_watchdog_ns();
+    const int64_t every_ns = watchdog_ns > 0 && watchdog_ns < TRIM_NS ? watchdog_ns : TRIM_NS;
     const struct timespec limit = {every_ns / CLOCK_NS_PER_S, every_ns % CLOCK_NS_PER_S};
     for (;;) {
-        int number = every_ns ? sigtimedwait(&p->signals, NULL, &limit) : sigwaitinfo(&p->signals, NULL);
+        int number = sigtimedwait(&p->signals, NULL, &limit);
         if (number > 0)
             return number;
-        if (every_ns && service_state(&p->service).engine_turns)
+        if (watchdog_ns > 0 && service_state(&p->service).engine_turns)
             notify_send("WATCHDOG=1");
+        malloc_trim(0);
     }
 }
 
