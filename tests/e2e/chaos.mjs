@@ -228,7 +228,7 @@ for (const l of lives.filter((life) => life.name in survivors)) console.log(`# $
 for (const name of Object.keys(survivors)) console.log(`# ${name}: ${atRest[name].fds} files before, ${afterwards[name].fds} after`);
 
 if (REPORT) {
-  const seconds = Math.ceil(lasted), width = Math.max(1, Math.round(seconds / 240)), bins = Array.from({ length: Math.ceil(seconds / width) }, (_, i) => ended.filter((r) => Math.floor(r.t / width) === i));
+  const seconds = Math.ceil(lasted), width = Math.max(1, Math.round(seconds / 240)), bins = Array.from({ length: Math.floor(lasted / width) }, (_, i) => ended.filter((r) => Math.floor(r.t / width) === i));
   const over = (value, all = true) => bins.map((list, i) => ({ t: i * width, v: all || list.length ? value(list) : undefined })).filter((p) => p.v !== undefined);
   const memory = (name) => samples.filter((s) => s.name === name).filter((_, i) => i % width === 0).map((s) => ({ t: s.t, v: s.rss }));
   writeFileSync(`${OUT}.json`, JSON.stringify({ summary, events, lost, wrong, crashes: fleet.crashes, samples }, null, 1));
