@@ -1,6 +1,6 @@
 // timeout: 200
 // What tracing costs: the same load on pairs without a collector, with one, with one that is dead (nobody listens) and with one that is slow (an
-// answer takes 3 s, or 0.1 s in a short run), in turns; null model, so that nothing hides the cost. `same` is a second pair without: how far two that
+// answer takes 3 s, or 0.1 s in a short run), in turns; null model, so that nothing hides the cost, or with TRACE_MODEL=demo the demo's. `same` is a second pair without: how far two that
 // are alike differ. TRACE_ROUNDS of TRACE_SECONDS each (1 of 0.5 by default, for the counts and the memory alone) make the figures that
 // `make trace-cost` prints: requests a second and CPU time a request against the pair without.
 import assert from 'node:assert/strict';
@@ -10,7 +10,7 @@ import path from 'node:path';
 import { Collector } from './lib/collector.mjs';
 import { build, done, freePort, get, metric, model, start, stop, test, until } from './lib/harness.mjs';
 
-const ROUNDS = Number(process.env.TRACE_ROUNDS ?? 1), SECONDS = process.env.TRACE_SECONDS ?? '0.5';
+const WHAT = process.env.TRACE_MODEL === 'demo' ? [] : ['--null-model'], ROUNDS = Number(process.env.TRACE_ROUNDS ?? 1), SECONDS = process.env.TRACE_SECONDS ?? '0.5';
 const version = start('bitnet-engine', ['--version']);
 await version.ended;
 if (!version.log().includes('opentelemetry')) {
@@ -26,7 +26,7 @@ const kinds = { off: undefined, ...(ROUNDS > 1 ? { same: undefined } : {}), on: 
 async function pair(endpoint) {
   const env = endpoint ? { OTEL_EXPORTER_OTLP_ENDPOINT: endpoint, OTEL_BSP_SCHEDULE_DELAY: '200' } : {};
   const [g, ga, e, ea] = await Promise.all([0, 1, 2, 3].map(freePort));
-  const engine = start('bitnet-engine', ['--model', model, '--null-model', '--listen', `127.0.0.1:${e}`, '--admin-listen', `127.0.0.1:${ea}`, '--log-level', 'warn'], env);
+  const engine = start('bitnet-engine', ['--model', model, ...WHAT, '--listen', `127.0.0.1:${e}`, '--admin-listen', `127.0.0.1:${ea}`, '--log-level', 'warn'], env);
   await until('engine ready', 30000, async () => (await get(`http://127.0.0.1:${ea}/health/ready`)).status === 200, engine);
   const gateway = start('bitnet-gateway', ['--engine', `127.0.0.1:${e}`, '--listen', `127.0.0.1:${g}`, '--admin-listen', `127.0.0.1:${ga}`, '--rate-limits', 'off',
                                            '--log-level', 'warn'], env);
