@@ -122,9 +122,9 @@ static bool find_max(const float *logits, uint32_t n, float *max)
     uint32_t whole = n - n % LANES;
     for (int k = 0; k < LANES; k++)
         lane[k] = -INFINITY;
-    for (uint32_t i = 0; i < whole; i += LANES) {
+    for (const float *run = logits; run < logits + whole; run += LANES) {
         for (int k = 0; k < LANES; k++) {
-            float l = logits[i + (uint32_t)k];
+            float l = run[k];
             lane[k] = l > lane[k] ? l : lane[k];
             bad[k] |= !(l < INFINITY); /* true for NaN too */
         }
@@ -184,9 +184,10 @@ static void sift_down(struct candidate *heap, size_t n, size_t i)
 static uint32_t next_above(const float *logits, uint32_t i, uint32_t n, float bound)
 {
     for (; i + LANES <= n; i += LANES) {
+        const float *run = logits + i;
         int any = 0;
-        for (uint32_t k = 0; k < LANES; k++)
-            any |= logits[i + k] > bound;
+        for (int k = 0; k < LANES; k++)
+            any |= run[k] > bound;
         if (any)
             break;
     }
@@ -225,14 +226,15 @@ static float floor_of_first(struct sampler *s, const float *logits, size_t k)
 }
 
 /* The first k possible tokens in order, or as many as there are, into s->candidates. What cannot be among them is passed over in lanes,
- * because k is small and the vocabulary is not. No qsort, because glibc's may allocate. */
+ * because k is small and the vocabulary is not; of many that are alike at the floor, only the first k can be. No qsort, because glibc's may
+ * allocate. */
 static size_t select_first(struct sampler *s, const float *logits, size_t k)
 {
     struct candidate *c = s->candidates;
     k = k < s->vocab_size ? k : s->vocab_size;
-    float below = nextafterf(floor_of_first(s, logits, k), -INFINITY);
+    float floor = floor_of_first(s, logits, k), below = nextafterf(floor, -INFINITY);
     size_t n = 0;
-    for (uint32_t i = 0; (i = next_above(logits, i, s->vocab_size, below)) < s->vocab_size; i++)
+    for (uint32_t i = 0; (i = next_above(logits, i, s->vocab_size, n < k ? below : floor)) < s->vocab_size; i++)
         c[n++] = (struct candidate){logits[i], i};
     k = k < n ? k : n;
     keep_first(c, n, k);
