@@ -46,10 +46,12 @@ struct matmul_tiles {
 #define MATMUL_STRIPE 48
 #define MATMUL_SUMS_GROUPS 120 /* they stay in the second cache */
 #define MATMUL_SUMS_BYTES (MATMUL_SUMS_GROUPS * TILE_ROWS * (2 * 32 + 2 * 8))
+#define MATMUL_BANDS 20 /* of 64 rows, x 256 bytes of weights: they stay there beside their sums */
+#define MATMUL_BANDS_BYTES (MATMUL_BANDS * 64 * 256)
 static inline size_t matmul_scratch_bytes(size_t n_cols)
 {
-    size_t stripe = MATMUL_STRIPE * n_cols;
-    return stripe > MATMUL_SUMS_BYTES ? stripe : MATMUL_SUMS_BYTES;
+    size_t stripe = MATMUL_STRIPE * n_cols, fixed = MATMUL_SUMS_BYTES > MATMUL_BANDS_BYTES ? MATMUL_SUMS_BYTES : MATMUL_BANDS_BYTES;
+    return stripe > fixed ? stripe : fixed;
 }
 
 /* Groups of n_rows rows, and the bytes of their tiles. */

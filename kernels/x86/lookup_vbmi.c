@@ -1,12 +1,18 @@
 /*
  * Three activations of a token have 27 possible sums: one register. Indexed by the triples of 32 rows, vpermw yields 96 products at once,
- * where vpdpbusd yields 64. Rows go in bands of 64, columns in chunks of 192, whose sums fit 16 bits (64 x 3 x 128 < 2^15):
+ * where vpdpbusd yields 64; as they use other ports, half of the columns are looked up and half multiplied, side by side. Rows go in bands
+ * of 64, columns in chunks of 384, of which 192 are looked up: their sums fit 16 bits (64 x 3 x 128 < 2^15).
  *
  *   for a stripe of tokens, for some bands, for each chunk:
- *     indices of the bands   [band][64 triples][64 bytes]: bytes 4 r .. 4 r + 3 are rows r, 32 + r, 16 + r, 48 + r     second cache
+ *     the bands' weights       [band][2 halves][block][4 units]                                         second cache
  *     for each 4 tokens:
- *       their tables         [64 triples][4 tokens][32 sums]                                              first cache
- *       for each band:       16-bit sums in registers, added to the 32-bit ones that lie where y will be
+ *       tables of sums         [2 halves][block][8 triples][4 tokens][32]                               first cache
+ *       activations            [block][12][4 tokens][4 columns]                                         first cache
+ *       for each band:         sums in registers, added to the 32-bit ones that lie where y will be
+ *
+ * Of a block's vectors of triples the first four are looked up, the last four multiplied. A unit has the indices of two triples of 64 rows,
+ * bytes 4 r .. 4 r + 3 those of rows r, 32 + r, 16 + r, 48 + r, and the codes of 32 rows, a half's, x 12 columns: [3][2 groups][16 rows][4].
+ * So a half multiplies for half of the rows, and looks half of the triples up for all.
  */
 #include "kernels/x86/lookup_vbmi.h"
 
@@ -14,19 +20,33 @@
 
 #define BAND_ROWS 64
 #define BAND_GROUPS (BAND_ROWS / TILE_ROWS)
-#define CHUNK_BLOCKS 2
-#define CHUNK_COLS (CHUNK_BLOCKS * TRIPLES_COLS)
-#define CHUNK_TRIPLES (CHUNK_COLS / 3)
-#define BAND_BYTES (CHUNK_TRIPLES * BAND_ROWS)
-#define MAX_BANDS 32 /* whose indices and sums share the second cache */
-#define STRIPE 64    /* tokens */
-#define TOKENS 4     /* whose tables share the first cache */
+#define CHUNK_BLOCKS 4
+#define BLOCK_TRIPLES 16                                     /* that are looked up */
+#define HALF_TRIPLES (BLOCK_TRIPLES / 2)
+#define LOOKED_UP (BLOCK_TRIPLES * 3)                        /* columns of a block; the others are multiplied */
+#define BLOCK_WORDS ((TRIPLES_COLS - LOOKED_UP) / 4)         /* of four activations */
+#define UNITS 4                                              /* of a half of a block */
+#define UNIT_WORDS (BLOCK_WORDS / UNITS)
+#define UNIT_INDEX_BYTES (2 * BAND_ROWS)
+#define UNIT_BYTES (UNIT_INDEX_BYTES + UNIT_WORDS * 2 * 64)
+#define HALF_BYTES (UNITS * UNIT_BYTES)                      /* of a block */
+#define BAND_BYTES (CHUNK_BLOCKS * 2 * HALF_BYTES)
+#define STRIPE 64 /* tokens */
+#define TOKENS 4  /* whose tables share the first cache */
 #define ODD_WORDS 0xaaaaaaaau
 
-/* Where columns begin, as seen from a band. */
+/* Blocks of columns that are taken together. */
 struct chunk {
-    size_t begin, n_triples;
+    size_t begin, n_blocks;
     bool first, last;
+};
+
+/* What tokens t .. t + n_tokens - 1 bring to a chunk. */
+struct operands {
+    size_t t, n_tokens;
+    int32_t sums[TOKENS]; /* of the activations that are multiplied */
+    int32_t words[CHUNK_BLOCKS * BLOCK_WORDS * TOKENS];
+    _Alignas(64) int16_t tables[CHUNK_BLOCKS * BLOCK_TRIPLES * TOKENS * 32];
 };
 
 /* Byte 4 r + 2 j + b: of row r in vector b of two, triple j or 2 + j. */
@@ -35,26 +55,44 @@ struct chunk {
 #define PICK16(j) PICK4(0, j), PICK4(4, j), PICK4(8, j), PICK4(12, j)
 static const _Alignas(64) uint8_t pick_triples[2][64] = {{PICK16(0)}, {PICK16(2)}};
 
-/* The indices of a band's blocks; bits 5 to 7 are others', and vpermw does not read them. */
-static void gather_indices(const uint8_t *blocks, size_t group_bytes, size_t n_blocks, uint8_t *out)
+/* The indices of two triples of 64 rows, of which v has a group's each; bits 5 to 7 are others', and vpermw does not read them. */
+ALWAYS_INLINE void gather_indices(const __m512i *v, const uint8_t *pick_bytes, uint8_t *unit)
 {
-    for (size_t b = 0; b < n_blocks; b++, blocks += TRIPLES_BYTES) {
-        __m512i v[BAND_GROUPS][TRIPLES_VECTORS];
-        for (size_t g = 0; g < BAND_GROUPS; g++)
-            load_block(blocks + g * group_bytes, CHUNK_BLOCKS * TRIPLES_BYTES, v[g]); /* asks for the next chunk's */
-        for (int i = 0; i < TRIPLES_VECTORS; i++)
-            for (int half = 0; half < 2; half++, out += 128) {
-                __m512i pick = _mm512_load_si512(pick_triples[half]);
-                __m512i low = _mm512_permutex2var_epi8(v[0][i], pick, v[2][i]), high = _mm512_permutex2var_epi8(v[1][i], pick, v[3][i]);
-                _mm512_store_si512(out, _mm512_mask_blend_epi16(ODD_WORDS, low, _mm512_slli_epi32(high, 16)));
-                _mm512_store_si512(out + 64, _mm512_mask_blend_epi16(ODD_WORDS, _mm512_srli_epi32(low, 16), high));
+    __m512i pick = _mm512_load_si512(pick_bytes);
+    __m512i low = _mm512_permutex2var_epi8(v[0], pick, v[2]), high = _mm512_permutex2var_epi8(v[1], pick, v[3]);
+    _mm512_store_si512(unit, _mm512_mask_blend_epi16(ODD_WORDS, low, _mm512_slli_epi32(high, 16)));
+    _mm512_store_si512(unit + 64, _mm512_mask_blend_epi16(ODD_WORDS, _mm512_srli_epi32(low, 16), high));
+}
+
+/* The weights of a band's blocks, half by half. */
+static void gather_weights(const uint8_t *blocks, size_t group_bytes, size_t n_blocks, uint8_t *out)
+{
+    const __m512i codes[3] = {_mm512_load_si512(triples_codes[0]), _mm512_load_si512(triples_codes[1]), _mm512_load_si512(triples_codes[2])};
+    size_t half_bytes = n_blocks * HALF_BYTES;
+    for (size_t b = 0; b < n_blocks; b++, blocks += TRIPLES_BYTES, out += HALF_BYTES) {
+        __m512i indices[LOOKED_UP / TRIPLES_STEP][BAND_GROUPS];
+#pragma GCC unroll 4
+        for (size_t g = 0; g < BAND_GROUPS; g++) {
+            __m512i v[TRIPLES_VECTORS];
+            uint8_t *to = out + g / 2 * half_bytes + UNIT_INDEX_BYTES + 64 * (g % 2);
+            load_block(blocks + g * group_bytes, CHUNK_BLOCKS * TRIPLES_BYTES, v); /* asks for the next chunk's */
+#pragma GCC unroll 4
+            for (int u = 0; u < UNITS; u++) {
+                indices[u][g] = v[u];
+#pragma GCC unroll 3
+                for (int w = 0; w < UNIT_WORDS; w++)
+                    _mm512_store_si512(to + u * UNIT_BYTES + 128 * w, _mm512_permutexvar_epi8(v[UNITS + u], codes[w]));
             }
+        }
+#pragma GCC unroll 8
+        for (int u = 0; u < 2 * UNITS; u++)
+            gather_indices(indices[u / 2], pick_triples[u % 2], out + (u < UNITS ? 0 : half_bytes) + u % UNITS * UNIT_BYTES);
     }
 }
 
-/* What a table is made of, as bytes of q + 128: the triple's first two activations, and its third. */
+/* What a block's tables are made of, as bytes of q + 128: a triple's first two activations, and its third. */
 struct triple_sources {
-    int16_t pair[CHUNK_TRIPLES], third[CHUNK_TRIPLES];
+    int16_t pair[BLOCK_TRIPLES], third[BLOCK_TRIPLES];
 };
 
 #define PAIR4(k) 12 * (k), 12 * (k) + 4, 12 * (k) + 1, 12 * (k) + 5, 12 * (k) + 2, 12 * (k) + 6, 12 * (k) + 3, 12 * (k) + 7
@@ -63,47 +101,77 @@ static const _Alignas(64) uint8_t pick_sources[64] = {PAIR4(0),  PAIR4(1),  PAIR
                                                       THIRD4(0), THIRD4(1), THIRD4(2), THIRD4(3)};
 #define SOURCE_BYTES 0x55555555ffffffffull /* all but the zeros beside the thirds */
 
-static void sort_triples(const int8_t *q, size_t n_triples, struct triple_sources *s)
+static void sort_triples(const int8_t *q, struct triple_sources *s)
 {
-    for (size_t k = 0; k < n_triples; k += 16, q += 4 * TRIPLES_STEP) {
-        __m512i x = _mm512_xor_si512(_mm512_maskz_loadu_epi8(0xffffffffffff, q), _mm512_set1_epi8(-128));
-        x = _mm512_maskz_permutexvar_epi8(SOURCE_BYTES, _mm512_load_si512(pick_sources), x);
-        _mm256_storeu_si256((__m256i *)(s->pair + k), _mm512_castsi512_si256(x));
-        _mm256_storeu_si256((__m256i *)(s->third + k), _mm512_extracti64x4_epi64(x, 1));
-    }
+    __m512i x = _mm512_xor_si512(_mm512_maskz_loadu_epi8(0xffffffffffff, q), _mm512_set1_epi8(-128));
+    x = _mm512_maskz_permutexvar_epi8(SOURCE_BYTES, _mm512_load_si512(pick_sources), x);
+    _mm256_storeu_si256((__m256i *)s->pair, _mm512_castsi512_si256(x));
+    _mm256_storeu_si256((__m256i *)s->third, _mm512_extracti64x4_epi64(x, 1));
 }
 
 /* Words of the codes of indices 0 .. 31. */
 static __m512i codes_of(int place) { return _mm512_cvtepu8_epi16(_mm256_load_si256((const __m256i *)triples_codes[place])); }
 
-/* [n_triples][n_tokens][32]: sum i is that of the weights of index i. */
-static void make_tables(const struct matmul_tiles *m, const struct chunk *c, size_t t, size_t n_tokens, int16_t *tables)
+/* Token i's tables: sum n of a triple is that of the weights of index n. */
+static void make_tables(const struct chunk *c, const int8_t *q, size_t i, struct operands *o)
 {
     const __m512i one = _mm512_set1_epi16(1), low = _mm512_set1_epi16(0xff);
     __m512i first = _mm512_sub_epi16(codes_of(0), one), second = _mm512_sub_epi16(codes_of(1), one), third = _mm512_sub_epi16(codes_of(2), one);
     const __m512i excess = _mm512_slli_epi16(_mm512_add_epi16(_mm512_add_epi16(first, second), third), 7); /* 128 a weight */
     const __m512i pair = _mm512_or_si512(_mm512_and_si512(first, low), _mm512_slli_epi16(second, 8));
+    int16_t *to[2] = {o->tables + i * 32, o->tables + (c->n_blocks * HALF_TRIPLES * TOKENS + i) * 32};
     third = _mm512_and_si512(third, low);
-    for (size_t i = 0; i < n_tokens; i++) {
+    for (size_t b = 0; b < c->n_blocks; b++, q += TRIPLES_COLS) {
         struct triple_sources s;
-        const int8_t *q = m->q + (t + i) * m->q_stride + c->begin;
-        for (size_t k = 0; k < CHUNK_COLS; k += 64)
-            _mm_prefetch((const char *)q + TOKENS * m->q_stride + k, _MM_HINT_T0);
-        sort_triples(q, c->n_triples, &s);
-        for (size_t k = 0; k < c->n_triples; k++) {
+        sort_triples(q, &s);
+        __asm__("" : "+m"(s)); /* broadcasts load: gcc would take words out of registers */
+#pragma GCC unroll 16
+        for (size_t k = 0; k < BLOCK_TRIPLES; k++) {
             __m512i sums = _mm512_sub_epi16(_mm512_maddubs_epi16(_mm512_set1_epi16(s.pair[k]), pair), excess);
             sums = _mm512_add_epi16(sums, _mm512_maddubs_epi16(_mm512_set1_epi16(s.third[k]), third));
-            _mm512_store_si512(tables + (k * n_tokens + i) * 32, sums);
+            _mm512_store_si512(to[k / HALF_TRIPLES] + (b * HALF_TRIPLES + k % HALF_TRIPLES) * TOKENS * 32, sums);
         }
     }
 }
 
-/* Adds 32 rows of a chunk, the even words and the odd words of `sums`, to what is at y; after the last one, y = sum / s * scale. */
-ALWAYS_INLINE void put(const struct matmul_tiles *m, const struct chunk *c, size_t t, __m512i sums, float *y)
+/* Token i's activations that are multiplied, and their sum: as codes are weights + 1, that much too much. */
+static void copy_words(const struct chunk *c, const int8_t *q, size_t i, struct operands *o)
 {
-    const __m512i even = _mm512_set1_epi32(1), odd = _mm512_set1_epi32(1 << 16), zero = _mm512_setzero_si512();
-    __m512i low = _mm512_dpwssd_epi32(c->first ? zero : _mm512_loadu_si512(y), sums, even);
-    __m512i high = _mm512_dpwssd_epi32(c->first ? zero : _mm512_loadu_si512(y + 16), sums, odd);
+    __m512i sum = _mm512_setzero_si512();
+    for (size_t b = 0; b < c->n_blocks; b++, q += TRIPLES_COLS) {
+        int32_t words[16];
+        __m512i x = _mm512_maskz_loadu_epi8(0xffffffffffff, q + LOOKED_UP);
+        sum = _mm512_dpbusd_epi32(sum, _mm512_set1_epi8(1), x);
+        _mm512_storeu_si512(words, x);
+        for (size_t w = 0; w < BLOCK_WORDS; w++)
+            o->words[(b * BLOCK_WORDS + w) * TOKENS + i] = words[w];
+    }
+    o->sums[i] = _mm512_reduce_add_epi32(sum);
+}
+
+static void make_operands(const struct matmul_tiles *m, const struct chunk *c, size_t t, size_t n_tokens, struct operands *o)
+{
+    o->t = t;
+    o->n_tokens = n_tokens;
+    for (size_t i = 0; i < n_tokens; i++) {
+        const int8_t *q = m->q + (t + i) * m->q_stride + c->begin;
+        for (size_t k = 0; k < c->n_blocks * TRIPLES_COLS; k += 64)
+            _mm_prefetch((const char *)q + TOKENS * m->q_stride + k, _MM_HINT_T0);
+        make_tables(c, q, i, o);
+        copy_words(c, q, i, o);
+    }
+}
+
+/* Adds 32 rows of a chunk, the even words and the odd words of `sums` and two groups' products, to what is at y; after the last one,
+ * y = sum / s * scale. */
+ALWAYS_INLINE void put(const struct matmul_tiles *m, const struct chunk *c, size_t t, __m512i sums, __m512i low, __m512i high, float *y)
+{
+    low = _mm512_dpwssd_epi32(low, sums, _mm512_set1_epi32(1));
+    high = _mm512_dpwssd_epi32(high, sums, _mm512_set1_epi32(1 << 16));
+    if (!c->first) {
+        low = _mm512_add_epi32(low, _mm512_loadu_si512(y));
+        high = _mm512_add_epi32(high, _mm512_loadu_si512(y + 16));
+    }
     if (!c->last) {
         _mm512_storeu_si512(y, low);
         _mm512_storeu_si512(y + 16, high);
@@ -120,58 +188,89 @@ ALWAYS_INLINE void look_up(__m512i table, __m512i indices, __m512i *sums)
     __asm__("" : "+v"(*sums));
 }
 
-/* A band's rows, from y on for the first of T tokens. */
-ALWAYS_INLINE void band_tokens(const struct matmul_tiles *m, const struct chunk *c, const uint8_t *indices, const int16_t *tables, size_t t,
-                               float *y, const int T)
+ALWAYS_INLINE void multiply(__m512i codes, __m512i word, __m512i *sums)
 {
-    __m512i low[TOKENS], high[TOKENS];
+    *sums = _mm512_dpbusd_epi32(*sums, codes, word);
+    __asm__("" : "+v"(*sums));
+}
+
+/* A half's units: adds to the sums of 2 x 32 rows that are looked up, and sets those of 2 groups that are multiplied. */
+ALWAYS_INLINE void half_band(const struct operands *o, size_t n_blocks, int half, const uint8_t *unit, __m512i *look_low, __m512i *look_high,
+                             __m512i *low, __m512i *high, const int T)
+{
+    size_t n_units = n_blocks * UNITS;
+    const int16_t *table_at = o->tables + (size_t)half * n_units * 2 * 32 * TOKENS;
+    const int32_t *word_at = o->words;
 #pragma GCC unroll 4
     for (int i = 0; i < T; i++)
-        low[i] = high[i] = _mm512_setzero_si512();
-    for (size_t k = 0; k < c->n_triples; k++, indices += BAND_ROWS, tables += 32 * T) {
-        __m512i even = _mm512_load_si512(indices), odd = _mm512_srli_epi16(even, 8);
+        low[i] = high[i] = _mm512_set1_epi32(-o->sums[i]);
+    for (size_t u = 0; u < n_units; u++, unit += UNIT_BYTES) {
+#pragma GCC unroll 2
+        for (int k = 0; k < 2; k++, table_at += 32 * TOKENS) {
+            __m512i even = _mm512_load_si512(unit + BAND_ROWS * k), odd = _mm512_srli_epi16(even, 8);
 #pragma GCC unroll 4
-        for (int i = 0; i < T; i++) {
-            __m512i table = _mm512_load_si512(tables + 32 * i);
-            __asm__("" : "+v"(table)); /* loaded once */
-            look_up(table, even, &low[i]);
-            look_up(table, odd, &high[i]);
+            for (int i = 0; i < T; i++) {
+                __m512i table = _mm512_load_si512(table_at + 32 * i);
+                __asm__("" : "+v"(table)); /* loaded once */
+                look_up(table, even, &look_low[i]);
+                look_up(table, odd, &look_high[i]);
+            }
+        }
+#pragma GCC unroll 3
+        for (int w = 0; w < UNIT_WORDS; w++, word_at += TOKENS) {
+            __m512i a = _mm512_load_si512(unit + UNIT_INDEX_BYTES + 128 * w), b = _mm512_load_si512(unit + UNIT_INDEX_BYTES + 128 * w + 64);
+#pragma GCC unroll 4
+            for (int i = 0; i < T; i++) {
+                __m512i word = _mm512_set1_epi32(word_at[i]);
+                multiply(a, word, &low[i]);
+                multiply(b, word, &high[i]);
+            }
         }
     }
+}
+
+/* A band's rows, from y on for the first of T tokens. */
+ALWAYS_INLINE void band_tokens(const struct matmul_tiles *m, const struct chunk *c, const uint8_t *weights, const struct operands *o, float *y,
+                               const int T)
+{
+    __m512i look_low[TOKENS], look_high[TOKENS], sums[BAND_GROUPS][TOKENS];
+#pragma GCC unroll 4
+    for (int i = 0; i < T; i++)
+        look_low[i] = look_high[i] = _mm512_setzero_si512();
+    half_band(o, c->n_blocks, 0, weights, look_low, look_high, sums[0], sums[1], T);
+    half_band(o, c->n_blocks, 1, weights + c->n_blocks * HALF_BYTES, look_low, look_high, sums[2], sums[3], T);
 #pragma GCC unroll 4
     for (int i = 0; i < T; i++, y += m->y_stride) {
-        put(m, c, t + (size_t)i, low[i], y);
-        put(m, c, t + (size_t)i, high[i], y + 32);
+        put(m, c, o->t + (size_t)i, look_low[i], sums[0][i], sums[1][i], y);
+        put(m, c, o->t + (size_t)i, look_high[i], sums[2][i], sums[3][i], y + 32);
     }
 }
 
-static void band(const struct matmul_tiles *m, const struct chunk *c, const uint8_t *indices, const int16_t *tables, size_t t, size_t n_tokens,
-                 float *y)
+static void band(const struct matmul_tiles *m, const struct chunk *c, const uint8_t *weights, const struct operands *o, float *y)
 {
-    switch (n_tokens) {
-    case 4: band_tokens(m, c, indices, tables, t, y, 4); break;
-    case 3: band_tokens(m, c, indices, tables, t, y, 3); break;
-    case 2: band_tokens(m, c, indices, tables, t, y, 2); break;
-    default: band_tokens(m, c, indices, tables, t, y, 1); break;
+    switch (o->n_tokens) {
+    case 4: band_tokens(m, c, weights, o, y, 4); break;
+    case 3: band_tokens(m, c, weights, o, y, 3); break;
+    case 2: band_tokens(m, c, weights, o, y, 2); break;
+    default: band_tokens(m, c, weights, o, y, 1); break;
     }
 }
 
-/* Tokens t .. end - 1 of bands whose indices fit the scratch. */
+/* Tokens t .. end - 1 of bands whose weights fit the scratch. */
 static void stripe(const struct matmul_tiles *m, size_t first_band, size_t n_bands, size_t begin, size_t end)
 {
-    _Alignas(64) int16_t tables[CHUNK_TRIPLES * TOKENS * 32];
+    struct operands o;
     size_t n_blocks = m->n_cols / TRIPLES_COLS, group_bytes = n_blocks * TRIPLES_BYTES;
     const uint8_t *groups = m->tiles + first_band * BAND_GROUPS * group_bytes;
     for (size_t b = 0; b < n_blocks; b += CHUNK_BLOCKS) {
-        size_t left = n_blocks - b < CHUNK_BLOCKS ? n_blocks - b : CHUNK_BLOCKS, n;
-        struct chunk c = {b * TRIPLES_COLS, left * TRIPLES_COLS / 3, b == 0, b + left == n_blocks};
+        size_t left = n_blocks - b < CHUNK_BLOCKS ? n_blocks - b : CHUNK_BLOCKS;
+        struct chunk c = {b * TRIPLES_COLS, left, b == 0, b + left == n_blocks};
         for (size_t i = 0; i < n_bands; i++)
-            gather_indices(groups + i * BAND_GROUPS * group_bytes + b * TRIPLES_BYTES, group_bytes, left, m->scratch + i * BAND_BYTES);
-        for (size_t t = begin; t < end; t += n) {
-            n = end - t < TOKENS ? end - t : TOKENS;
-            make_tables(m, &c, t, n, tables);
+            gather_weights(groups + i * BAND_GROUPS * group_bytes + b * TRIPLES_BYTES, group_bytes, left, m->scratch + i * BAND_BYTES);
+        for (size_t t = begin; t < end; t += o.n_tokens) {
+            make_operands(m, &c, t, end - t < TOKENS ? end - t : TOKENS, &o);
             for (size_t i = 0; i < n_bands; i++)
-                band(m, &c, m->scratch + i * BAND_BYTES, tables, t, n, m->y + t * m->y_stride + (first_band + i) * BAND_ROWS);
+                band(m, &c, m->scratch + i * BAND_BYTES, &o, m->y + t * m->y_stride + (first_band + i) * BAND_ROWS);
         }
     }
 }
@@ -179,9 +278,9 @@ static void stripe(const struct matmul_tiles *m, size_t first_band, size_t n_ban
 void lookup_bands(struct matmul_tiles *m)
 {
     size_t n_bands = m->n_rows / BAND_ROWS, room = matmul_scratch_bytes(m->n_cols) / BAND_BYTES;
-    if (!n_bands || !room)
+    if (!n_bands)
         return;
-    room = room < MAX_BANDS ? room : MAX_BANDS;
+    room = room < MATMUL_BANDS ? room : MATMUL_BANDS;
     size_t n_parts = (n_bands + room - 1) / room, part = (n_bands + n_parts - 1) / n_parts;
     for (size_t t = 0; t < m->n_tokens; t += STRIPE)
         for (size_t first = 0; first < n_bands; first += part)
