@@ -38,13 +38,18 @@ const sum = async (p, name) => (await Promise.all(p.admins.map((a) => metric(a, 
 const load = (url) => new Promise((resolve, reject) => execFile(path.join(build, 'bitnet-load'),
   [url, '--clients', '16', '--duration', SECONDS, '--max-tokens', '32', '--prompt-tokens', '16', '--json'], { maxBuffer: 1 << 26 },
   (error, out, err) => (out ? resolve(JSON.parse(out)) : reject(new Error(err)))));
-const median = (list) => [...list].sort((a, b) => a - b)[list.length >> 1];
+const at = (list, share) => [...list].sort((a, b) => a - b)[Math.floor(list.length * share)], median = (list) => at(list, 0.5);
+// The median of how much each round's figure is above the one without a collector, in per cent, and its standard error, from the quartiles.
+function change(list, base) {
+  const ratios = list.map((x, i) => 100 * x / base[i] - 100), error = 1.25 * (at(ratios, 0.75) - at(ratios, 0.25)) / 1.35 / Math.sqrt(ratios.length);
+  return `${median(ratios).toFixed(2)} % +- ${error.toFixed(2)}`;
+}
 
 const pairs = {};
 for (const [kind, endpoint] of Object.entries(kinds)) pairs[kind] = await pair(endpoint);
-let order = Object.keys(kinds);
-for (let round = 0; round < ROUNDS; round++, order = [...order.slice(1), order[0]])
-  for (const kind of order) {
+const shuffled = (list) => list.map((item) => [Math.random(), item]).sort(([a], [b]) => a - b).map(([, item]) => item);
+for (let round = 0; round < ROUNDS; round++)
+  for (const kind of shuffled(Object.keys(kinds))) { // in no fixed order, as what a collector has left to do falls into the next one's time
     const p = pairs[kind], cpu = await sum(p, 'bitnet_process_cpu_seconds_total');
     const result = await load(p.url), level = result.levels[0];
     p.completed += level.requests.completed;
@@ -63,8 +68,8 @@ for (const kind of Object.keys(kinds))
     assert.equal(await sum(p, 'bitnet_trace_spans_exported_total') > 0, ['on', 'slow'].includes(kind));
     assert.ok(Math.max(...p.rss) - pairs.off.rss.at(-1) < 64, `${p.rss} MB against ${pairs.off.rss}`);
     if (ROUNDS > 1)
-      console.log(`# ${kind.padEnd(4)} ${median(p.rates).toFixed(0)} requests/s (${(100 * median(p.rates.map((r, i) => r / pairs.off.rates[i])) - 100).toFixed(2)} %), ` +
-        `CPU ${median(p.cpus).toFixed(1)} us a request (${(100 * median(p.cpus.map((c, i) => c / pairs.off.cpus[i])) - 100).toFixed(2)} %), ` +
+      console.log(`# ${kind.padEnd(4)} ${median(p.rates).toFixed(0)} requests/s (${change(p.rates, pairs.off.rates)}), ` +
+        `CPU ${median(p.cpus).toFixed(1)} us a request (${change(p.cpus, pairs.off.cpus)}), ` +
         `memory ${p.rss[Math.min(1, ROUNDS - 1)].toFixed(1)} -> ${p.rss.at(-1).toFixed(1)} MB, ` +
         `spans exported ${await sum(p, 'bitnet_trace_spans_exported_total')}, dropped ${await sum(p, 'bitnet_trace_spans_dropped_total')}`);
   });
