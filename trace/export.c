@@ -1,5 +1,5 @@
 /*
- * The tracer: a bounded queue of ended spans, and the thread that sends them to the collector in batches.
+ * The tracer: all spans there can be, a bounded queue of those that ended, and the thread that sends them to the collector in batches.
  *
  *   take a batch (full, or delay_ns after its first span) -> encode -> Export -> OK: exported
  *                                                               ^       | may be tried again: wait, twice as long each time
@@ -27,6 +27,7 @@
 #define EXPORT_PATH "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
 #define MAX_BATCH_BYTES (64 << 20)
 #define MAX_ANSWER_BYTES (64 << 10)
+#define MAX_OPEN 4096 /* spans that have not ended, beside a full queue and a batch */
 #define CLOSE_NS (3 * CLOCK_NS_PER_S)
 #define TURN_NS (20 * CLOCK_NS_PER_MS) /* between two looks for an answer */
 #define CLOSING_TURN_NS CLOCK_NS_PER_MS
@@ -62,6 +63,9 @@ struct tracer {
     /* Under the lock: */
     pthread_mutex_t lock;
     pthread_cond_t changed; /* of the monotonic clock */
+    struct span *spans;     /* [max_queue + max_batch + MAX_OPEN]; from n_made on never touched, so that they are no memory yet */
+    size_t n_made;
+    struct span *unused;    /* of those before n_made, the last that came back first */
     struct span **ring;     /* [max_queue] */
     size_t first;
     atomic_size_t n; /* written under the lock; whether it is full is also looked at without */
@@ -81,20 +85,46 @@ bool tracer_admits(struct tracer *t)
     return room;
 }
 
+static size_t n_spans(const struct tracer *t)
+{
+    return t->config.max_queue + t->config.max_batch + MAX_OPEN;
+}
+
+struct span *tracer_lend(struct tracer *t)
+{
+    pthread_mutex_lock(&t->lock);
+    struct span *s = t->unused;
+    if (s)
+        t->unused = s->next;
+    else if (t->n_made < n_spans(t))
+        s = &t->spans[t->n_made++];
+    pthread_mutex_unlock(&t->lock);
+    if (!s)
+        metrics_inc(t->queue_full, 1);
+    return s;
+}
+
+/* Under the lock. */
+static void give_back(struct tracer *t, struct span *s)
+{
+    s->next = t->unused;
+    t->unused = s;
+}
+
 void tracer_take(struct tracer *t, struct span *s)
 {
     pthread_mutex_lock(&t->lock);
     bool full = t->n == t->config.max_queue;
     if (!full)
         t->ring[(t->first + t->n++) % t->config.max_queue] = s;
+    else
+        give_back(t, s);
     bool wake = !full && (t->n == 1 || t->n == t->config.max_batch);
     if (wake)
         pthread_cond_broadcast(&t->changed);
     pthread_mutex_unlock(&t->lock);
-    if (!full)
-        return;
-    metrics_inc(t->queue_full, 1);
-    free(s);
+    if (full)
+        metrics_inc(t->queue_full, 1);
 }
 
 /* Waits under the lock until `deadline_ns` or a change; false when the time has passed. */
@@ -279,8 +309,10 @@ static void *run(void *user)
         if (encoder_encode(t->encoder, t->batch, n, &t->packed))
             a = send(t);
         note(t, &a, n);
+        pthread_mutex_lock(&t->lock);
         for (size_t i = 0; i < n; i++)
-            free(t->batch[i]);
+            give_back(t, t->batch[i]);
+        pthread_mutex_unlock(&t->lock);
         buffer_clear(&t->packed);
     }
     return NULL;
@@ -321,7 +353,8 @@ static enum error_code start(struct tracer *t, const struct trace_options *optio
     t->encoder = encoder_open(c, options);
     t->batch = calloc(c->max_batch, sizeof(struct span *));
     t->ring = calloc(c->max_queue, sizeof(struct span *));
-    if (!t->encoder || !t->batch || !t->ring)
+    t->spans = calloc(n_spans(t), sizeof(struct span));
+    if (!t->encoder || !t->batch || !t->ring || !t->spans)
         return error_set(err, ERROR_MEMORY_EXHAUSTED, "no memory for tracing");
     for (size_t i = 0; i < c->headers.n; i++) {
         t->metadata[2 * i] = c->headers.keys[i];
@@ -345,10 +378,9 @@ static void tracer_free(struct tracer *t)
     rpc_queue_close(t->queue);
     rpc_tls_close(t->tls);
     encoder_close(t->encoder);
-    for (size_t i = 0; i < t->n; i++)
-        free(t->ring[(t->first + i) % t->config.max_queue]);
     if (t->n > 0)
         metrics_inc(t->failed, (double)t->n); /* no time was left to send them */
+    free(t->spans);
     free(t->ring);
     free(t->batch);
     buffer_fini(&t->packed);

@@ -7,7 +7,6 @@
 
 #include <endian.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 /* As every SDK does it, by the last 63 bits of the trace's id, so that all processes that sample alike keep the same traces. */
@@ -70,7 +69,7 @@ static const char *keep(struct span *s, const char *text)
 
 static struct span *span_new(struct tracer *t, const char *name, enum span_kind kind, int64_t start_ns)
 {
-    struct span *s = malloc(sizeof *s); /* attributes and texts need not be zero */
+    struct span *s = tracer_lend(t); /* attributes and texts need not be zero */
     if (!s)
         return NULL;
     memset(s, 0, offsetof(struct span, attributes));

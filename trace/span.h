@@ -24,9 +24,10 @@ struct attribute {
     size_t n; /* of a LIST */
 };
 
-/* Owned by who made it until span_end, then by the queue. Nothing in it but `tracer` lives outside, so that a queue of them has a bound. */
+/* One of the tracer's, lent to who made it until span_end, then in the queue. Nothing in it but `tracer` lives outside. */
 struct span {
     struct tracer *tracer;
+    struct span *next; /* of those that nobody has */
     struct trace_context context;
     uint8_t parent_id[8];
     bool has_parent, failed;
@@ -47,6 +48,8 @@ bool span_sampled(const struct trace_config *c, const struct trace_context *pare
 const struct trace_config *tracer_config(const struct tracer *t);
 /* Whether the queue has room; when not, a span that is not made for it is counted as dropped. Any thread. */
 bool tracer_admits(struct tracer *t);
+/* A span to fill, or NULL when all are taken, which is counted as dropped. What is in it is what was. Any thread. */
+struct span *tracer_lend(struct tracer *t);
 /* Takes the span into the queue, or drops and counts it. Any thread. */
 void tracer_take(struct tracer *t, struct span *s);
 
