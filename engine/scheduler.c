@@ -36,8 +36,9 @@ static int64_t step_limit_ns(const struct scheduler *s, size_t n, size_t n_promp
         return s->shared ? SCHEDULER_SHARED_NS : SCHEDULER_ALONE_NS;
     if (s->target_ns)
         return s->target_ns;
-    int64_t ns = s->decode_ns ? scheduler_decode_ns(s, n + n_prompts) * 8 / 5 : SCHEDULER_UNKNOWN_NS;
-    return ns > SCHEDULER_LEAST_NS ? ns : SCHEDULER_LEAST_NS;
+    int64_t decodes_ns = s->decode_ns ? scheduler_decode_ns(s, n + n_prompts) : (int64_t)(n + n_prompts) * s->row_ns;
+    int64_t ns = decodes_ns * 8 / 5, least_ns = s->decode_ns ? SCHEDULER_LEAST_NS : SCHEDULER_UNKNOWN_NS;
+    return ns > least_ns ? ns : least_ns;
 }
 
 /* Rows that n_prompts prompts may have beside the n_decodes rows of decodes. */

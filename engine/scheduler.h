@@ -20,7 +20,7 @@
 
 #define SCHEDULER_ALONE_NS INT64_C(1000000000)
 #define SCHEDULER_SHARED_NS INT64_C(20000000)
-#define SCHEDULER_UNKNOWN_NS INT64_C(100000000) /* of a step beside decodes, before the time of decodes alone is known */
+#define SCHEDULER_UNKNOWN_NS INT64_C(100000000) /* of a step beside decodes, at least, before the time of decodes alone is known */
 #define SCHEDULER_LEAST_NS INT64_C(10000000)    /* a shorter step is not worth a cut */
 #define SCHEDULER_FIRST_PREFILL 64 /* rows of prompts in a step before the time of a row is known */
 #define SCHEDULER_MIN_PREFILL 4    /* rows that prompts get in a step, whatever they take */

@@ -107,6 +107,18 @@ START_TEST(test_a_crowd_of_prompts_gets_room)
 }
 END_TEST
 
+/* A crowd on an engine that has just started: no decodes were timed alone, and none will be while prompts go on. 33 of them take at least
+ * 165 ms, so that a step may take 264: 52 rows, not the 20 of 100 ms. */
+START_TEST(test_a_crowd_before_decodes_are_known)
+{
+    struct scheduler s = {.max_rows = 512, .row_ns = 5 * MS};
+    struct scheduler_item items[33] = {{.n_left = 1, .decode = true}};
+    for (int i = 1; i < 33; i++)
+        items[i] = (struct scheduler_item){.n_left = 32};
+    ck_assert_uint_eq(scheduler_plan(&s, items, 33), 1 + 52);
+}
+END_TEST
+
 /* A machine with a time of its own for each kind of row: the limit is met after few steps, whatever the machine. */
 START_TEST(test_the_time_between_tokens_stays_bounded)
 {
@@ -201,4 +213,5 @@ START_TEST(test_shared)
 END_TEST
 
 SUITE("scheduler", test_drafts_where_there_is_room, test_decodes_first_then_prompts_in_order, test_paused_are_left_out, test_decodes_take_turns,
-      test_prefill_is_cut_to_bound_a_step, test_a_crowd_of_prompts_gets_room, test_the_time_between_tokens_stays_bounded, test_shared, test_simulation)
+      test_prefill_is_cut_to_bound_a_step, test_a_crowd_of_prompts_gets_room, test_a_crowd_before_decodes_are_known,
+      test_the_time_between_tokens_stays_bounded, test_shared, test_simulation)

@@ -310,6 +310,39 @@ START_TEST(a_silent_collector_costs_spans_only)
 }
 END_TEST
 
+static struct span *again;
+static bool made_again(void)
+{
+    return (again = root("z"));
+}
+
+/* As many as there can be are open; the next is not made. Those that end make room again. */
+START_TEST(open_spans_have_a_bound)
+{
+    enum { MOST = 5000 };
+    static struct span *spans[MOST];
+    setenv("OTEL_BSP_MAX_QUEUE_SIZE", "16", true);
+    open_collector();
+    open_tracer();
+    int n = 0;
+    while (n < MOST && (spans[n] = root("x")))
+        n++;
+    ck_assert(n >= 4096 && n < MOST);
+    ck_assert_double_eq(dropped("queue_full"), 1);
+    ck_assert_ptr_null(span_child(spans[0], "y", SPAN_INTERNAL, 0));
+    ck_assert_double_eq(dropped("queue_full"), 2);
+    for (int i = 0; i < n; i++)
+        span_end(spans[i], clock_now_ns());
+    ck_assert(within(10, made_again));
+    span_end(again, clock_now_ns());
+    trace_close(tracer);
+    ck_assert_double_ge(exported() + dropped("queue_full"), n + 3);
+    metrics_close(metrics);
+    rpc_server_close(collector);
+    rpc_fini();
+}
+END_TEST
+
 START_TEST(what_is_left_goes_out_at_the_end)
 {
     setenv("OTEL_BSP_SCHEDULE_DELAY", "3600000", true);
@@ -373,7 +406,8 @@ START_TEST(threads_lose_nothing)
 END_TEST
 
 SUITE("export", what_arrives, a_span_has_bounds, samplers_decide, what_is_not_recorded_still_has_a_place, unavailable_is_tried_again,
-      what_is_refused_is_dropped, a_silent_collector_costs_spans_only, what_is_left_goes_out_at_the_end, nobody_there, threads_lose_nothing)
+      what_is_refused_is_dropped, a_silent_collector_costs_spans_only, open_spans_have_a_bound, what_is_left_goes_out_at_the_end, nobody_there,
+      threads_lose_nothing)
 #else
 START_TEST(not_built)
 {
