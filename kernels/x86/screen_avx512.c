@@ -124,14 +124,28 @@ static inline __attribute__((always_inline)) void block(const struct screen_tile
     }
 }
 
+/* Asks for what lies between v and v + n of n_x parts of n_bytes. Inlined, as gcc takes a function that only prefetches to do nothing. */
+static inline __attribute__((always_inline)) void ask(const uint8_t *p, size_t n_bytes, size_t v, size_t n, size_t n_x)
+{
+    for (size_t i = n_bytes * v / n_x & ~(size_t)63; i < n_bytes * (v + n) / n_x; i += 64)
+        _mm_prefetch((const char *)p + i, _MM_HINT_T1);
+}
+
+/* Between vectors the next panel's rows are asked for: a core waits for only so many lines at a time. */
 static inline __attribute__((always_inline)) void panel(const struct screen_tile *t, const uint8_t *u, size_t r,
                                                         int n_rows)
 {
-    size_t v = 0;
-    for (; v + 4 <= t->n_x; v += 4)
-        block(t, u, r, v, n_rows, 4);
-    for (; v < t->n_x; v++)
-        block(t, u, r, v, n_rows, 1);
+    size_t high_bytes = PANEL * screen_high_bytes(t->stride), low_bytes = PANEL * screen_low_bytes(t->stride), v = 0, n;
+    const uint8_t *high = t->high + (r / PANEL + 1) * high_bytes, *low = t->low + (r / PANEL + 1) * low_bytes;
+    for (; v < t->n_x; v += n) {
+        n = v + 4 <= t->n_x ? 4 : 1;
+        ask(high, high_bytes, v, n, t->n_x);
+        ask(low, low_bytes, v, n, t->n_x);
+        if (n == 4)
+            block(t, u, r, v, n_rows, 4);
+        else
+            block(t, u, r, v, n_rows, 1);
+    }
 }
 
 static void both_planes(const struct screen_tile *t)
