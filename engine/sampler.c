@@ -141,19 +141,32 @@ static bool find_max(const float *logits, uint32_t n, float *max)
     return !bad[0];
 }
 
+/* The first token from i on whose logit is above `bound`, or n; most are not, so they are skipped in lanes. */
+static uint32_t next_above(const float *logits, uint32_t i, uint32_t n, float bound)
+{
+    for (; i + LANES <= n; i += LANES) {
+        const float *run = logits + i;
+        int any = 0;
+        for (int k = 0; k < LANES; k++)
+            any |= run[k] > bound;
+        if (any)
+            break;
+    }
+    while (i < n && !(logits[i] > bound))
+        i++;
+    return i;
+}
+
 /* The best token, which is also the one of temperature 0; false, and the token at fault, when a logit is none. */
 static bool find_best(const float *logits, uint32_t n, struct candidate *best, uint32_t *bad)
 {
-    uint32_t i = 0;
     *bad = 0;
     if (!find_max(logits, n, &best->logit)) {
         while (logits[*bad] < INFINITY)
             ++*bad;
         return false;
     }
-    while (i < n && logits[i] < best->logit)
-        i++;
-    best->id = i;
+    best->id = next_above(logits, 0, n, nextafterf(best->logit, -INFINITY));
     return best->logit > -INFINITY;
 }
 
@@ -178,22 +191,6 @@ static void sift_down(struct candidate *heap, size_t n, size_t i)
         i = child;
     }
     heap[i] = moved;
-}
-
-/* The first token from i on whose logit is above `bound`, or n; most are not, so they are skipped in lanes. */
-static uint32_t next_above(const float *logits, uint32_t i, uint32_t n, float bound)
-{
-    for (; i + LANES <= n; i += LANES) {
-        const float *run = logits + i;
-        int any = 0;
-        for (int k = 0; k < LANES; k++)
-            any |= run[k] > bound;
-        if (any)
-            break;
-    }
-    while (i < n && !(logits[i] > bound))
-        i++;
-    return i;
 }
 
 /* Of n candidates the first k in order, as a heap whose root is the last of them. */

@@ -75,7 +75,7 @@ static void gather_weights(const uint8_t *blocks, size_t group_bytes, size_t n_b
         for (size_t g = 0; g < BAND_GROUPS; g++) {
             __m512i v[TRIPLES_VECTORS];
             uint8_t *to = out + g / 2 * half_bytes + UNIT_INDEX_BYTES + 64 * (g % 2);
-            load_block(blocks + g * group_bytes, CHUNK_BLOCKS * TRIPLES_BYTES, v); /* asks for the next chunk's */
+            load_block(blocks + g * group_bytes, 0, v);
 #pragma GCC unroll 4
             for (int u = 0; u < UNITS; u++) {
                 indices[u][g] = v[u];
@@ -256,21 +256,38 @@ static void band(const struct matmul_tiles *m, const struct chunk *c, const uint
     }
 }
 
-/* Tokens t .. end - 1 of bands whose weights fit the scratch. */
-static void stripe(const struct matmul_tiles *m, size_t first_band, size_t n_bands, size_t begin, size_t end)
+/* Asks for a part of a band's blocks, into the second cache. Spread over the tokens, as all at once would wait for memory. */
+ALWAYS_INLINE void ask(const uint8_t *blocks, size_t group_bytes, size_t n_blocks, size_t part, size_t n_parts)
+{
+    size_t begin = n_blocks * TRIPLES_BYTES * part / n_parts & ~(size_t)63, end = n_blocks * TRIPLES_BYTES * (part + 1) / n_parts;
+    for (size_t g = 0; g < BAND_GROUPS; g++, blocks += group_bytes)
+        for (size_t i = begin; i < end; i += 64)
+            _mm_prefetch((const char *)blocks + i, _MM_HINT_T1);
+}
+
+/* Bands whose weights fit the scratch. */
+struct bands {
+    size_t first, n, next; /* next: the first of those that come then */
+};
+
+/* Tokens begin .. end - 1. */
+static void stripe(const struct matmul_tiles *m, const struct bands *p, size_t begin, size_t end)
 {
     struct operands o;
-    size_t n_blocks = m->n_cols / TRIPLES_COLS, group_bytes = n_blocks * TRIPLES_BYTES;
-    const uint8_t *groups = m->tiles + first_band * BAND_GROUPS * group_bytes;
+    size_t n_blocks = m->n_cols / TRIPLES_COLS, group_bytes = n_blocks * TRIPLES_BYTES, band_bytes = BAND_GROUPS * group_bytes;
     for (size_t b = 0; b < n_blocks; b += CHUNK_BLOCKS) {
         size_t left = n_blocks - b < CHUNK_BLOCKS ? n_blocks - b : CHUNK_BLOCKS;
         struct chunk c = {b * TRIPLES_COLS, left, b == 0, b + left == n_blocks};
-        for (size_t i = 0; i < n_bands; i++)
-            gather_weights(groups + i * BAND_GROUPS * group_bytes + b * TRIPLES_BYTES, group_bytes, left, m->scratch + i * BAND_BYTES);
+        const uint8_t *blocks = m->tiles + p->first * band_bytes + b * TRIPLES_BYTES;
+        const uint8_t *next = c.last ? m->tiles + p->next * band_bytes : blocks + CHUNK_BLOCKS * TRIPLES_BYTES;
+        for (size_t i = 0; i < p->n; i++)
+            gather_weights(blocks + i * band_bytes, group_bytes, left, m->scratch + i * BAND_BYTES);
         for (size_t t = begin; t < end; t += o.n_tokens) {
             make_operands(m, &c, t, end - t < TOKENS ? end - t : TOKENS, &o);
-            for (size_t i = 0; i < n_bands; i++)
-                band(m, &c, m->scratch + i * BAND_BYTES, &o, m->y + t * m->y_stride + (first_band + i) * BAND_ROWS);
+            for (size_t i = 0; i < p->n; i++) {
+                ask(next + i * band_bytes, group_bytes, CHUNK_BLOCKS, (t - begin) / TOKENS, (end - begin + TOKENS - 1) / TOKENS);
+                band(m, &c, m->scratch + i * BAND_BYTES, &o, m->y + t * m->y_stride + (p->first + i) * BAND_ROWS);
+            }
         }
     }
 }
@@ -283,8 +300,11 @@ void lookup_bands(struct matmul_tiles *m)
     room = room < MATMUL_BANDS ? room : MATMUL_BANDS;
     size_t n_parts = (n_bands + room - 1) / room, part = (n_bands + n_parts - 1) / n_parts;
     for (size_t t = 0; t < m->n_tokens; t += STRIPE)
-        for (size_t first = 0; first < n_bands; first += part)
-            stripe(m, first, n_bands - first < part ? n_bands - first : part, t, m->n_tokens - t < STRIPE ? m->n_tokens : t + STRIPE);
+        for (size_t first = 0; first < n_bands; first += part) {
+            size_t n = n_bands - first < part ? n_bands - first : part;
+            struct bands p = {first, n, first + n < n_bands ? first + n : 0};
+            stripe(m, &p, t, m->n_tokens - t < STRIPE ? m->n_tokens : t + STRIPE);
+        }
     m->tiles += n_bands * BAND_GROUPS * (m->n_cols / TRIPLES_COLS) * TRIPLES_BYTES;
     m->y += n_bands * BAND_ROWS;
     m->n_rows -= n_bands * BAND_ROWS;
