@@ -267,7 +267,8 @@ ALWAYS_INLINE void ask(const uint8_t *blocks, size_t group_bytes, size_t n_block
 
 /* Bands whose weights fit the scratch. */
 struct bands {
-    size_t first, n, next; /* next: the first of those that come then */
+    size_t first, n;
+    const uint8_t *next; /* the blocks of those that come then; NULL: none */
 };
 
 /* Tokens begin .. end - 1. */
@@ -279,13 +280,14 @@ static void stripe(const struct matmul_tiles *m, const struct bands *p, size_t b
         size_t left = n_blocks - b < CHUNK_BLOCKS ? n_blocks - b : CHUNK_BLOCKS;
         struct chunk c = {b * TRIPLES_COLS, left, b == 0, b + left == n_blocks};
         const uint8_t *blocks = m->tiles + p->first * band_bytes + b * TRIPLES_BYTES;
-        const uint8_t *next = c.last ? m->tiles + p->next * band_bytes : blocks + CHUNK_BLOCKS * TRIPLES_BYTES;
+        const uint8_t *next = c.last ? p->next : blocks + CHUNK_BLOCKS * TRIPLES_BYTES;
         for (size_t i = 0; i < p->n; i++)
             gather_weights(blocks + i * band_bytes, group_bytes, left, m->scratch + i * BAND_BYTES);
         for (size_t t = begin; t < end; t += o.n_tokens) {
             make_operands(m, &c, t, end - t < TOKENS ? end - t : TOKENS, &o);
             for (size_t i = 0; i < p->n; i++) {
-                ask(next + i * band_bytes, group_bytes, CHUNK_BLOCKS, (t - begin) / TOKENS, (end - begin + TOKENS - 1) / TOKENS);
+                if (next)
+                    ask(next + i * band_bytes, group_bytes, CHUNK_BLOCKS, (t - begin) / TOKENS, (end - begin + TOKENS - 1) / TOKENS);
                 band(m, &c, m->scratch + i * BAND_BYTES, &o, m->y + t * m->y_stride + (p->first + i) * BAND_ROWS);
             }
         }
@@ -299,13 +301,15 @@ void lookup_bands(struct matmul_tiles *m)
         return;
     room = room < MATMUL_BANDS ? room : MATMUL_BANDS;
     size_t n_parts = (n_bands + room - 1) / room, part = (n_bands + n_parts - 1) / n_parts;
+    size_t band_bytes = BAND_GROUPS * (m->n_cols / TRIPLES_COLS) * TRIPLES_BYTES;
     for (size_t t = 0; t < m->n_tokens; t += STRIPE)
         for (size_t first = 0; first < n_bands; first += part) {
             size_t n = n_bands - first < part ? n_bands - first : part;
-            struct bands p = {first, n, first + n < n_bands ? first + n : 0};
+            bool last = first + n == n_bands;
+            struct bands p = {first, n, !last ? m->tiles + (first + n) * band_bytes : t + STRIPE < m->n_tokens ? m->tiles : NULL};
             stripe(m, &p, t, m->n_tokens - t < STRIPE ? m->n_tokens : t + STRIPE);
         }
-    m->tiles += n_bands * BAND_GROUPS * (m->n_cols / TRIPLES_COLS) * TRIPLES_BYTES;
+    m->tiles += n_bands * band_bytes;
     m->y += n_bands * BAND_ROWS;
     m->n_rows -= n_bands * BAND_ROWS;
     m->n_groups -= n_bands * BAND_GROUPS;
