@@ -16,6 +16,7 @@
  */
 #include "kernels/x86/lookup_vbmi.h"
 
+#include "kernels/x86/ask.h"
 #include "kernels/x86/triples_block.h"
 
 #define BAND_ROWS 64
@@ -256,13 +257,11 @@ static void band(const struct matmul_tiles *m, const struct chunk *c, const uint
     }
 }
 
-/* Asks for a part of a band's blocks, into the second cache. Spread over the tokens, as all at once would wait for memory. */
-ALWAYS_INLINE void ask(const uint8_t *blocks, size_t group_bytes, size_t n_blocks, size_t part, size_t n_parts)
+/* Asks for a part of a band's blocks of a chunk. */
+ALWAYS_INLINE void ask_for_band(const uint8_t *blocks, size_t group_bytes, size_t part, size_t n_parts)
 {
-    size_t begin = n_blocks * TRIPLES_BYTES * part / n_parts & ~(size_t)63, end = n_blocks * TRIPLES_BYTES * (part + 1) / n_parts;
     for (size_t g = 0; g < BAND_GROUPS; g++, blocks += group_bytes)
-        for (size_t i = begin; i < end; i += 64)
-            _mm_prefetch((const char *)blocks + i, _MM_HINT_T1);
+        ask(blocks, CHUNK_BLOCKS * TRIPLES_BYTES, part, part + 1, n_parts);
 }
 
 /* Bands whose weights fit the scratch. */
@@ -287,7 +286,7 @@ static void stripe(const struct matmul_tiles *m, const struct bands *p, size_t b
             make_operands(m, &c, t, end - t < TOKENS ? end - t : TOKENS, &o);
             for (size_t i = 0; i < p->n; i++) {
                 if (next)
-                    ask(next + i * band_bytes, group_bytes, CHUNK_BLOCKS, (t - begin) / TOKENS, (end - begin + TOKENS - 1) / TOKENS);
+                    ask_for_band(next + i * band_bytes, group_bytes, (t - begin) / TOKENS, (end - begin + TOKENS - 1) / TOKENS);
                 band(m, &c, m->scratch + i * BAND_BYTES, &o, m->y + t * m->y_stride + (p->first + i) * BAND_ROWS);
             }
         }

@@ -1,6 +1,7 @@
 /* Rows of a screen, AVX-512 with VNNI. One plane is read as it streams by; rows of both are unpacked four at a time, for many vectors to
  * meet: then four rows and four vectors keep 16 sums in registers. */
 #include "kernels/cpu.h"
+#include "kernels/x86/ask.h"
 
 #include <immintrin.h>
 
@@ -124,14 +125,7 @@ static inline __attribute__((always_inline)) void block(const struct screen_tile
     }
 }
 
-/* Asks for what lies between v and v + n of n_x parts of n_bytes. Inlined, as gcc takes a function that only prefetches to do nothing. */
-static inline __attribute__((always_inline)) void ask(const uint8_t *p, size_t n_bytes, size_t v, size_t n, size_t n_x)
-{
-    for (size_t i = n_bytes * v / n_x & ~(size_t)63; i < n_bytes * (v + n) / n_x; i += 64)
-        _mm_prefetch((const char *)p + i, _MM_HINT_T1);
-}
-
-/* Between vectors the next panel's rows are asked for: a core waits for only so many lines at a time. */
+/* Between vectors the next panel's rows are asked for. */
 static inline __attribute__((always_inline)) void panel(const struct screen_tile *t, const uint8_t *u, size_t r,
                                                         int n_rows)
 {
@@ -139,8 +133,8 @@ static inline __attribute__((always_inline)) void panel(const struct screen_tile
     const uint8_t *high = t->high + (r / PANEL + 1) * high_bytes, *low = t->low + (r / PANEL + 1) * low_bytes;
     for (; v < t->n_x; v += n) {
         n = v + 4 <= t->n_x ? 4 : 1;
-        ask(high, high_bytes, v, n, t->n_x);
-        ask(low, low_bytes, v, n, t->n_x);
+        ask(high, high_bytes, v, v + n, t->n_x);
+        ask(low, low_bytes, v, v + n, t->n_x);
         if (n == 4)
             block(t, u, r, v, n_rows, 4);
         else
