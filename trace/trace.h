@@ -66,7 +66,7 @@ enum span_kind { SPAN_INTERNAL = 1, SPAN_SERVER = 2, SPAN_CLIENT = 3 };
  * bytes at most; start_ns as clock_now_ns. `state` (NULL = "") is the tracestate that came with *parent. Any thread. */
 struct span *span_start(struct tracer *t, const char *name, enum span_kind kind, const struct trace_context *parent,
                         const char *state, int64_t start_ns, struct trace_context *here);
-/* Begins a span below `parent`, which may end before it; NULL when `parent` is. Any thread. */
+/* Begins a span below `parent`, which may end before it; NULL when `parent` is, or when all spans that there can be are taken. Any thread. */
 struct span *span_child(const struct span *parent, const char *name, enum span_kind kind, int64_t start_ns);
 /* The span's place in its trace; not for NULL. */
 const struct trace_context *span_context(const struct span *s);

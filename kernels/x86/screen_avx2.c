@@ -2,12 +2,13 @@
  * int16 (4 * 63 * 127 = 32004), two bits many times. Rows of both are unpacked to u - 128, for many vectors to meet: the size times
  * the vector with the weight's sign, 2 * 128 * 127 in int16. */
 #include "kernels/cpu.h"
-#include "kernels/x86/ask.h"
 
 #include <immintrin.h>
 
 #define PANEL 2
 #define AHEAD 1024 /* bytes of the high plane; without it one thread reads a tenth slower */
+
+typedef int8_t code; /* u - 128 */
 
 static inline __m256i load(const void *p)
 {
@@ -148,39 +149,14 @@ static inline __attribute__((always_inline)) void block(const struct screen_tile
             t->sums[(v + (size_t)w) * SCREEN_CHUNK + r + (size_t)j] = reduce(sums[w][j]);
 }
 
-/* Between vectors the next panel's rows are asked for. */
-static inline __attribute__((always_inline)) void panel(const struct screen_tile *t, const int8_t *q, size_t r,
-                                                        int n_rows)
-{
-    size_t high_bytes = PANEL * screen_high_bytes(t->stride), low_bytes = PANEL * screen_low_bytes(t->stride), v = 0, n;
-    const uint8_t *high = t->high + (r / PANEL + 1) * high_bytes, *low = t->low + (r / PANEL + 1) * low_bytes;
-    for (; v < t->n_x; v += n) {
-        n = v + 4 <= t->n_x ? 4 : 1;
-        ask(high, high_bytes, v, v + n, t->n_x);
-        ask(low, low_bytes, v, v + n, t->n_x);
-        if (n == 4)
-            block(t, q, r, v, n_rows, 4);
-        else
-            block(t, q, r, v, n_rows, 1);
-    }
-}
+#include "kernels/x86/screen_panels.h"
 
 static void both_planes(const struct screen_tile *t)
 {
-    _Alignas(64) int8_t q[PANEL * SCREEN_MAX_COLS];
-    size_t r = 0;
-    for (; r + PANEL <= t->n_rows; r += PANEL) {
-        for (size_t j = 0; j < PANEL; j++)
-            unpack(t, r + j, q + j * t->stride);
-        panel(t, q, r, PANEL);
-    }
-    for (; r < t->n_rows; r++) {
-        unpack(t, r, q);
-        panel(t, q, r, 1);
-    }
+    panels(t);
     for (size_t v = 0; v < t->n_x; v++) {
         int32_t shift = 128 * sum_of(t->x + v * t->x_stride, t->stride);
-        for (r = 0; r < t->n_rows; r++)
+        for (size_t r = 0; r < t->n_rows; r++)
             t->sums[v * SCREEN_CHUNK + r] += shift;
     }
 }

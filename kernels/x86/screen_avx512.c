@@ -1,11 +1,12 @@
 /* Rows of a screen, AVX-512 with VNNI. One plane is read as it streams by; rows of both are unpacked four at a time, for many vectors to
  * meet: then four rows and four vectors keep 16 sums in registers. */
 #include "kernels/cpu.h"
-#include "kernels/x86/ask.h"
 
 #include <immintrin.h>
 
 #define PANEL 4
+
+typedef uint8_t code;
 
 /* The bits of a where mask has them, else those of b. */
 static inline __m512i select_bits(__m512i mask, __m512i a, __m512i b)
@@ -125,42 +126,12 @@ static inline __attribute__((always_inline)) void block(const struct screen_tile
     }
 }
 
-/* Between vectors the next panel's rows are asked for. */
-static inline __attribute__((always_inline)) void panel(const struct screen_tile *t, const uint8_t *u, size_t r,
-                                                        int n_rows)
-{
-    size_t high_bytes = PANEL * screen_high_bytes(t->stride), low_bytes = PANEL * screen_low_bytes(t->stride), v = 0, n;
-    const uint8_t *high = t->high + (r / PANEL + 1) * high_bytes, *low = t->low + (r / PANEL + 1) * low_bytes;
-    for (; v < t->n_x; v += n) {
-        n = v + 4 <= t->n_x ? 4 : 1;
-        ask(high, high_bytes, v, v + n, t->n_x);
-        ask(low, low_bytes, v, v + n, t->n_x);
-        if (n == 4)
-            block(t, u, r, v, n_rows, 4);
-        else
-            block(t, u, r, v, n_rows, 1);
-    }
-}
-
-static void both_planes(const struct screen_tile *t)
-{
-    _Alignas(64) uint8_t u[PANEL * SCREEN_MAX_COLS];
-    size_t r = 0;
-    for (; r + PANEL <= t->n_rows; r += PANEL) {
-        for (size_t j = 0; j < PANEL; j++)
-            unpack(t, r + j, u + j * t->stride);
-        panel(t, u, r, PANEL);
-    }
-    for (; r < t->n_rows; r++) {
-        unpack(t, r, u);
-        panel(t, u, r, 1);
-    }
-}
+#include "kernels/x86/screen_panels.h"
 
 void screen_i8_avx512(const struct screen_tile *t)
 {
     if (t->high && t->low)
-        both_planes(t);
+        panels(t);
     else if (t->high)
         planes(t, false);
     else
