@@ -6,12 +6,12 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* Asks for the lines from part `begin` of n_parts of n_bytes to part `end`, into the second cache. A core waits for only so many lines at a
+/* Asks for the lines from part `begin` of n_parts of n_bytes to part `end`, into the first cache. A core waits for only so many lines at a
  * time: what is needed later is asked for part by part. Inlined, as gcc takes a function that only prefetches to do nothing. */
 static inline __attribute__((always_inline)) void ask(const uint8_t *p, size_t n_bytes, size_t begin, size_t end, size_t n_parts)
 {
     for (size_t i = n_bytes * begin / n_parts & ~(size_t)63; i < n_bytes * end / n_parts; i += 64)
-        _mm_prefetch((const char *)p + i, _MM_HINT_T1);
+        _mm_prefetch((const char *)p + i, _MM_HINT_T0);
 }
 
 #endif

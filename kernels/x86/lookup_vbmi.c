@@ -1,14 +1,16 @@
 /*
  * Three activations of a token have 27 possible sums: one register. Indexed by the triples of 32 rows, vpermw yields 96 products at once,
  * where vpdpbusd yields 64; as they use other ports, half of the columns are looked up and half multiplied, side by side. Rows go in bands
- * of 64, columns in chunks of 384, of which 192 are looked up: their sums fit 16 bits (64 x 3 x 128 < 2^15).
+ * of 64, columns in chunks of 288, of which 144 are looked up: their sums fit 16 bits (48 x 3 x 128 < 2^15).
  *
  *   for a stripe of tokens, for some bands, for each chunk:
- *     the bands' weights       [band][2 halves][block][4 units]                                         second cache
- *     for each 4 tokens:
- *       tables of sums         [2 halves][block][8 triples][4 tokens][32]                               first cache
- *       activations            [block][12][4 tokens][4 columns]                                         first cache
- *       for each band:         sums in registers, added to the 32-bit ones that lie where y will be
+ *     for each 4 tokens:       operands                                                                   second cache
+ *       tables of sums         [2 halves][block][8 triples][4 tokens][32]
+ *       activations            [block][12][4 tokens][4 columns]
+ *     for each band:
+ *       its weights            [2 halves][block][4 units]                                                 first cache
+ *       for each 4 tokens:     sums in registers, added to the 32-bit ones that lie where y will be;
+ *                              a part of the next band is asked for
  *
  * Of a block's vectors of triples the first four are looked up, the last four multiplied. A unit has the indices of two triples of 64 rows,
  * bytes 4 r .. 4 r + 3 those of rows r, 32 + r, 16 + r, 48 + r, and the codes of 32 rows, a half's, x 12 columns: [3][2 groups][16 rows][4].
@@ -21,7 +23,7 @@
 
 #define BAND_ROWS 64
 #define BAND_GROUPS (BAND_ROWS / TILE_ROWS)
-#define CHUNK_BLOCKS 4
+#define CHUNK_BLOCKS 3                                       /* weights of a band and tables of four tokens: the first cache */
 #define BLOCK_TRIPLES 16                                     /* that are looked up */
 #define HALF_TRIPLES (BLOCK_TRIPLES / 2)
 #define LOOKED_UP (BLOCK_TRIPLES * 3)                        /* columns of a block; the others are multiplied */
@@ -32,8 +34,9 @@
 #define UNIT_BYTES (UNIT_INDEX_BYTES + UNIT_WORDS * 2 * 64)
 #define HALF_BYTES (UNITS * UNIT_BYTES)                      /* of a block */
 #define BAND_BYTES (CHUNK_BLOCKS * 2 * HALF_BYTES)
-#define STRIPE 64 /* tokens */
-#define TOKENS 4  /* whose tables share the first cache */
+#define TOKENS 4                                             /* that meet a vector of weights */
+#define STRIPE 64                                            /* tokens whose operands share the second cache */
+#define Y_BYTES ((size_t)384 * 1024)                         /* of y, beside them */
 #define ODD_WORDS 0xaaaaaaaau
 
 /* Blocks of columns that are taken together. */
@@ -264,30 +267,47 @@ ALWAYS_INLINE void ask_for_band(const uint8_t *blocks, size_t group_bytes, size_
         ask(blocks, CHUNK_BLOCKS * TRIPLES_BYTES, part, part + 1, n_parts);
 }
 
-/* Bands whose weights fit the scratch. */
+/* What lies in the scratch. */
+struct stripe {
+    _Alignas(64) uint8_t weights[BAND_BYTES];
+    struct operands operands[STRIPE / TOKENS];
+};
+_Static_assert(sizeof(struct stripe) <= MATMUL_LOOKUP_BYTES, "scratch");
+
+/* Bands whose y stays in the second cache while chunk after chunk is added to it. */
 struct bands {
     size_t first, n;
-    const uint8_t *next; /* the blocks of those that come then; NULL: none */
+    const uint8_t *next; /* the blocks of the band that comes then; NULL: none */
 };
+
+/* A chunk's operands of tokens begin .. end - 1; returns how many. */
+static size_t make_all_operands(const struct matmul_tiles *m, const struct chunk *c, size_t begin, size_t end, struct operands *o)
+{
+    size_t n = 0;
+    for (size_t t = begin; t < end; t += TOKENS)
+        make_operands(m, c, t, end - t < TOKENS ? end - t : TOKENS, &o[n++]);
+    return n;
+}
 
 /* Tokens begin .. end - 1. */
 static void stripe(const struct matmul_tiles *m, const struct bands *p, size_t begin, size_t end)
 {
-    struct operands o;
+    struct stripe *s = (struct stripe *)m->scratch;
     size_t n_blocks = m->n_cols / TRIPLES_COLS, group_bytes = n_blocks * TRIPLES_BYTES, band_bytes = BAND_GROUPS * group_bytes;
-    for (size_t b = 0; b < n_blocks; b += CHUNK_BLOCKS) {
+    const uint8_t *first = m->tiles + p->first * band_bytes;
+    for (size_t b = 0; b < n_blocks; b += CHUNK_BLOCKS, first += CHUNK_BLOCKS * TRIPLES_BYTES) {
         size_t left = n_blocks - b < CHUNK_BLOCKS ? n_blocks - b : CHUNK_BLOCKS;
         struct chunk c = {b * TRIPLES_COLS, left, b == 0, b + left == n_blocks};
-        const uint8_t *blocks = m->tiles + p->first * band_bytes + b * TRIPLES_BYTES;
-        const uint8_t *next = c.last ? p->next : blocks + CHUNK_BLOCKS * TRIPLES_BYTES;
-        for (size_t i = 0; i < p->n; i++)
-            gather_weights(blocks + i * band_bytes, group_bytes, left, m->scratch + i * BAND_BYTES);
-        for (size_t t = begin; t < end; t += o.n_tokens) {
-            make_operands(m, &c, t, end - t < TOKENS ? end - t : TOKENS, &o);
-            for (size_t i = 0; i < p->n; i++) {
+        size_t n_operands = make_all_operands(m, &c, begin, end, s->operands);
+        for (size_t i = 0; i < p->n; i++) {
+            const uint8_t *blocks = first + i * band_bytes, *after = c.last ? p->next : first + CHUNK_BLOCKS * TRIPLES_BYTES;
+            const uint8_t *next = i + 1 < p->n ? blocks + band_bytes : after;
+            float *y = m->y + begin * m->y_stride + (p->first + i) * BAND_ROWS;
+            gather_weights(blocks, group_bytes, left, s->weights);
+            for (size_t k = 0; k < n_operands; k++, y += TOKENS * m->y_stride) {
                 if (next)
-                    ask_for_band(next + i * band_bytes, group_bytes, (t - begin) / TOKENS, (end - begin + TOKENS - 1) / TOKENS);
-                band(m, &c, m->scratch + i * BAND_BYTES, &o, m->y + t * m->y_stride + (p->first + i) * BAND_ROWS);
+                    ask_for_band(next, group_bytes, k, n_operands);
+                band(m, &c, s->weights, &s->operands[k], y);
             }
         }
     }
@@ -295,10 +315,10 @@ static void stripe(const struct matmul_tiles *m, const struct bands *p, size_t b
 
 void lookup_bands(struct matmul_tiles *m)
 {
-    size_t n_bands = m->n_rows / BAND_ROWS, room = matmul_scratch_bytes(m->n_cols) / BAND_BYTES;
+    size_t n_bands = m->n_rows / BAND_ROWS, n_at_once = m->n_tokens < STRIPE ? m->n_tokens : STRIPE;
     if (!n_bands)
         return;
-    room = room < MATMUL_BANDS ? room : MATMUL_BANDS;
+    size_t room = Y_BYTES / (BAND_ROWS * sizeof(float) * n_at_once);
     size_t n_parts = (n_bands + room - 1) / room, part = (n_bands + n_parts - 1) / n_parts;
     size_t band_bytes = BAND_GROUPS * (m->n_cols / TRIPLES_COLS) * TRIPLES_BYTES;
     for (size_t t = 0; t < m->n_tokens; t += STRIPE)
