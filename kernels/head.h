@@ -8,7 +8,7 @@
 #include "kernels/cpu.h"
 
 #define CHUNK SCREEN_CHUNK /* rows that meet all rows of x while they are in the cache */
-#define GROUP ((size_t)16)
+#define GROUP ((size_t)SCREEN_GROUP)
 #define GROUPS (CHUNK / GROUP) /* of a chunk */
 #define PROBES 16              /* rows beyond the wanted ones */
 #define MAX_PROBES (CPU_LOGITS_MAX_COUNT + PROBES)

@@ -111,41 +111,27 @@ static void bound_chunk(struct cpu *cpu, const struct pass *p, size_t chunk, siz
 {
     const struct screen *s = &p->head->screen;
     const struct screen_x *x = &p->head->x[j];
-    const struct screen_bound b = *bound_of(p, j, false);
-    size_t first = chunk * CHUNK, n = s->n_rows - first < CHUNK ? s->n_rows - first : CHUNK;
-    uint64_t aside = p->head->aside[j * p->head->n_chunks + chunk];
-    int32_t high_centre = b.centre * x->high_sum, low_centre = b.centre * x->low_sum;
-    float quantity[CHUNK], lower[CHUNK], upper[CHUNK], noise[CHUNK];
-    for (size_t i = 0; i < CHUNK; i++)
-        quantity[i] = 254.0f * (float)(2 * high[i] - high_centre);
-    for (size_t i = 0; low && i < CHUNK; i++)
-        quantity[i] += (float)(2 * low[i] - low_centre);
-    for (size_t i = 0; i < CHUNK; i++)
-        quantity[i] *= b.factor * s->scale[first + i];
-    if (p->needs[j].temperature > 0) {
+    const struct screen_bound *b = bound_of(p, j, false);
+    size_t first = chunk * CHUNK, n = s->n_rows - first < CHUNK ? s->n_rows - first : CHUNK, at = j * p->head->n_chunks + chunk;
+    float noise[CHUNK], last[CHUNK], *quantity = p->logits + j * s->n_rows + first;
+    bool noisy = p->needs[j].temperature > 0;
+    if (noisy)
         chunk_noise(cpu, &p->needs[j], first, noise);
-        for (size_t i = 0; i < CHUNK; i++)
-            quantity[i] += noise[i];
-    }
-    memcpy(p->logits + j * s->n_rows + first, quantity, n * sizeof *quantity);
-    for (size_t i = 0; i < CHUNK; i++) {
-        float slack = b.per_error * b.error[first + i] + b.per_norm * s->norm[first + i] + b.constant;
-        lower[i] = quantity[i] - slack;
-        upper[i] = quantity[i] + slack;
-    }
-    for (size_t i = 0; (aside || n < CHUNK) && i < CHUNK; i++)
-        if (i >= n || aside >> i & 1)
-            lower[i] = upper[i] = -INFINITY;
-    size_t at = (j * p->head->n_chunks + chunk) * GROUPS;
-    for (size_t g = 0; g < GROUPS; g++) {
-        float most_lower = -INFINITY, most_upper = -INFINITY;
-        for (size_t i = g * GROUP; i < (g + 1) * GROUP; i++) {
-            most_lower = lower[i] > most_lower ? lower[i] : most_lower;
-            most_upper = upper[i] > most_upper ? upper[i] : most_upper;
-        }
-        p->head->lower[at + g] = most_lower;
-        p->head->upper[at + g] = most_upper;
-    }
+    cpu->kernels.screen_bounds(&(struct screen_chunk){.high = high,
+                                                      .low = low,
+                                                      .high_centre = b->centre * x->high_sum,
+                                                      .low_centre = b->centre * x->low_sum,
+                                                      .bound = b,
+                                                      .scale = s->scale + first,
+                                                      .error = b->error + first,
+                                                      .norm = s->norm + first,
+                                                      .noise = noisy ? noise : NULL,
+                                                      .aside = p->head->aside[at] | (n < CHUNK ? UINT64_MAX << n : 0),
+                                                      .quantity = n < CHUNK ? last : quantity,
+                                                      .lower = p->head->lower + at * GROUPS,
+                                                      .upper = p->head->upper + at * GROUPS});
+    if (n < CHUNK)
+        memcpy(quantity, last, n * sizeof *quantity);
 }
 
 static void bound_items(struct cpu *cpu, const void *call, size_t begin, size_t end, int thread)

@@ -218,3 +218,27 @@ void screen_i8_portable(const struct screen_tile *t)
         }
     }
 }
+
+void screen_bounds_portable(const struct screen_chunk *c)
+{
+    const struct screen_bound *b = c->bound;
+    for (size_t g = 0; g < SCREEN_CHUNK / SCREEN_GROUP; g++) {
+        float most_lower = -INFINITY, most_upper = -INFINITY;
+        for (size_t r = g * SCREEN_GROUP; r < (g + 1) * SCREEN_GROUP; r++) {
+            float q = 254.0f * (float)(2 * c->high[r] - c->high_centre);
+            if (c->low)
+                q += (float)(2 * c->low[r] - c->low_centre);
+            q *= b->factor * c->scale[r];
+            if (c->noise)
+                q += c->noise[r];
+            c->quantity[r] = q;
+            if (c->aside >> r & 1)
+                continue;
+            float slack = b->per_error * c->error[r] + b->per_norm * c->norm[r] + b->constant;
+            most_lower = q - slack > most_lower ? q - slack : most_lower;
+            most_upper = q + slack > most_upper ? q + slack : most_upper;
+        }
+        c->lower[g] = most_lower;
+        c->upper[g] = most_upper;
+    }
+}

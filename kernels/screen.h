@@ -23,6 +23,7 @@
 #include "kernels/kernels.h"
 
 #define SCREEN_CHUNK 64       /* rows; planes and arrays are padded to it */
+#define SCREEN_GROUP 16       /* of its rows, which share their largest bounds */
 #define SCREEN_MAX_COLS 32768 /* so that twice a sum fits int32 */
 
 struct screen {
@@ -62,6 +63,18 @@ struct screen_tile {
     const int8_t *x;           /* [n_x] vectors x_stride apart, 64-byte aligned */
     size_t n_x, x_stride;
     int32_t *sums;
+};
+
+/* Estimates of a chunk's rows for one vector: quantity[r], and of each group the largest bounds of rows that take part, -inf when none does. */
+struct screen_chunk {
+    const int32_t *high, *low;         /* [SCREEN_CHUNK] sums over the halves; low: or NULL */
+    int32_t high_centre, low_centre;   /* the centre times the sum of a half */
+    const struct screen_bound *bound;
+    const float *scale, *error, *norm; /* [SCREEN_CHUNK] of the rows */
+    const float *noise;                /* [SCREEN_CHUNK] what comes to a quantity; or NULL */
+    uint64_t aside;                    /* bits of rows that take no part */
+    float *quantity;                   /* [SCREEN_CHUNK] */
+    float *lower, *upper;              /* [SCREEN_CHUNK / SCREEN_GROUP] */
 };
 
 static inline size_t screen_high_bytes(size_t stride)

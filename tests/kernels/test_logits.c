@@ -258,6 +258,42 @@ START_TEST(sums_of_a_screen_agree)
 }
 END_TEST
 
+/* Estimates and bounds of each kind: with the low half and without, with noise and without, no row, some and all set aside. */
+START_TEST(bounds_of_a_screen_agree)
+{
+    enum { GROUPS = SCREEN_CHUNK / SCREEN_GROUP };
+    int32_t high[SCREEN_CHUNK], low[SCREEN_CHUNK];
+    float scale[SCREEN_CHUNK], error[SCREEN_CHUNK], norm[SCREEN_CHUNK], noise[SCREEN_CHUNK], expected[SCREEN_CHUNK + 2 * GROUPS], found[SCREEN_CHUNK + 2 * GROUPS];
+    for (int i = 0; i < 3000; i++) {
+        for (int r = 0; r < SCREEN_CHUNK; r++) {
+            high[r] = (int32_t)(random_next() >> 40) - (1 << 23);
+            low[r] = (int32_t)(random_next() >> 40) - (1 << 23);
+            scale[r] = (float)(random_next() >> 40) * 0x1p-24f;
+            error[r] = (float)(random_next() >> 40) * 0x1p-20f;
+            norm[r] = (float)(random_next() >> 40) * 0x1p-14f;
+            noise[r] = (float)(random_next() >> 40) * 0x1p-10f;
+        }
+        struct screen_bound b = {.factor = 0x1.8p-9f, .per_error = 3.7f, .per_norm = 0x1.1p-18f, .constant = 0.001f};
+        struct screen_chunk c = {.high = high, .low = i % 2 ? low : NULL, .high_centre = 77777 * (i % 100), .low_centre = -55555 * (i % 100), .bound = &b,
+                                 .scale = scale, .error = error, .norm = norm, .noise = i % 3 ? noise : NULL,
+                                 .aside = i % 5 == 0 ? 0 : i % 5 == 1 ? UINT64_MAX : i % 5 == 2 ? 0xffff0000u : random_next(),
+                                 .quantity = expected, .lower = expected + SCREEN_CHUNK, .upper = expected + SCREEN_CHUNK + GROUPS};
+        memset(expected, 0, sizeof expected);
+        memset(found, 0, sizeof found);
+        variants()->portable.screen_bounds(&c);
+        c.quantity = found;
+        c.lower = found + SCREEN_CHUNK;
+        c.upper = found + SCREEN_CHUNK + GROUPS;
+        for (const struct cpu_level *l = cpu_levels; l->name; l++) {
+            struct cpu_kernels kernels;
+            ck_assert_ptr_nonnull(cpu_kernels_init(&kernels, l->name));
+            kernels.screen_bounds(&c);
+            expect_same(l->name, expected, found, SCREEN_CHUNK + 2 * GROUPS, sizeof *found);
+        }
+    }
+}
+END_TEST
+
 START_TEST(noise_agrees)
 {
     float expected[KERNEL_GUMBELS], found[KERNEL_GUMBELS];
@@ -343,5 +379,5 @@ START_TEST(a_table_that_is_not_finite_has_no_screen)
 }
 END_TEST
 
-RUN_SUITE("kernels/logits", what_is_needed_is_exact, what_is_needed_of_long_rows_is_exact, rows_that_are_not_allowed_do_not_count, many_rows_are_screened_together, sums_of_a_screen_agree, noise_agrees, most_rows_are_left_out, all_logits_and_what_a_screen_cannot_hold_are_full,
+RUN_SUITE("kernels/logits", what_is_needed_is_exact, what_is_needed_of_long_rows_is_exact, rows_that_are_not_allowed_do_not_count, many_rows_are_screened_together, sums_of_a_screen_agree, bounds_of_a_screen_agree, noise_agrees, most_rows_are_left_out, all_logits_and_what_a_screen_cannot_hold_are_full,
           what_is_read_is_the_screen_or_all, a_table_that_is_not_finite_has_no_screen)
