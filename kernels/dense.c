@@ -5,10 +5,7 @@
 #include "kernels/pool.h"
 
 #include <stdlib.h>
-
-/* Linux maps 64 KB around a page that was missing; 64 MB of rows that were read singly may stay. Reading one again costs a microsecond. */
-#define FAULT_BYTES ((size_t)64 << 10)
-#define PAGED_BYTES ((size_t)64 << 20)
+#include <unistd.h>
 
 static float dot_portable(const float *a, const float *b, size_t n)
 {
@@ -58,24 +55,28 @@ void row_q6_k_portable(const void *src, size_t n, float *out) { tensor_row_q6_k(
 enum error_code cpu_dense_open(struct backend *be, const struct tensor_view *view, struct dense **out, struct error *err)
 {
     size_t n_threads = (size_t)pool_size(be->pool);
+    size_t file_row_bytes = tensor_bytes(view->type, 1, view->n_cols), raw_bytes = view->mapped ? n_threads * file_row_bytes : 0;
     size_t row_bytes = n_threads * view->n_cols * sizeof(float), x_bytes = CPU_LOGITS_ROWS * view->n_cols * sizeof(float);
     struct cpu_dense *w = calloc(1, sizeof *w);
     if (w) {
         w->row = backend_alloc(be, row_bytes);
         w->x = backend_alloc(be, x_bytes);
+        w->raw = backend_alloc(be, raw_bytes);
     }
-    if (!w || !w->row || !w->x) {
+    if (!w || !w->row || !w->x || !w->raw) {
         if (w)
             cpu_dense_close(be, &w->base);
         return error_set(err, ERROR_MEMORY_EXHAUSTED, "no memory for a table of %zu columns", view->n_cols);
     }
     w->data = view->data;
     w->mapped = view->mapped;
+    w->fd = view->fd;
+    w->offset = view->offset;
     w->base = (struct dense){.type = view->type,
                              .n_rows = view->n_rows,
                              .n_cols = view->n_cols,
-                             .row_bytes = tensor_bytes(view->type, 1, view->n_cols),
-                             .memory_bytes = row_bytes + x_bytes};
+                             .row_bytes = file_row_bytes,
+                             .memory_bytes = row_bytes + x_bytes + raw_bytes};
     *out = &w->base;
     return ERROR_NONE;
 }
@@ -86,12 +87,12 @@ void cpu_dense_close(struct backend *be, struct dense *w)
     cpu_screen_free(d);
     backend_free(be, d->row);
     backend_free(be, d->x);
+    backend_free(be, d->raw);
     free(d);
 }
 
-void cpu_dense_row(const struct cpu *cpu, const struct cpu_dense *w, size_t row, float *out)
+static void convert_row(const struct cpu *cpu, const struct cpu_dense *w, const uint8_t *src, float *out)
 {
-    const uint8_t *src = w->data + row * w->base.row_bytes;
     size_t n = w->base.n_cols;
     switch (w->base.type) {
     case TENSOR_F16: cpu->kernels.row_f16(src, n, out); break;
@@ -103,20 +104,26 @@ void cpu_dense_row(const struct cpu *cpu, const struct cpu_dense *w, size_t row,
     }
 }
 
+void cpu_dense_row(const struct cpu *cpu, const struct cpu_dense *w, size_t row, float *out)
+{
+    convert_row(cpu, w, w->data + row * w->base.row_bytes, out);
+}
+
+/* Reading a page that is not mapped maps 64 KB around it, and unmapping takes as long again. */
+void cpu_dense_single_row(const struct cpu *cpu, const struct cpu_dense *w, size_t row, int thread, float *out)
+{
+    size_t n_bytes = w->base.row_bytes;
+    const uint8_t *src = w->data + row * n_bytes;
+    uint8_t *raw = w->raw + (size_t)thread * n_bytes;
+    if (w->mapped && pread(w->fd, raw, n_bytes, (off_t)(w->offset + row * n_bytes)) == (ssize_t)n_bytes)
+        src = raw;
+    convert_row(cpu, w, src, out);
+}
+
 void cpu_dense_drop(const struct cpu_dense *w, size_t begin, size_t end)
 {
     if (w->mapped)
         memory_drop(w->data + begin * w->base.row_bytes, (end - begin) * w->base.row_bytes);
-}
-
-void cpu_dense_paged(const struct cpu_dense *w, size_t n)
-{
-    size_t *n_paged = &((struct cpu_dense *)(uintptr_t)w)->n_paged_rows;
-    *n_paged = n < w->base.n_rows ? *n_paged + n : 0;
-    if (*n_paged * (w->base.row_bytes + FAULT_BYTES) < PAGED_BYTES)
-        return;
-    cpu_dense_drop(w, 0, w->base.n_rows);
-    *n_paged = 0;
 }
 
 struct embed_call {
@@ -128,16 +135,14 @@ struct embed_call {
 static void embed_items(struct cpu *cpu, const void *call, size_t begin, size_t end, int thread)
 {
     const struct embed_call *c = call;
-    (void)thread;
     for (size_t i = begin; i < end; i++)
-        cpu_dense_row(cpu, c->table, (size_t)c->ids[i], c->y + i * c->table->base.n_cols);
+        cpu_dense_single_row(cpu, c->table, (size_t)c->ids[i], thread, c->y + i * c->table->base.n_cols);
 }
 
 void cpu_op_embed(struct backend *be, const struct dense *table, const int32_t *ids, size_t n, float *y)
 {
     struct embed_call call = {.table = (const struct cpu_dense *)table, .ids = ids, .y = y};
     cpu_for((struct cpu *)be, n, table->n_cols, embed_items, &call);
-    cpu_dense_paged((const struct cpu_dense *)table, n);
 }
 
 struct logits_call {
@@ -190,5 +195,4 @@ void cpu_op_logits(struct backend *be, const struct dense *table, const float *x
         struct logits_call call = {.table = w, .n_x = n_x, .logits = logits + j * table->n_rows};
         cpu_for(cpu, table->n_rows, n * n_x, logits_items, &call);
     }
-    cpu_dense_paged(w, table->n_rows);
 }

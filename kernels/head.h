@@ -26,7 +26,6 @@ struct cpu_head {
     float *probed;    /* [CPU_LOGITS_ROWS][MAX_PROBES]: their quantities, rounded down */
     size_t n_probes[CPU_LOGITS_ROWS];
     float least[CPU_LOGITS_ROWS];
-    atomic_size_t n_exact; /* rows of the table that a pass has read */
 };
 
 #endif

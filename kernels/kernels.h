@@ -54,6 +54,8 @@ struct tensor_view {
     size_t n_rows, n_cols;
     float factor;          /* ternary: multiplies the scale, rounded once; 0 = 1 */
     bool mapped;           /* the data is a mapping of a file that nobody writes: pages that were read may be dropped from memory */
+    int fd;                /* mapped: that file, where the data begins at `offset`; open as long as the data is there */
+    uint64_t offset;
 };
 
 /* "F16" for a type's number, NULL when it is not understood. Any thread. */

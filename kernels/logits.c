@@ -250,7 +250,7 @@ static void probe_items(struct cpu *cpu, const void *call, size_t begin, size_t 
             continue;
         size_t r = h->probes[j * MAX_PROBES + k];
         float *out = h->probed + j * MAX_PROBES + k;
-        cpu_dense_row(cpu, p->w, r, row);
+        cpu_dense_single_row(cpu, p->w, r, thread, row);
         cpu->kernels.dots_f32(row, row_of_x(p, j), n, 1, n, out, 1);
         if (p->needs[j].temperature > 0) {
             chunk_noise(cpu, &p->needs[j], r / CHUNK * CHUNK, noise);
@@ -370,7 +370,6 @@ static void exact_items(struct cpu *cpu, const void *call, size_t begin, size_t 
     size_t n = p->w->base.n_cols, n_rows = p->w->base.n_rows;
     float *row = p->w->row + (size_t)thread * n;
     uint64_t wanted[CPU_LOGITS_ROWS];
-    size_t n_exact = 0;
     for (size_t chunk = begin * STEP; chunk < end * STEP && chunk < p->head->n_chunks; chunk++) {
         size_t first = chunk * CHUNK, n_here = n_rows - first < CHUNK ? n_rows - first : CHUNK;
         uint64_t any = 0;
@@ -381,16 +380,14 @@ static void exact_items(struct cpu *cpu, const void *call, size_t begin, size_t 
             for (size_t i = 0; i < n_here; i++)
                 p->logits[j * n_rows + first + i] = -INFINITY;
         }
-        n_exact += (size_t)__builtin_popcountll(any);
         for (; any; any &= any - 1) {
             size_t i = (size_t)__builtin_ctzll(any);
-            cpu_dense_row(cpu, p->w, first + i, row);
+            cpu_dense_single_row(cpu, p->w, first + i, thread, row);
             for (size_t j = 0; j < p->n_x; j++)
                 if (wanted[j] >> i & 1)
                     cpu->kernels.dots_f32(row, row_of_x(p, j), n, 1, n, p->logits + j * n_rows + first + i, 1);
         }
     }
-    atomic_fetch_add_explicit(&p->head->n_exact, n_exact, memory_order_relaxed);
 }
 
 /* ---- operation --------------------------------------------------------------------------------------------------- */
@@ -436,9 +433,7 @@ static void run_pass(struct cpu *cpu, struct pass *p)
         cpu_for_each(cpu, n_items, STEP * CHUNK * p->n_x, refine_items, p);
         cpu_for(cpu, p->n_x, h->n_chunks * GROUPS, choose_items, p);
     }
-    atomic_store(&h->n_exact, 0);
     cpu_for_each(cpu, n_items, STEP * CHUNK * p->n_x, exact_items, p);
-    cpu_dense_paged(p->w, atomic_load(&h->n_exact));
 }
 
 void cpu_op_logits_needed(struct backend *be, const struct dense *table, const float *x, const int32_t *rows,

@@ -14,17 +14,24 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-static enum error_code open_bytes(const void *data, size_t n_bytes, bool mapped, struct gguf **out, struct error *err)
+static void unmap(const void *data, size_t n_bytes, int fd)
+{
+    if (fd < 0)
+        return;
+    munmap((void *)(uintptr_t)data, n_bytes);
+    close(fd);
+}
+
+static enum error_code open_bytes(const void *data, size_t n_bytes, int fd, struct gguf **out, struct error *err)
 {
     struct gguf *g = calloc(1, sizeof *g);
     if (!g) {
-        if (mapped)
-            munmap((void *)(uintptr_t)data, n_bytes);
+        unmap(data, n_bytes, fd);
         return error_set(err, ERROR_MEMORY_EXHAUSTED, "no memory to open a GGUF file");
     }
     g->data = data;
     g->n_bytes = n_bytes;
-    g->mapped = mapped;
+    g->fd = fd;
     enum error_code code = gguf_parse(g, err);
     if (code) {
         gguf_close(g);
@@ -36,7 +43,7 @@ static enum error_code open_bytes(const void *data, size_t n_bytes, bool mapped,
 
 enum error_code gguf_open_memory(const void *data, size_t n_bytes, struct gguf **out, struct error *err)
 {
-    return open_bytes(data, n_bytes, false, out, err);
+    return open_bytes(data, n_bytes, -1, out, err);
 }
 
 /* O_NONBLOCK so that a FIFO without a writer is refused instead of waited for. */
@@ -49,8 +56,8 @@ static int open_path(const char *path, struct error *err)
     return fd;
 }
 
-/* Maps a regular file. */
-static enum error_code map_file(const struct file_opener *opener, const char *path, void **data, size_t *n_bytes, struct error *err)
+/* Maps a regular file, which stays open. */
+static enum error_code map_file(const struct file_opener *opener, const char *path, int *out, void **data, size_t *n_bytes, struct error *err)
 {
     struct stat st;
     struct error why = {0};
@@ -76,7 +83,9 @@ static enum error_code map_file(const struct file_opener *opener, const char *pa
             code = error_set(err, ERROR_MODEL_LOAD_FAILED, "cannot map the %zu bytes of %s: %s", *n_bytes, path,
                              strerror(errno));
     }
-    close(fd);
+    if (code)
+        close(fd);
+    *out = fd;
     return code;
 }
 
@@ -84,10 +93,11 @@ enum error_code gguf_open_one(const struct file_opener *opener, const char *path
 {
     void *data = NULL;
     size_t n_bytes = 0;
-    enum error_code code = map_file(opener, path, &data, &n_bytes, err);
+    int fd;
+    enum error_code code = map_file(opener, path, &fd, &data, &n_bytes, err);
     if (code)
         return code;
-    code = open_bytes(data, n_bytes, true, out, err);
+    code = open_bytes(data, n_bytes, fd, out, err);
     if (code)
         error_prefix(err, "%s", path);
     return code;
@@ -126,8 +136,7 @@ void gguf_close(struct gguf *g)
     free(g->tensors);
     free(g->keys_by_name);
     free(g->tensors_by_name);
-    if (g->mapped)
-        munmap((void *)(uintptr_t)g->data, g->n_bytes);
+    unmap(g->data, g->n_bytes, g->fd);
     free(g);
 }
 
@@ -136,13 +145,25 @@ void gguf_forget(const struct gguf *g, const struct gguf_tensor *t)
     uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), begin = (uintptr_t)t->data, end = begin + t->n_bytes;
     begin = (begin + page - 1) / page * page; /* whole pages: a neighbour may share the ends */
     end = end / page * page;
-    if (g->mapped && begin < end)
+    if (g->fd >= 0 && begin < end)
         madvise((void *)begin, end - begin, MADV_DONTNEED);
 }
 
-bool gguf_is_mapped(const struct gguf *g)
+static bool holds(const struct gguf *g, const uint8_t *p)
 {
-    return g->mapped;
+    return p >= g->data && p < g->data + g->n_bytes;
+}
+
+bool gguf_file_of(const struct gguf *g, const struct gguf_tensor *t, int *fd, uint64_t *offset)
+{
+    const struct gguf *part = g;
+    for (size_t i = 0; i + 1 < g->n_parts && !holds(part, t->data); i++)
+        part = g->parts[i];
+    if (part->fd < 0 || !holds(part, t->data))
+        return false;
+    *fd = part->fd;
+    *offset = (uint64_t)((const uint8_t *)t->data - part->data);
+    return true;
 }
 
 /* ---- tables ---------------------------------------------------------------------------------------------------- */

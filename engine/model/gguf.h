@@ -58,7 +58,8 @@ void gguf_close(struct gguf *g);
  * when they are read after all. */
 void gguf_forget(const struct gguf *g, const struct gguf_tensor *t);
 
-bool gguf_is_mapped(const struct gguf *g); /* opened by path */
+/* The file that a tensor lies in, open until gguf_close, and where; false when it was opened from memory. */
+bool gguf_file_of(const struct gguf *g, const struct gguf_tensor *t, int *fd, uint64_t *offset);
 
 uint32_t gguf_version(const struct gguf *g);
 size_t gguf_file_bytes(const struct gguf *g); /* of all parts */

@@ -7,7 +7,7 @@
 struct gguf {
     const uint8_t *data;
     size_t n_bytes;
-    bool mapped;
+    int fd; /* of the mapped file; -1: bytes that were given */
     uint32_t version;
     size_t alignment, data_start;
     struct gguf_key *keys;       /* [n_keys] in file order */

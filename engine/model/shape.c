@@ -128,13 +128,14 @@ size_t tensor_size(const struct model_shape *s, enum tensor_size size)
 
 struct tensor_view tensor_view_of(const struct gguf *g, const struct gguf_tensor *t, enum i2s_order order)
 {
-    return (struct tensor_view){.type = (enum tensor_type)t->type,
-                                .order = order,
-                                .data = t->data,
-                                .n_bytes = t->n_bytes,
-                                .n_rows = (size_t)(t->dims[1] * t->dims[2] * t->dims[3]),
-                                .n_cols = (size_t)t->dims[0],
-                                .mapped = gguf_is_mapped(g)};
+    struct tensor_view v = {.type = (enum tensor_type)t->type,
+                            .order = order,
+                            .data = t->data,
+                            .n_bytes = t->n_bytes,
+                            .n_rows = (size_t)(t->dims[1] * t->dims[2] * t->dims[3]),
+                            .n_cols = (size_t)t->dims[0]};
+    v.mapped = gguf_file_of(g, t, &v.fd, &v.offset);
+    return v;
 }
 
 /* ---- keys ------------------------------------------------------------------------------------------------------ */

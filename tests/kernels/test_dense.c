@@ -1,6 +1,8 @@
 /* Embedding and LM head. */
 #include "tests/kernels/support.h"
 
+#include <stdio.h>
+
 static const size_t sizes[] = {1, 5, 15, 16, 17, 31, 32, 100, 256, 2560, 2561};
 #define N_SIZES (sizeof sizes / sizeof sizes[0])
 
@@ -129,6 +131,38 @@ START_TEST(embedding_takes_rows)
 }
 END_TEST
 
+/* Single rows of a mapped table come from its file, where the data begins at an offset; where that cannot be read, from the mapping. */
+START_TEST(single_rows_of_a_mapped_table_are_read_from_the_file)
+{
+    const int32_t ids[] = {76, 0, 31};
+    FILE *file = tmpfile();
+    struct table t, mapping;
+    struct backend *be = open_backend(NULL, 2);
+    table_open(&t, TENSOR_F16);
+    table_open(&mapping, TENSOR_F16);
+    ck_assert_int_eq(fseek(file, 77, SEEK_SET), 0);
+    ck_assert_uint_eq(fwrite(t.data, 1, t.view.n_bytes, file), t.view.n_bytes);
+    ck_assert_int_eq(fflush(file), 0);
+    for (int readable = 0; readable < 2; readable++) {
+        const struct table *expected = readable ? &t : &mapping;
+        float *y = guarded_alloc(3 * N_COLS * 4, 4);
+        mapping.view.mapped = true;
+        mapping.view.fd = fileno(file);
+        mapping.view.offset = readable ? 77 : 78; /* a byte too few for the last row */
+        struct dense *w = open_table(be, &mapping);
+        op_embed(be, w, ids, readable ? 3 : 1, y);
+        for (size_t i = 0; i < (readable ? 3 : 1); i++)
+            expect_same("row", expected->values + (size_t)ids[i] * N_COLS, y + i * N_COLS, N_COLS, 4);
+        dense_close(be, w);
+        guarded_free(y);
+    }
+    table_close(&t);
+    table_close(&mapping);
+    fclose(file);
+    backend_close(be);
+}
+END_TEST
+
 /* Each logit is a dot product of the converted row, whatever the batch and the threads. */
 static void check_logits(const struct table *t, const char *isa, int threads, size_t n_out, bool round)
 {
@@ -173,4 +207,4 @@ START_TEST(logits_do_not_depend_on_batch_or_threads)
 END_TEST
 
 RUN_SUITE("kernels/dense", dot_products_agree, dot_products_of_half_rows_agree, a_dot_product_is_16_lanes_and_a_tree,
-          embedding_takes_rows, logits_do_not_depend_on_batch_or_threads)
+          embedding_takes_rows, single_rows_of_a_mapped_table_are_read_from_the_file, logits_do_not_depend_on_batch_or_threads)
