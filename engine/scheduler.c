@@ -29,24 +29,39 @@ int64_t scheduler_decode_ns(const struct scheduler *s, size_t n)
     return ns > s->decode_ns / 4 ? ns : s->decode_ns / 4;
 }
 
-/* What a step with n decodes may take beside n_prompts prompts, which will soon be decodes too. */
-static int64_t step_limit_ns(const struct scheduler *s, size_t n, size_t n_prompts)
+/* The prompts that wait, and their rows. */
+struct waiting {
+    size_t n;
+    uint64_t n_rows;
+};
+
+/* Many prompts beside few decodes, soon over. */
+static bool is_crowd(const struct scheduler *s, size_t n_decodes, const struct waiting *w)
 {
+    return w->n >= SCHEDULER_CROWD && w->n * SCHEDULER_CROWD >= n_decodes && w->n_rows <= (uint64_t)(SCHEDULER_CROWD_NS / s->row_ns);
+}
+
+/* What a step with n decodes may take beside prompts, which will soon be decodes too. */
+static int64_t step_limit_ns(const struct scheduler *s, size_t n, const struct waiting *w)
+{
+    size_t n_prompts = w->n;
     if (n == 0)
         return s->shared ? SCHEDULER_SHARED_NS : SCHEDULER_ALONE_NS;
     if (s->target_ns)
         return s->target_ns;
+    if (!s->shared && is_crowd(s, n, w))
+        return SCHEDULER_ALONE_NS;
     int64_t decodes_ns = s->decode_ns ? scheduler_decode_ns(s, n + n_prompts) : (int64_t)(n + n_prompts) * s->row_ns;
     int64_t ns = decodes_ns * 8 / 5, least_ns = s->decode_ns ? SCHEDULER_LEAST_NS : SCHEDULER_UNKNOWN_NS;
     return ns > least_ns ? ns : least_ns;
 }
 
-/* Rows that n_prompts prompts may have beside the n_decodes rows of decodes. */
-static size_t prefill_room(const struct scheduler *s, size_t n_decodes, size_t n_prompts)
+/* Rows that prompts may have beside the n_decodes rows of decodes. */
+static size_t prefill_room(const struct scheduler *s, size_t n_decodes, const struct waiting *w)
 {
     size_t room = s->max_rows - n_decodes, affordable = SCHEDULER_FIRST_PREFILL;
     if (s->row_ns) {
-        int64_t left_ns = step_limit_ns(s, n_decodes, n_prompts) - scheduler_decode_ns(s, n_decodes);
+        int64_t left_ns = step_limit_ns(s, n_decodes, w) - scheduler_decode_ns(s, n_decodes);
         affordable = left_ns > 0 ? (size_t)(left_ns / s->row_ns) : 0;
     }
     if (affordable < SCHEDULER_MIN_PREFILL)
@@ -56,12 +71,15 @@ static size_t prefill_room(const struct scheduler *s, size_t n_decodes, size_t n
 
 size_t scheduler_plan(struct scheduler *s, struct scheduler_item *items, size_t n)
 {
-    size_t n_prompts = 0;
+    struct waiting w = {0};
     for (size_t i = 0; i < n; i++) {
         items[i].n_rows = 0;
-        n_prompts += !items[i].decode && !items[i].paused;
+        if (items[i].decode || items[i].paused)
+            continue;
+        w.n++;
+        w.n_rows += items[i].n_left;
     }
-    size_t n_rows = plan_decodes(s, items, n), room = prefill_room(s, n_rows, n_prompts);
+    size_t n_rows = plan_decodes(s, items, n), room = prefill_room(s, n_rows, &w);
     for (size_t i = 0; i < n && room; i++) {
         if (items[i].decode || items[i].paused)
             continue;

@@ -6,10 +6,11 @@
  *
  * Decodes come first, one row each, so that a long prompt never stops the streams that run; prompts fill what is left
  * in the order of admission. Beside decodes the prompts' rows are cut so that a step takes the target's time, or without one at most
- * 1.6 times what it will take when these prompts are decodes too: the time between two tokens stays below twice what it will then be, and
- * a crowd that has just come does not wait behind the first of it. Without decodes a step takes SCHEDULER_ALONE_NS, so that a cancel, a deadline or a new request is seen, or
- * SCHEDULER_SHARED_NS where another engine waits for its turn. No
- * cut can change a result, as the result of a row does not depend on its step.
+ * 1.6 times what it will take when these prompts are decodes too: the time between two tokens stays below twice what it will then be.
+ * Without decodes a step takes SCHEDULER_ALONE_NS, so that a cancel, a deadline or a new request is seen, or SCHEDULER_SHARED_NS where
+ * another engine waits for its turn. A crowd that has just come, of short prompts, is met in steps as long: the first of it wait a few times
+ * for the others and then decode in one batch with them, which is sooner over for all than decoding by twos and threes. No cut can change
+ * a result, as the result of a row does not depend on its step.
  */
 #ifndef ENGINE_SCHEDULER_H
 #define ENGINE_SCHEDULER_H
@@ -22,6 +23,8 @@
 #define SCHEDULER_SHARED_NS INT64_C(20000000)
 #define SCHEDULER_UNKNOWN_NS INT64_C(100000000) /* of a step beside decodes, at least, before the time of decodes alone is known */
 #define SCHEDULER_LEAST_NS INT64_C(10000000)    /* a shorter step is not worth a cut */
+#define SCHEDULER_CROWD 4 /* prompts at least, and a prompt for at most so many decodes */
+#define SCHEDULER_CROWD_NS INT64_C(5000000000) /* of all their rows, at most */
 #define SCHEDULER_FIRST_PREFILL 64 /* rows of prompts in a step before the time of a row is known */
 #define SCHEDULER_MIN_PREFILL 4    /* rows that prompts get in a step, whatever they take */
 

@@ -99,7 +99,7 @@ START_TEST(test_a_crowd_of_prompts_gets_room)
     struct scheduler s = {.max_rows = 512, .row_ns = 5 * MS, .decode_ns = 80 * MS, .n_decodes = 8};
     struct scheduler_item items[9] = {{.n_left = 1, .decode = true}};
     for (int i = 1; i < 9; i++)
-        items[i] = (struct scheduler_item){.n_left = 16};
+        items[i] = (struct scheduler_item){.n_left = 160};
     ck_assert_uint_eq(scheduler_plan(&s, items, 9), 1 + 18);
     for (int i = 2; i < 9; i++)
         items[i].paused = true; /* will be none soon */
@@ -107,14 +107,38 @@ START_TEST(test_a_crowd_of_prompts_gets_room)
 }
 END_TEST
 
-/* A crowd on an engine that has just started: no decodes were timed alone, and none will be while prompts go on. 33 of them take at least
+/* A crowd is met in long steps: enough prompts, for enough of all sequences, which are soon over. */
+START_TEST(test_a_crowd_goes_first)
+{
+    static const struct {
+        int n_decodes, n_prompts, n_left;
+        bool crowd;
+    } cases[] = {{1, 32, 31, true},   {7, 25, 32, true},   {16, 4, 32, true},     {17, 4, 32, false}, {24, 6, 32, true},
+                 {25, 6, 32, false},  {1, 3, 300, false}, {4, 4, 250, true}, {4, 4, 251, false}, {1, 1, 100, false}};
+    for (size_t k = 0; k < sizeof cases / sizeof cases[0]; k++) {
+        struct scheduler s = {.max_rows = 512, .row_ns = 5 * MS, .decode_ns = 80 * MS, .n_decodes = (size_t)cases[k].n_decodes};
+        struct scheduler_item items[64];
+        int n = cases[k].n_decodes + cases[k].n_prompts;
+        for (int i = 0; i < n; i++)
+            items[i] = i < cases[k].n_decodes ? (struct scheduler_item){.n_left = 1, .decode = true}
+                                              : (struct scheduler_item){.n_left = (uint32_t)cases[k].n_left};
+        size_t n_rows = scheduler_plan(&s, items, (size_t)n) - (size_t)cases[k].n_decodes, usual = (80 + 5 * (size_t)cases[k].n_prompts) * 8 / 5 / 5 - 16;
+        size_t all = (size_t)(cases[k].n_prompts * cases[k].n_left), most = (1000 - 80) / 5;
+        ck_assert_msg(n_rows == (cases[k].crowd ? all < most ? all : most : usual), "case %zu: %zu rows", k, n_rows);
+        s.target_ns = 100 * MS; /* asked for, it is kept */
+        ck_assert_uint_le(scheduler_plan(&s, items, (size_t)n), (size_t)cases[k].n_decodes + SCHEDULER_MIN_PREFILL);
+    }
+}
+END_TEST
+
+/* Prompts on an engine that has just started: no decodes were timed alone, and none will be while prompts go on. 33 of them take at least
  * 165 ms, so that a step may take 264: 52 rows, not the 20 of 100 ms. */
-START_TEST(test_a_crowd_before_decodes_are_known)
+START_TEST(test_prompts_before_decodes_are_known)
 {
     struct scheduler s = {.max_rows = 512, .row_ns = 5 * MS};
     struct scheduler_item items[33] = {{.n_left = 1, .decode = true}};
     for (int i = 1; i < 33; i++)
-        items[i] = (struct scheduler_item){.n_left = 32};
+        items[i] = (struct scheduler_item){.n_left = 320};
     ck_assert_uint_eq(scheduler_plan(&s, items, 33), 1 + 52);
 }
 END_TEST
@@ -213,5 +237,5 @@ START_TEST(test_shared)
 END_TEST
 
 SUITE("scheduler", test_drafts_where_there_is_room, test_decodes_first_then_prompts_in_order, test_paused_are_left_out, test_decodes_take_turns,
-      test_prefill_is_cut_to_bound_a_step, test_a_crowd_of_prompts_gets_room, test_a_crowd_before_decodes_are_known,
+      test_prefill_is_cut_to_bound_a_step, test_a_crowd_of_prompts_gets_room, test_a_crowd_goes_first, test_prompts_before_decodes_are_known,
       test_the_time_between_tokens_stays_bounded, test_shared, test_simulation)
