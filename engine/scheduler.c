@@ -35,10 +35,10 @@ struct waiting {
     uint64_t n_rows;
 };
 
-/* Many prompts beside few decodes, soon over. */
+/* Many prompts that are soon over: the sooner, the more decodes wait for them. */
 static bool is_crowd(const struct scheduler *s, size_t n_decodes, const struct waiting *w)
 {
-    return w->n >= SCHEDULER_CROWD && w->n * SCHEDULER_CROWD >= n_decodes && w->n_rows <= (uint64_t)(SCHEDULER_CROWD_NS / s->row_ns);
+    return w->n >= SCHEDULER_CROWD && w->n_rows * (n_decodes + w->n) <= (uint64_t)(SCHEDULER_CROWD_NS / s->row_ns) * w->n;
 }
 
 /* What a step with n decodes may take beside prompts, which will soon be decodes too. */

@@ -23,8 +23,8 @@
 #define SCHEDULER_SHARED_NS INT64_C(20000000)
 #define SCHEDULER_UNKNOWN_NS INT64_C(100000000) /* of a step beside decodes, at least, before the time of decodes alone is known */
 #define SCHEDULER_LEAST_NS INT64_C(10000000)    /* a shorter step is not worth a cut */
-#define SCHEDULER_CROWD 4 /* prompts at least, and a prompt for at most so many decodes */
-#define SCHEDULER_CROWD_NS INT64_C(5000000000) /* of all their rows, at most */
+#define SCHEDULER_CROWD 4                       /* prompts, at least */
+#define SCHEDULER_CROWD_NS INT64_C(10000000000) /* of their rows, at most, times the share of prompts in all sequences */
 #define SCHEDULER_FIRST_PREFILL 64 /* rows of prompts in a step before the time of a row is known */
 #define SCHEDULER_MIN_PREFILL 4    /* rows that prompts get in a step, whatever they take */
 

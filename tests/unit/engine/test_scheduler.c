@@ -99,7 +99,7 @@ START_TEST(test_a_crowd_of_prompts_gets_room)
     struct scheduler s = {.max_rows = 512, .row_ns = 5 * MS, .decode_ns = 80 * MS, .n_decodes = 8};
     struct scheduler_item items[9] = {{.n_left = 1, .decode = true}};
     for (int i = 1; i < 9; i++)
-        items[i] = (struct scheduler_item){.n_left = 160};
+        items[i] = (struct scheduler_item){.n_left = 320};
     ck_assert_uint_eq(scheduler_plan(&s, items, 9), 1 + 18);
     for (int i = 2; i < 9; i++)
         items[i].paused = true; /* will be none soon */
@@ -107,14 +107,14 @@ START_TEST(test_a_crowd_of_prompts_gets_room)
 }
 END_TEST
 
-/* A crowd is met in long steps: enough prompts, for enough of all sequences, which are soon over. */
+/* A crowd is met in long steps: four prompts or more, soon over for the share that they are of all sequences: of 2,000 rows. */
 START_TEST(test_a_crowd_goes_first)
 {
     static const struct {
         int n_decodes, n_prompts, n_left;
         bool crowd;
-    } cases[] = {{1, 32, 31, true},   {7, 25, 32, true},   {16, 4, 32, true},     {17, 4, 32, false}, {24, 6, 32, true},
-                 {25, 6, 32, false},  {1, 3, 300, false}, {4, 4, 250, true}, {4, 4, 251, false}, {1, 1, 100, false}};
+    } cases[] = {{1, 32, 60, true},  {1, 32, 61, false}, {7, 25, 32, true},  {32, 4, 32, true},   {32, 4, 55, true},
+                 {32, 4, 56, false}, {4, 4, 250, true},  {4, 4, 251, false}, {60, 4, 31, true}, {60, 4, 32, false}, {1, 3, 100, false}};
     for (size_t k = 0; k < sizeof cases / sizeof cases[0]; k++) {
         struct scheduler s = {.max_rows = 512, .row_ns = 5 * MS, .decode_ns = 80 * MS, .n_decodes = (size_t)cases[k].n_decodes};
         struct scheduler_item items[64];
