@@ -264,7 +264,7 @@ static void band(const struct matmul_tiles *m, const struct chunk *c, const uint
 ALWAYS_INLINE void ask_for_band(const uint8_t *blocks, size_t group_bytes, size_t part, size_t n_parts)
 {
     for (size_t g = 0; g < BAND_GROUPS; g++, blocks += group_bytes)
-        ask(blocks, CHUNK_BLOCKS * TRIPLES_BYTES, part, part + 1, n_parts);
+        ask(blocks, CHUNK_BLOCKS * TRIPLES_BYTES, part, part + 1, n_parts, FIRST_CACHE);
 }
 
 /* What lies in the scratch. */

@@ -20,8 +20,8 @@ static inline __attribute__((always_inline)) void panel(const struct screen_tile
     const uint8_t *high = t->high + (r / PANEL + 1) * high_bytes, *low = t->low + (r / PANEL + 1) * low_bytes;
     for (; v < t->n_x; v += n) {
         n = v + 4 <= t->n_x ? 4 : 1;
-        ask(high, high_bytes, v, v + n, t->n_x);
-        ask(low, low_bytes, v, v + n, t->n_x);
+        ask(high, high_bytes, v, v + n, t->n_x, SECOND_CACHE);
+        ask(low, low_bytes, v, v + n, t->n_x, SECOND_CACHE);
         if (n == 4)
             block(t, u, r, v, n_rows, 4);
         else
