@@ -328,23 +328,17 @@ static float look_again(struct cpu *cpu, const struct pass *p, size_t r, size_t 
     return 254.0f * (float)(2 * sums[0] - 3 * x->high_sum) + (float)(2 * sums[CHUNK] - 3 * x->low_sum);
 }
 
-static void refine_chunk(struct cpu *cpu, const struct pass *p, size_t chunk, size_t j)
+/* The rows that were found in a chunk; the bounds of its groups are then those of these rows alone. */
+static void refine_chunk(struct cpu *cpu, const struct pass *p, size_t chunk, size_t j, uint64_t found)
 {
     const struct screen *s = &p->head->screen;
-    const struct screen_bound first_look = *bound_of(p, j, false), b = *bound_of(p, j, true);
+    const struct screen_bound b = *bound_of(p, j, true);
     size_t first = chunk * CHUNK, at = (j * p->head->n_chunks + chunk) * GROUPS;
     float *lower = p->head->lower + at, *upper = p->head->upper + at, *quantity = p->logits + j * s->n_rows + first;
-    uint64_t found = reaching(p, chunk, j, &first_look);
     for (size_t g = 0; g < GROUPS; g++)
         lower[g] = upper[g] = -INFINITY;
-    if (!found)
-        return;
-    for (size_t i = 0; i < CHUNK && first + i < s->n_rows; i++) {
-        size_t r = first + i, g = i / GROUP;
-        if (!(found >> i & 1)) {
-            quantity[i] = -INFINITY;
-            continue;
-        }
+    for (; found; found &= found - 1) {
+        size_t i = (size_t)__builtin_ctzll(found), r = first + i, g = i / GROUP;
         quantity[i] += look_again(cpu, p, r, j) * (b.factor * s->scale[r]);
         float slack = b.per_error * b.error[r] + b.per_norm * s->norm[r] + b.constant;
         lower[g] = quantity[i] - slack > lower[g] ? quantity[i] - slack : lower[g];
@@ -352,13 +346,41 @@ static void refine_chunk(struct cpu *cpu, const struct pass *p, size_t chunk, si
     }
 }
 
+/* Asks for the low planes of rows that were found. */
+static void ask_for_rows(const struct screen *s, size_t chunk, uint64_t found)
+{
+    size_t n_bytes = screen_low_bytes(s->stride);
+    for (; found; found &= found - 1)
+        for (size_t i = 0; i < n_bytes; i += 64)
+            __builtin_prefetch(s->low + (chunk * CHUNK + (size_t)__builtin_ctzll(found)) * n_bytes + i);
+}
+
+/* Rows that are not found no longer reach anything: their quantities are made so, as a group's bound is then another row's. */
+static void leave_out(const struct pass *p, size_t chunk, size_t j, uint64_t found)
+{
+    size_t first = chunk * CHUNK, n_rows = p->head->screen.n_rows;
+    float *quantity = p->logits + j * n_rows + first;
+    for (size_t i = 0; found && i < CHUNK && first + i < n_rows; i++)
+        quantity[i] = found >> i & 1 ? quantity[i] : -INFINITY;
+}
+
 static void refine_items(struct cpu *cpu, const void *call, size_t begin, size_t end, int thread)
 {
     const struct pass *p = call;
+    uint64_t found[STEP];
     (void)thread;
-    for (size_t chunk = begin * STEP; chunk < end * STEP && chunk < p->head->n_chunks; chunk++)
-        for (size_t j = 0; j < p->n_x; j++)
-            refine_chunk(cpu, p, chunk, j);
+    for (size_t first = begin * STEP; first < end * STEP; first += STEP)
+        for (size_t j = 0; j < p->n_x; j++) {
+            size_t n = p->head->n_chunks - first < STEP ? p->head->n_chunks - first : STEP;
+            for (size_t k = 0; k < n; k++) {
+                found[k] = reaching(p, first + k, j, bound_of(p, j, false));
+                ask_for_rows(&p->head->screen, first + k, found[k]);
+            }
+            for (size_t k = 0; k < n; k++) {
+                leave_out(p, first + k, j, found[k]);
+                refine_chunk(cpu, p, first + k, j, found[k]);
+            }
+        }
 }
 
 /* ---- exact ------------------------------------------------------------------------------------------------------- */
