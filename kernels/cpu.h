@@ -167,7 +167,7 @@ struct cpu_dense {
     bool mapped;         /* of a file: */
     int fd;
     uint64_t offset;
-    uint8_t *raw;        /* [n_threads][row_bytes]: a row as the file has it; of a mapped table */
+    uint8_t *raw;        /* [n_threads][row_bytes]: a row as the file has it; of a large mapped table, else NULL */
     float *row;          /* [n_threads][n_cols]: a converted row */
     float *x;            /* [CPU_LOGITS_ROWS][n_cols]: the rows of x, rounded */
     struct cpu_head *head; /* logits.c: the screen and its scratch; NULL: none */
@@ -235,7 +235,7 @@ size_t cpu_dense_read_bytes(const struct dense *table, const struct logits_need 
 double cpu_measure(struct backend *be, enum backend_limit limit);
 /* Row `row` of a table as f32. */
 void cpu_dense_row(const struct cpu *cpu, const struct cpu_dense *w, size_t row, float *out);
-/* The same of a row whose neighbours are not wanted: of a mapped table it is read from the file, so that no page becomes resident. */
+/* The same of a row whose neighbours are not wanted: of a large mapped table it is read from the file, so that no page becomes resident. */
 void cpu_dense_single_row(const struct cpu *cpu, const struct cpu_dense *w, size_t row, int thread, float *out);
 /* Drops rows begin .. end - 1 from resident memory when they are a file's. */
 void cpu_dense_drop(const struct cpu_dense *w, size_t begin, size_t end);

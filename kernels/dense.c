@@ -7,6 +7,8 @@
 #include <stdlib.h>
 #include <unistd.h>
 
+#define RESIDENT_BYTES ((size_t)32 << 20) /* of a mapped table: a smaller one may come into memory as a whole */
+
 static float dot_portable(const float *a, const float *b, size_t n)
 {
     float lane[ARITH_LANES] = {0};
@@ -55,15 +57,17 @@ void row_q6_k_portable(const void *src, size_t n, float *out) { tensor_row_q6_k(
 enum error_code cpu_dense_open(struct backend *be, const struct tensor_view *view, struct dense **out, struct error *err)
 {
     size_t n_threads = (size_t)pool_size(be->pool);
-    size_t file_row_bytes = tensor_bytes(view->type, 1, view->n_cols), raw_bytes = view->mapped ? n_threads * file_row_bytes : 0;
+    size_t file_row_bytes = tensor_bytes(view->type, 1, view->n_cols);
+    bool from_file = view->mapped && view->n_rows * file_row_bytes > RESIDENT_BYTES;
+    size_t raw_bytes = from_file ? n_threads * file_row_bytes : 0;
     size_t row_bytes = n_threads * view->n_cols * sizeof(float), x_bytes = CPU_LOGITS_ROWS * view->n_cols * sizeof(float);
     struct cpu_dense *w = calloc(1, sizeof *w);
     if (w) {
         w->row = backend_alloc(be, row_bytes);
         w->x = backend_alloc(be, x_bytes);
-        w->raw = backend_alloc(be, raw_bytes);
+        w->raw = from_file ? backend_alloc(be, raw_bytes) : NULL;
     }
-    if (!w || !w->row || !w->x || !w->raw) {
+    if (!w || !w->row || !w->x || (from_file && !w->raw)) {
         if (w)
             cpu_dense_close(be, &w->base);
         return error_set(err, ERROR_MEMORY_EXHAUSTED, "no memory for a table of %zu columns", view->n_cols);
@@ -109,13 +113,13 @@ void cpu_dense_row(const struct cpu *cpu, const struct cpu_dense *w, size_t row,
     convert_row(cpu, w, w->data + row * w->base.row_bytes, out);
 }
 
-/* Reading a page that is not mapped maps 64 KB around it, and unmapping takes as long again. */
+/* Reading a page that is not mapped maps 64 KB around it, and unmapping takes as long again: 6 us a row, where a read takes one. */
 void cpu_dense_single_row(const struct cpu *cpu, const struct cpu_dense *w, size_t row, int thread, float *out)
 {
     size_t n_bytes = w->base.row_bytes;
     const uint8_t *src = w->data + row * n_bytes;
-    uint8_t *raw = w->raw + (size_t)thread * n_bytes;
-    if (w->mapped && pread(w->fd, raw, n_bytes, (off_t)(w->offset + row * n_bytes)) == (ssize_t)n_bytes)
+    uint8_t *raw = w->raw ? w->raw + (size_t)thread * n_bytes : NULL;
+    if (raw && pread(w->fd, raw, n_bytes, (off_t)(w->offset + row * n_bytes)) == (ssize_t)n_bytes)
         src = raw;
     convert_row(cpu, w, src, out);
 }

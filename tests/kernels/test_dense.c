@@ -2,6 +2,7 @@
 #include "tests/kernels/support.h"
 
 #include <stdio.h>
+#include <unistd.h>
 
 static const size_t sizes[] = {1, 5, 15, 16, 17, 31, 32, 100, 256, 2560, 2561};
 #define N_SIZES (sizeof sizes / sizeof sizes[0])
@@ -131,33 +132,42 @@ START_TEST(embedding_takes_rows)
 }
 END_TEST
 
-/* Single rows of a mapped table come from its file, where the data begins at an offset; where that cannot be read, from the mapping. */
+/* Single rows of a large mapped table come from its file, where the data begins at an offset; where that cannot be read, from the mapping. Those
+ * of a small one are read in place. */
 START_TEST(single_rows_of_a_mapped_table_are_read_from_the_file)
 {
-    const int32_t ids[] = {76, 0, 31};
+    enum { LARGE = 40000, OFFSET = 77 };
+    const int32_t ids[] = {LARGE - 1, 0, 31};
+    size_t row_bytes = 2 * N_COLS, n_bytes = LARGE * row_bytes;
     FILE *file = tmpfile();
-    struct table t, mapping;
     struct backend *be = open_backend(NULL, 2);
-    table_open(&t, TENSOR_F16);
-    table_open(&mapping, TENSOR_F16);
-    ck_assert_int_eq(fseek(file, 77, SEEK_SET), 0);
-    ck_assert_uint_eq(fwrite(t.data, 1, t.view.n_bytes, file), t.view.n_bytes);
-    ck_assert_int_eq(fflush(file), 0);
-    for (int readable = 0; readable < 2; readable++) {
-        const struct table *expected = readable ? &t : &mapping;
-        float *y = guarded_alloc(3 * N_COLS * 4, 4);
-        mapping.view.mapped = true;
-        mapping.view.fd = fileno(file);
-        mapping.view.offset = readable ? 77 : 78; /* a byte too few for the last row */
-        struct dense *w = open_table(be, &mapping);
-        op_embed(be, w, ids, readable ? 3 : 1, y);
-        for (size_t i = 0; i < (readable ? 3 : 1); i++)
-            expect_same("row", expected->values + (size_t)ids[i] * N_COLS, y + i * N_COLS, N_COLS, 4);
+    uint16_t *mapping = calloc(LARGE, row_bytes), row[N_COLS];
+    float in_file[N_COLS], in_mapping[N_COLS] = {0}, *y = guarded_alloc(3 * N_COLS * 4, 4);
+    random_floats(in_file, N_COLS, 1.0f);
+    for (size_t i = 0; i < N_COLS; i++)
+        in_file[i] = arith_from_f16(row[i] = arith_to_f16(in_file[i]));
+    for (size_t i = 0; i < 3; i++)
+        ck_assert_int_eq(pwrite(fileno(file), row, row_bytes, OFFSET + (off_t)((size_t)ids[i] * row_bytes)), (ssize_t)row_bytes);
+    static const struct {
+        size_t n_rows;
+        uint64_t offset;
+        size_t n_from_file; /* of the ids */
+    } cases[] = {{LARGE, OFFSET, 3}, {LARGE, OFFSET + 1, 0}, {32, OFFSET, 0}};
+    for (size_t k = 0; k < 3; k++) {
+        const struct tensor_view view = {.type = TENSOR_F16, .data = mapping, .n_bytes = cases[k].n_rows * row_bytes, .n_rows = cases[k].n_rows, .n_cols = N_COLS,
+                                         .mapped = true, .fd = fileno(file), .offset = cases[k].offset};
+        struct error err = {0};
+        struct dense *w;
+        size_t first = cases[k].n_rows == LARGE ? 0 : 1, n = cases[k].n_from_file ? 3 : 1; /* a byte too few for the last row */
+        ck_assert(view.n_bytes <= n_bytes);
+        ck_assert_msg(dense_open(be, &view, &w, &err) == ERROR_NONE, "%s", err.message);
+        op_embed(be, w, ids + first, n, y);
+        for (size_t i = 0; i < n; i++)
+            expect_same("row", cases[k].n_from_file ? in_file : in_mapping, y + i * N_COLS, N_COLS, 4);
         dense_close(be, w);
-        guarded_free(y);
     }
-    table_close(&t);
-    table_close(&mapping);
+    guarded_free(y);
+    free(mapping);
     fclose(file);
     backend_close(be);
 }
