@@ -106,20 +106,28 @@ START_TEST(weights_share_chunks_that_ask_for_huge_pages)
 }
 END_TEST
 
-/* A mapping of a file of n_bytes, byte i being i / 4096 + 1; all of it in memory. */
-static unsigned char *map_file(size_t n_bytes)
+/* A mapping of a file of n_bytes, byte i being i / 4096 + 1. */
+static unsigned char *map_file(size_t n_bytes, int flags, int *fd)
 {
     char path[] = "/tmp/test-memory-XXXXXX";
-    int fd = mkstemp(path);
+    *fd = mkstemp(path);
     unsigned char *bytes = malloc(n_bytes);
-    ck_assert(fd >= 0 && bytes);
+    ck_assert(*fd >= 0 && bytes);
     unlink(path);
     for (size_t i = 0; i < n_bytes; i++)
         bytes[i] = (unsigned char)(i / 4096 + 1);
-    ck_assert_int_eq(write(fd, bytes, n_bytes), (ssize_t)n_bytes);
+    ck_assert_int_eq(write(*fd, bytes, n_bytes), (ssize_t)n_bytes);
     free(bytes);
-    unsigned char *p = mmap(NULL, n_bytes, PROT_READ, MAP_PRIVATE | MAP_POPULATE, fd, 0);
+    unsigned char *p = mmap(NULL, n_bytes, PROT_READ, MAP_PRIVATE | flags, *fd, 0);
     ck_assert_ptr_ne(p, MAP_FAILED);
+    return p;
+}
+
+/* All of it in memory. */
+static unsigned char *map_resident(size_t n_bytes)
+{
+    int fd;
+    unsigned char *p = map_file(n_bytes, MAP_POPULATE, &fd);
     close(fd);
     return p;
 }
@@ -127,7 +135,7 @@ static unsigned char *map_file(size_t n_bytes)
 START_TEST(dropped_pages_come_back_from_the_file)
 {
     size_t page = (size_t)sysconf(_SC_PAGESIZE), n = 8 * page;
-    unsigned char *p = map_file(n);
+    unsigned char *p = map_resident(n);
     ck_assert_uint_eq(resident(p), n);
     memory_drop(p + 1, page); /* no whole page */
     ck_assert_uint_eq(resident(p), n);
@@ -142,45 +150,39 @@ START_TEST(dropped_pages_come_back_from_the_file)
 END_TEST
 
 #define ROWS ((size_t)1200)
+#define LARGE_ROWS ((size_t)150000) /* of a table that is too large to be brought into memory by and by */
 #define COLS ((size_t)128)
 
-static void embed_all(struct backend *be, const struct dense *table, size_t n, float *y)
+/* Rows of a large file that are read one by one never come into memory; those of other memory are read where they are. */
+START_TEST(rows_read_singly_stay_out_of_memory)
 {
-    int32_t *ids = malloc(n * sizeof *ids);
-    ck_assert_ptr_nonnull(ids);
-    for (size_t i = 0; i < n; i++)
-        ids[i] = (int32_t)i;
-    op_embed(be, table, ids, n, y);
-    free(ids);
-}
-
-/* Rows of a file that were read one by one do not stay for ever; those of other memory are never touched. */
-START_TEST(rows_read_singly_leave_memory)
-{
-    size_t n_bytes = ROWS * COLS * 2;
-    unsigned char *file = map_file(n_bytes);
+    int fd;
+    size_t n_bytes = LARGE_ROWS * COLS * 2;
+    unsigned char *file = map_file(n_bytes, 0, &fd);
     struct backend *be;
     struct dense *table;
     struct error err;
-    float *y = malloc(ROWS * COLS * sizeof *y), *again = malloc(ROWS * COLS * sizeof *y);
-    ck_assert(y && again);
-    for (int mapped = 0; mapped < 2; mapped++) {
+    int32_t ids[1000];
+    float *y[2] = {malloc(1000 * COLS * sizeof(float)), malloc(1000 * COLS * sizeof(float))};
+    ck_assert(y[0] && y[1]);
+    for (size_t i = 0; i < 1000; i++)
+        ids[i] = (int32_t)(i * 149);
+    for (int mapped = 1; mapped >= 0; mapped--) {
         struct tensor_view view = {
-            .type = TENSOR_F16, .data = file, .n_bytes = n_bytes, .n_rows = ROWS, .n_cols = COLS, .mapped = mapped};
+            .type = TENSOR_F16, .data = file, .n_bytes = n_bytes, .n_rows = LARGE_ROWS, .n_cols = COLS, .mapped = mapped, .fd = fd};
         ck_assert(!backend_open(&(struct backend_options){.n_threads = 2}, &be, &err));
         ck_assert(!dense_open(be, &view, &table, &err));
-        embed_all(be, table, 100, y);
-        ck_assert_uint_gt(resident(file), 0);
-        embed_all(be, table, ROWS - 1, y);
+        ck_assert_uint_eq(resident(file), 0);
+        op_embed(be, table, ids, 1000, y[mapped]);
         ck_assert_int_eq(resident(file) == 0, mapped);
-        embed_all(be, table, 100, again);
-        ck_assert_mem_eq(y, again, 100 * COLS * sizeof *y);
         dense_close(be, table);
         backend_close(be);
     }
-    free(y);
-    free(again);
+    ck_assert_mem_eq(y[0], y[1], 1000 * COLS * sizeof(float));
+    free(y[0]);
+    free(y[1]);
     munmap(file, n_bytes);
+    close(fd);
 }
 END_TEST
 
@@ -188,7 +190,7 @@ END_TEST
 START_TEST(a_screened_table_is_dropped)
 {
     size_t n_bytes = ROWS * COLS * 2;
-    unsigned char *file = map_file(n_bytes);
+    unsigned char *file = map_resident(n_bytes);
     struct tensor_view view = {
         .type = TENSOR_F16, .data = file, .n_bytes = n_bytes, .n_rows = ROWS, .n_cols = COLS, .mapped = true};
     struct backend *be;
@@ -213,7 +215,7 @@ int main(void)
     tcase_add_test(tcase, untouched_pages_take_no_memory);
     tcase_add_test(tcase, weights_share_chunks_that_ask_for_huge_pages);
     tcase_add_test(tcase, dropped_pages_come_back_from_the_file);
-    tcase_add_test(tcase, rows_read_singly_leave_memory);
+    tcase_add_test(tcase, rows_read_singly_stay_out_of_memory);
     tcase_add_test(tcase, a_screened_table_is_dropped);
     suite_add_tcase(suite, tcase);
     SRunner *runner = srunner_create(suite);
