@@ -355,7 +355,7 @@ static void ask_for_rows(const struct screen *s, size_t chunk, uint64_t found)
             __builtin_prefetch(s->low + (chunk * CHUNK + (size_t)__builtin_ctzll(found)) * n_bytes + i);
 }
 
-/* Rows that are not found no longer reach anything: their quantities are made so, as a group's bound is then another row's. */
+/* Makes the rows that are not found reach nothing: the bound of their group is to be that of the others. */
 static void leave_out(const struct pass *p, size_t chunk, size_t j, uint64_t found)
 {
     size_t first = chunk * CHUNK, n_rows = p->head->screen.n_rows;
