@@ -8,9 +8,9 @@
  *   lanes_of             16 values of the cache, of a type, as f32
  *   load_query           a head of q in the form that dots reads, at most KERNELS_MAX_HEAD_DIM floats, zero beyond head_dim where it
  *                        matters; returns the factor that makes scores of dot products
- *   TILE, dots           dot products of H queries with TILE / H positions
+ *   TILE, dots           dot products of H queries with TILE / H positions; asks for as many bytes at `next` as it reads, unless that is NULL
  *   COLUMN(H)            how many lanes of V's sums H queries may take at a time
- *   prefetch             asks for a cache line
+ *   prefetch             asks for the cache lines of n bytes
  *
  * Everything goes in blocks of KV_BLOCK_SIZE positions, whose values lie together: all queries meet a block while it is in the
  * first cache, four at a time share the conversion of its values, and the first four ask for the block after it. Positions
@@ -45,12 +45,6 @@ ALWAYS_INLINE const uint8_t *block_at(const struct attention_work *w, const void
     return (const uint8_t *)base + (size_t)w->s->blocks[b] * w->s->block_stride * KV_TYPE_BYTES(T);
 }
 
-ALWAYS_INLINE void ask(const uint8_t *p, size_t n_bytes)
-{
-    for (size_t i = 0; i < n_bytes; i += 64)
-        prefetch(p + i);
-}
-
 /* Dot products of H queries with the positions of block b. */
 ALWAYS_INLINE void score_block(struct attention_work *w, size_t query, size_t b, const int H, const enum kv_type T,
                                const uint8_t *next)
@@ -59,11 +53,8 @@ ALWAYS_INLINE void score_block(struct attention_work *w, size_t query, size_t b,
     size_t left = positions_of(w, query + (size_t)H - 1), tile_bytes = TILE / (size_t)H * w->row_bytes;
     left = left > b * KV_BLOCK_SIZE ? left - b * KV_BLOCK_SIZE : 0;
     for (size_t j = 0; j < left && j < KV_BLOCK_SIZE; j += TILE / (size_t)H, k += tile_bytes) {
-        if (next) {
-            ask(next, tile_bytes);
-            next += tile_bytes;
-        }
-        dots(w->q[query], H, T, k, w->s->head_dim, w->p[query] + b * KV_BLOCK_SIZE + j);
+        dots(w->q[query], H, T, k, w->s->head_dim, w->p[query] + b * KV_BLOCK_SIZE + j, next);
+        next = next ? next + tile_bytes : NULL;
     }
 }
 
@@ -81,7 +72,7 @@ ALWAYS_INLINE void weigh_column(const uint8_t *v, size_t row_bytes, const float 
     for (size_t j = begin; j < end; j++) {
         struct lanes x[MAX_COLUMN];
         if (next)
-            ask(next + j * row_bytes, (size_t)W * ARITH_LANES * KV_TYPE_BYTES(T));
+            prefetch(next + j * row_bytes, (size_t)W * ARITH_LANES * KV_TYPE_BYTES(T));
 #pragma GCC unroll 4
         for (int c = 0; c < W; c++)
             x[c] = lanes_of(v + j * row_bytes + (size_t)c * ARITH_LANES * KV_TYPE_BYTES(T), T);

@@ -9,9 +9,10 @@
 #define COLUMN(H) ((H) == 4 ? 1 : 2)
 
 /* Into the second cache, which has more places for lines on their way than the first. */
-ALWAYS_INLINE void prefetch(const uint8_t *p)
+ALWAYS_INLINE void prefetch(const uint8_t *p, size_t n_bytes)
 {
-    __builtin_prefetch(p, 0, 2);
+    for (size_t i = 0; i < n_bytes; i += 64)
+        __builtin_prefetch(p + i, 0, 2);
 }
 
 ALWAYS_INLINE struct lanes lanes_zero(void)
@@ -163,8 +164,11 @@ ALWAYS_INLINE float32x4_t dots_i8(const float *q, const int H, const uint8_t *k,
     return vcvtq_f32_s32(vpaddq_s32(vpaddq_s32(sum[0], sum[1]), vpaddq_s32(sum[2], sum[3])));
 }
 
-ALWAYS_INLINE void dots(const float *q, const int H, const enum kv_type T, const uint8_t *k, size_t dim, float *p)
+ALWAYS_INLINE void dots(const float *q, const int H, const enum kv_type T, const uint8_t *k, size_t dim, float *p,
+                        const uint8_t *next)
 {
+    if (next)
+        prefetch(next, TILE / (size_t)H * dim * KV_TYPE_BYTES(T));
     float32x4_t y = T == KV_F16 ? dots_f16(q, H, k, dim) : dots_i8(q, H, k, dim);
     if (H == 1) {
         vst1q_f32(p, y);

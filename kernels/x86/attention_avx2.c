@@ -10,9 +10,10 @@
 #define COLUMN(H) (4 / (H))
 
 /* Into the second cache, which has more places for lines on their way than the first. */
-ALWAYS_INLINE void prefetch(const uint8_t *p)
+ALWAYS_INLINE void prefetch(const uint8_t *p, size_t n_bytes)
 {
-    _mm_prefetch((const char *)p, _MM_HINT_T1);
+    for (size_t i = 0; i < n_bytes; i += 64)
+        _mm_prefetch((const char *)p + i, _MM_HINT_T1);
 }
 
 static inline void lanes_store(float *p, struct lanes a)
@@ -175,8 +176,11 @@ ALWAYS_INLINE __m128 dots_i8(const float *q, const int H, const uint8_t *k, size
     return _mm_cvtepi32_ps(_mm_add_epi32(_mm256_castsi256_si128(both), _mm256_extracti128_si256(both, 1)));
 }
 
-ALWAYS_INLINE void dots(const float *q, const int H, const enum kv_type T, const uint8_t *k, size_t dim, float *p)
+ALWAYS_INLINE void dots(const float *q, const int H, const enum kv_type T, const uint8_t *k, size_t dim, float *p,
+                        const uint8_t *next)
 {
+    if (next)
+        prefetch(next, TILE / (size_t)H * dim * KV_TYPE_BYTES(T));
     __m128 y = T == KV_F16 ? dots_f16(q, H, k, dim) : dots_i8(q, H, k, dim);
     if (H == 1) {
         _mm_storeu_ps(p, y);

@@ -10,9 +10,10 @@
 #define COLUMN(H) 4
 
 /* Into the second cache, which has more places for lines on their way than the first. */
-ALWAYS_INLINE void prefetch(const uint8_t *p)
+ALWAYS_INLINE void prefetch(const uint8_t *p, size_t n_bytes)
 {
-    _mm_prefetch((const char *)p, _MM_HINT_T1);
+    for (size_t i = 0; i < n_bytes; i += 64)
+        _mm_prefetch((const char *)p + i, _MM_HINT_T1);
 }
 
 ALWAYS_INLINE struct lanes lanes_of(const uint8_t *p, const enum kv_type T)
@@ -113,17 +114,23 @@ ALWAYS_INLINE void step_f16(const float *q, const int H, const uint8_t *k, size_
     }
 }
 
-ALWAYS_INLINE void dots(const float *q, const int H, const enum kv_type T, const uint8_t *k, size_t dim, float *p)
+/* What is asked for is so in steps: a core that waits for many lines at once does not get at those in its second cache. */
+ALWAYS_INLINE void dots(const float *q, const int H, const enum kv_type T, const uint8_t *k, size_t dim, float *p,
+                        const uint8_t *next)
 {
     const int n_positions = TILE / H;
+    const size_t value_bytes = (size_t)n_positions * KV_TYPE_BYTES(T);
     size_t row_bytes = dim * KV_TYPE_BYTES(T), i = 0;
     if (T == KV_F16) {
         __m512 sum[TILE];
 #pragma GCC unroll 16
         for (int a = 0; a < TILE; a++)
             sum[a] = _mm512_setzero_ps();
-        for (; i + ARITH_LANES <= dim; i += ARITH_LANES)
+        for (; i + ARITH_LANES <= dim; i += ARITH_LANES) {
+            if (next)
+                prefetch(next + i * value_bytes, ARITH_LANES * value_bytes);
             step_f16(q + i, H, k + 2 * i, row_bytes, 0, false, sum);
+        }
         if (i < dim)
             step_f16(q + i, H, k + 2 * i, row_bytes, first_lanes(dim - i), true, sum);
         __m512 part[4];
@@ -139,6 +146,8 @@ ALWAYS_INLINE void dots(const float *q, const int H, const enum kv_type T, const
         sum[a] = _mm512_setzero_si512();
     for (; i < dim; i += 2 * ARITH_LANES) {
         __m512i qq[4];
+        if (next)
+            prefetch(next + i * value_bytes, 2 * ARITH_LANES * value_bytes);
 #pragma GCC unroll 4
         for (int h = 0; h < H; h++)
             qq[h] = _mm512_load_si512((const int16_t *)(q + h * KERNELS_MAX_HEAD_DIM) + i);
