@@ -57,24 +57,6 @@ enum error_code engine_backend_open(const struct engine_options *options, struct
     return open_on(options, "cpu", out, err);
 }
 
-enum error_code engine_measure(const struct engine_options *options, struct engine_limits *out, struct error *err)
-{
-    struct backend *be;
-    char reason[ENGINE_FALLBACK_BYTES];
-    enum error_code code = engine_backend_open(options, &be, reason, sizeof reason, err);
-    if (code)
-        return code;
-    const struct backend_info *info = backend_info(be);
-    *out = (struct engine_limits){.read_bytes_per_s = backend_measure(be, LIMIT_READ_BYTES),
-                                  .int8_per_s = backend_measure(be, LIMIT_INT8),
-                                  .n_threads = info->n_threads};
-    snprintf(out->device, sizeof out->device, "%s", info->device);
-    snprintf(out->device_name, sizeof out->device_name, "%s", info->name);
-    snprintf(out->isa, sizeof out->isa, "%s", info->isa);
-    backend_close(be);
-    return ERROR_NONE;
-}
-
 uint32_t model_context_length(const struct model *m, const struct engine_options *options)
 {
     uint32_t own = m->shape.context_length;

@@ -381,13 +381,14 @@ struct session_work {
 void session_work(const struct session *s, size_t n_rows, size_t n_positions, const struct sampling *sampling,
                   struct session_work *out);
 
-/* What the device that `options` choose does at most with its threads and instruction set (see backend_measure); 0 = not known. */
+/* What a session's device does at most with its threads and instruction set (see backend_measure); 0 = not known. */
 struct engine_limits {
     double read_bytes_per_s, int8_per_s; /* int8_per_s: multiply-adds */
     int n_threads;
     char device[16], device_name[64], isa[16];
 };
-enum error_code engine_measure(const struct engine_options *options, struct engine_limits *out, struct error *err);
+/* Measures, which takes some hundred ms and 256 MB. */
+void session_measure(struct session *s, struct engine_limits *out);
 
 /* ---- files ------------------------------------------------------------------------------------------------------ */
 

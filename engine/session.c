@@ -10,6 +10,7 @@
 
 #include "base/clock.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 
 struct session {
@@ -347,4 +348,16 @@ void session_work(const struct session *s, size_t n_rows, size_t n_positions, co
         .kv_bytes = about->kv_bytes / about->n_kv_blocks * n_positions / KV_BLOCK_SIZE,
         .multiply_adds = m->n_ternary * n_rows,
     };
+}
+
+void session_measure(struct session *s, struct engine_limits *out)
+{
+    struct backend *be = s->backend;
+    const struct backend_info *info = backend_info(be);
+    *out = (struct engine_limits){.read_bytes_per_s = backend_measure(be, LIMIT_READ_BYTES),
+                                  .int8_per_s = backend_measure(be, LIMIT_INT8),
+                                  .n_threads = info->n_threads};
+    snprintf(out->device, sizeof out->device, "%s", info->device);
+    snprintf(out->device_name, sizeof out->device_name, "%s", info->name);
+    snprintf(out->isa, sizeof out->isa, "%s", info->isa);
 }

@@ -56,7 +56,7 @@ static const struct option_table table = {
     "threads and\n"
     "layout. Figures are medians. \"of read\" is the share of the read bandwidth, \"of int8\" of the peak of int8 "
     "multiply-adds;\n"
-    "both limits are measured first. docs/performance.md says what the figures mean and describes the JSON.\n",
+    "both limits are measured beside the figures. docs/performance.md says what the figures mean and describes the JSON.\n",
     defs};
 
 static enum error_code print_load(void *user, const struct bench_report *r, struct error *err)
@@ -89,13 +89,13 @@ static void print_share(double share)
 static bool print_figure(void *user, const struct bench_report *r, const struct bench_figure *f, int n)
 {
     char name[24], range[32];
-    (void)user, (void)n;
+    (void)user, (void)r, (void)n;
     snprintf(range, sizeof range, "%.2f .. %.2f", f->min, f->max);
     printf("%-8s %5zu %6zu %-8s %10.2f  %-23s %10.1f", bench_test_name(&f->test, name), f->test.batch, f->test.depth,
            bench_sampling_names[f->test.sampling], f->median, range, f->bytes_per_step / 1e6);
-    print_share(bench_read_share(r, f));
+    print_share(bench_read_share(f));
     printf(" %10.1f", f->macs_per_step / 1e6);
-    print_share(bench_int8_share(r, f));
+    print_share(bench_int8_share(f));
     putchar('\n');
     fflush(stdout);
     return false;

@@ -71,7 +71,7 @@ struct bench_load {
     double load_seconds;
     double weight_bytes;
     double peak_rss_bytes;               /* resident at most, mapped file included; 0 = not known */
-    double read_bytes_per_s, int8_per_s; /* the machine's limits with these threads; 0 = not known */
+    double read_bytes_per_s, int8_per_s; /* the machine's limits with these threads, after the load; 0 = not known */
 };
 
 struct bench_figure {
@@ -81,6 +81,7 @@ struct bench_figure {
     double median, min, max;              /* tokens a second, all sequences together */
     double steps_per_s;                   /* of the median run */
     double bytes_per_step, macs_per_step; /* that a step must read and multiply: see session_work */
+    double read_bytes_per_s, int8_per_s;  /* the limits around its runs, medians */
 };
 
 struct bench_report {
@@ -96,8 +97,8 @@ struct bench_report {
 };
 
 /* Shares of the machine's limits, 0..; 0 when the limit is not known. */
-double bench_read_share(const struct bench_report *r, const struct bench_figure *f);
-double bench_int8_share(const struct bench_report *r, const struct bench_figure *f);
+double bench_read_share(const struct bench_figure *f);
+double bench_int8_share(const struct bench_figure *f);
 
 /* One JSON object, a load and a figure a line. docs/performance.md describes it. */
 void bench_report_write(const struct bench_report *r, struct buffer *out);

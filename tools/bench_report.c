@@ -6,16 +6,14 @@
 #include <stdio.h>
 #include <string.h>
 
-double bench_read_share(const struct bench_report *r, const struct bench_figure *f)
+double bench_read_share(const struct bench_figure *f)
 {
-    double limit = r->loads[f->load].read_bytes_per_s;
-    return limit > 0 ? f->steps_per_s * f->bytes_per_step / limit : 0;
+    return f->read_bytes_per_s > 0 ? f->steps_per_s * f->bytes_per_step / f->read_bytes_per_s : 0;
 }
 
-double bench_int8_share(const struct bench_report *r, const struct bench_figure *f)
+double bench_int8_share(const struct bench_figure *f)
 {
-    double limit = r->loads[f->load].int8_per_s;
-    return limit > 0 ? f->steps_per_s * f->macs_per_step / limit : 0;
+    return f->int8_per_s > 0 ? f->steps_per_s * f->macs_per_step / f->int8_per_s : 0;
 }
 
 /* ---- writing ----------------------------------------------------------------------------------------------------- */
@@ -39,7 +37,7 @@ static void put_load(struct buffer *out, const struct bench_load *l)
                   l->load_seconds, l->weight_bytes, l->peak_rss_bytes, l->read_bytes_per_s, l->int8_per_s);
 }
 
-static void put_figure(struct buffer *out, const struct bench_report *r, const struct bench_figure *f)
+static void put_figure(struct buffer *out, const struct bench_figure *f)
 {
     const struct bench_test *t = &f->test;
     char name[24];
@@ -48,8 +46,11 @@ static void put_figure(struct buffer *out, const struct bench_report *r, const s
     buffer_printf(out, "\"tokens_per_second\":%.4f,\"min\":%.4f,\"max\":%.4f,\"runs\":%zu,\"steps_per_second\":%.4f,",
                   f->median, f->min, f->max, f->n_runs, f->steps_per_s);
     buffer_printf(out,
-                  "\"bytes_per_step\":%.0f,\"read_share\":%.4f,\"multiply_adds_per_step\":%.0f,\"int8_share\":%.4f}",
-                  f->bytes_per_step, bench_read_share(r, f), f->macs_per_step, bench_int8_share(r, f));
+                  "\"bytes_per_step\":%.0f,\"read_bytes_per_second\":%.0f,\"read_share\":%.4f,", f->bytes_per_step,
+                  f->read_bytes_per_s, bench_read_share(f));
+    buffer_printf(out,
+                  "\"multiply_adds_per_step\":%.0f,\"int8_multiply_adds_per_second\":%.0f,\"int8_share\":%.4f}",
+                  f->macs_per_step, f->int8_per_s, bench_int8_share(f));
 }
 
 void bench_report_write(const struct bench_report *r, struct buffer *out)
@@ -72,7 +73,7 @@ void bench_report_write(const struct bench_report *r, struct buffer *out)
     buffer_append_str(out, "\n],\n\"results\":[");
     for (size_t i = 0; i < r->n_figures; i++) {
         buffer_append_str(out, i ? ",\n" : "\n");
-        put_figure(out, r, &r->figures[i]);
+        put_figure(out, &r->figures[i]);
     }
     buffer_append_str(out, "\n]}\n");
 }
@@ -175,6 +176,8 @@ static void read_figure(struct members *m, size_t n_loads, struct bench_figure *
     f->steps_per_s = get_number(m, "steps_per_second", 0, 1e12);
     f->bytes_per_step = get_number(m, "bytes_per_step", 0, 1e18);
     f->macs_per_step = get_number(m, "multiply_adds_per_step", 0, 1e21);
+    f->read_bytes_per_s = get_number(m, "read_bytes_per_second", 0, 1e18);
+    f->int8_per_s = get_number(m, "int8_multiply_adds_per_second", 0, 1e21);
     if (f->min > f->median || f->median > f->max)
         refuse(m, "tokens_per_second", "a number from min to max");
 }

@@ -1,7 +1,7 @@
 /*
  * Measuring. The contexts of a load grow from test to test: what a sequence holds already is kept or cut to the depth of the next
- * test, so that a long context is computed once. Limits are measured before a load and with its threads; then the count of peak memory
- * starts anew.
+ * test, so that a long context is computed once. The machine's limits are measured again and again, as what else runs on it changes
+ * them: between runs, unless that was a moment ago. Peak memory is counted around that.
  */
 #include "base/clock.h"
 #include "tools/bench.h"
@@ -15,6 +15,7 @@
 
 #define CHUNK 512     /* rows of a prefill step, as an engine has by default */
 #define MIN_RUN_S 0.1 /* what takes less is done again within a run, as a clock tick or a wake-up would show */
+#define LIMITS_NS CLOCK_NS_PER_S /* limits are as old at most; measuring takes a third of it */
 #define WARM_STEPS 8
 #define WARM_TOKENS 64
 
@@ -32,6 +33,10 @@ struct bench {
     size_t n_fed[BENCH_MAX_BATCH];  /* tokens of each sequence */
     uint32_t next[BENCH_MAX_BATCH]; /* the token that it gets next */
     float *logits;                  /* [largest batch][vocab_size], for BENCH_NONE */
+    struct engine_limits limits;
+    int64_t limits_at_ns;
+    bool peak_known;
+    double peak_bytes; /* up to when limits were measured */
     uint64_t random;
     struct progress progress;
 };
@@ -114,6 +119,69 @@ static int compare_doubles(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
+static double median(double *values, size_t n)
+{
+    qsort(values, n, sizeof values[0], compare_doubles);
+    return values[n / 2];
+}
+
+/* ---- limits ------------------------------------------------------------------------------------------------------ */
+
+/* Peak resident memory in bytes, the mapped file included; 0 when it is not known. */
+static double peak_rss_bytes(void)
+{
+    FILE *f = fopen("/proc/self/status", "r");
+    char line[256];
+    long long kb = 0;
+    while (f && fgets(line, sizeof line, f))
+        if (sscanf(line, "VmHWM: %lld kB", &kb) == 1)
+            break;
+    if (f)
+        fclose(f);
+    return (double)kb * 1024;
+}
+
+/* Makes the peak what is resident now (proc(5), clear_refs); false where the system does not. */
+static bool reset_peak_rss(void)
+{
+    FILE *f = fopen("/proc/self/clear_refs", "w");
+    if (!f)
+        return false;
+    bool ok = fputs("5", f) >= 0;
+    return fclose(f) == 0 && ok;
+}
+
+/* Since the count began, what measuring took left out; 0 when it is not known. */
+static double peak_so_far(const struct bench *b)
+{
+    double now = peak_rss_bytes();
+    return !b->peak_known ? 0 : now > b->peak_bytes ? now : b->peak_bytes;
+}
+
+static void measure_limits(struct bench *b)
+{
+    b->peak_bytes = peak_so_far(b);
+    session_measure(b->session, &b->limits);
+    b->limits_at_ns = clock_now_ns();
+    b->peak_known = reset_peak_rss() && b->peak_known;
+}
+
+/* The limits around the runs of a test. */
+struct bench_limits {
+    double read_bytes_per_s[BENCH_MAX_RUNS + 1], int8_per_s[BENCH_MAX_RUNS + 1];
+    size_t n;
+};
+
+static void note_limits(struct bench *b, struct bench_limits *l)
+{
+    if (clock_now_ns() - b->limits_at_ns > LIMITS_NS)
+        measure_limits(b);
+    l->read_bytes_per_s[l->n] = b->limits.read_bytes_per_s;
+    l->int8_per_s[l->n++] = b->limits.int8_per_s;
+}
+
+/* ---- a test ------------------------------------------------------------------------------------------------------ */
+
 static size_t n_steps_of(const struct bench_test *t)
 {
     return t->decode ? t->tokens : (t->tokens + CHUNK - 1) / CHUNK;
@@ -153,6 +221,7 @@ static enum error_code run_long(struct bench *b, const struct bench_test *t, dou
 static enum error_code measure(struct bench *b, struct bench_figure *f, struct error *err)
 {
     double seconds[BENCH_MAX_RUNS];
+    struct bench_limits limits = {.n = 0};
     const struct bench_test *t = &f->test;
     size_t warm = t->decode ? WARM_STEPS : WARM_TOKENS, n = b->plan->n_runs;
     char name[24];
@@ -160,15 +229,18 @@ static enum error_code measure(struct bench *b, struct bench_figure *f, struct e
     enum error_code code = run_once(b, t, warm < t->tokens ? warm : t->tokens, &seconds[0], err);
     for (size_t i = 0; !code && i < n; i++) {
         progress_show(&b->progress, name, (double)i, (double)n, "runs");
+        note_limits(b, &limits);
         code = run_long(b, t, &seconds[i], err);
     }
     progress_end(&b->progress);
     if (code)
         return code;
-    qsort(seconds, n, sizeof seconds[0], compare_doubles);
+    note_limits(b, &limits);
+    f->read_bytes_per_s = median(limits.read_bytes_per_s, limits.n);
+    f->int8_per_s = median(limits.int8_per_s, limits.n);
     double n_tokens = (double)(t->tokens * t->batch);
     f->n_runs = n;
-    f->median = n_tokens / seconds[n / 2];
+    f->median = n_tokens / median(seconds, n);
     f->min = n_tokens / seconds[n - 1];
     f->max = n_tokens / seconds[0];
     f->steps_per_s = (double)n_steps_of(t) / seconds[n / 2];
@@ -199,30 +271,6 @@ static enum error_code measure_test(struct bench *b, const struct bench_test *t,
 }
 
 /* ---- a load ------------------------------------------------------------------------------------------------------ */
-
-/* Peak resident memory in bytes, the mapped file included; 0 when it is not known. */
-static double peak_rss_bytes(void)
-{
-    FILE *f = fopen("/proc/self/status", "r");
-    char line[256];
-    long long kb = 0;
-    while (f && fgets(line, sizeof line, f))
-        if (sscanf(line, "VmHWM: %lld kB", &kb) == 1)
-            break;
-    if (f)
-        fclose(f);
-    return (double)kb * 1024;
-}
-
-/* Makes the peak what is resident now (proc(5), clear_refs); false where the system does not. */
-static bool reset_peak_rss(void)
-{
-    FILE *f = fopen("/proc/self/clear_refs", "w");
-    if (!f)
-        return false;
-    bool ok = fputs("5", f) >= 0;
-    return fclose(f) == 0 && ok;
-}
 
 /* Sizes of a session for all tests: a sequence has as many tokens as the longest test that it is part of. */
 static void size_session(const struct bench_plan *plan, struct engine_options *o)
@@ -262,22 +310,22 @@ static bool wants_logits(const struct bench_plan *plan)
     return false;
 }
 
-static enum error_code open_load(struct bench *b, struct engine_options *o, const struct engine_limits *limits,
-                                 struct error *err)
+static enum error_code open_load(struct bench *b, struct engine_options *o, struct error *err)
 {
     size_session(b->plan, o);
     enum error_code code = session_open(o, &b->session, err);
     if (code)
         return code;
     const struct engine_model *m = session_model(b->session);
-    describe(b->report, m, limits);
+    measure_limits(b);
+    describe(b->report, m, &b->limits);
     struct bench_load *load = &b->report->loads[b->report->n_loads++];
-    *load = (struct bench_load){.threads = limits->n_threads,
+    *load = (struct bench_load){.threads = b->limits.n_threads,
                                 .asked = o->format,
                                 .load_seconds = m->load_seconds,
                                 .weight_bytes = (double)m->weight_bytes,
-                                .read_bytes_per_s = limits->read_bytes_per_s,
-                                .int8_per_s = limits->int8_per_s};
+                                .read_bytes_per_s = b->limits.read_bytes_per_s,
+                                .int8_per_s = b->limits.int8_per_s};
     snprintf(load->format, sizeof load->format, "%s", m->quantization);
     snprintf(load->isa, sizeof load->isa, "%s", m->isa);
     if (!b->logits && wants_logits(b->plan) &&
@@ -287,11 +335,11 @@ static enum error_code open_load(struct bench *b, struct engine_options *o, cons
     return b->observer->on_load ? b->observer->on_load(b->observer->user, b->report, err) : ERROR_NONE;
 }
 
-static enum error_code run_load(struct bench *b, struct engine_options *o, const struct engine_limits *limits,
-                                struct error *err)
+static enum error_code run_load(struct bench *b, struct engine_options *o, struct error *err)
 {
-    bool peak_known = reset_peak_rss() || b->report->n_loads == 0;
-    enum error_code code = open_load(b, o, limits, err);
+    b->peak_known = reset_peak_rss();
+    b->peak_bytes = 0;
+    enum error_code code = open_load(b, o, err);
     for (size_t i = 0; !code && i < b->plan->n_tests; i++) {
         const struct bench_test *t = &b->plan->tests[i];
         char name[24];
@@ -302,7 +350,7 @@ static enum error_code run_load(struct bench *b, struct engine_options *o, const
                     bench_test_name(t, name), t->depth, session_model(b->session)->context_length);
     }
     if (!code) {
-        b->report->loads[b->report->n_loads - 1].peak_rss_bytes = peak_known ? peak_rss_bytes() : 0;
+        b->report->loads[b->report->n_loads - 1].peak_rss_bytes = peak_so_far(b);
         if (b->observer->on_load_end)
             b->observer->on_load_end(b->observer->user, b->report);
     }
@@ -322,12 +370,10 @@ enum error_code bench_run(const struct bench_plan *plan, const struct engine_opt
     memset(out, 0, sizeof *out);
     enum error_code code = ERROR_NONE;
     for (size_t i = 0; !code && i < plan->n_threads; i++) {
-        struct engine_limits limits;
         o.n_threads = plan->threads[i];
-        code = engine_measure(&o, &limits, err);
         for (size_t k = 0; !code && k < plan->n_formats; k++) {
             o.format = plan->formats[k];
-            code = run_load(b, &o, &limits, err);
+            code = run_load(b, &o, err);
         }
     }
     if (!code && !out->n_figures)

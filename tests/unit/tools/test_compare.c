@@ -66,7 +66,7 @@ static void fill(struct bench_report *r)
     for (int t = 1; t <= 2; t++) {
         r->loads[r->n_loads] = (struct bench_load){t, TERNARY_AUTO, "i2s", "avx2", 0.5, 1e6, 2e6, 3e10, 4e11};
         r->figures[r->n_figures++] =
-            (struct bench_figure){{true, 16, 1, 0, BENCH_GREEDY}, r->n_loads++, 5, 100 * t, 90, 999, 6, 1e9, 0};
+            (struct bench_figure){{true, 16, 1, 0, BENCH_GREEDY}, r->n_loads++, 5, 100 * t, 90, 999, 6, 1e9, 0, 0, 0};
     }
 }
 
