@@ -62,6 +62,7 @@ struct attention_segment {
     X(void, tl1_unpack, (const uint8_t *group, size_t n_cols, uint8_t *tiles))                                         \
     X(void, screen_i8, (const struct screen_tile *tile))                                                               \
     X(void, screen_bounds, (const struct screen_chunk *chunk))                                                         \
+    X(uint64_t, screen_reaching, (const struct screen_chunk *chunk, float least))                                      \
     /* out[j * out_stride] = dot(row, x + j * x_stride), j < n_x */                                                    \
     X(void, dots_f32, (const float *row, const float *x, size_t x_stride, size_t n_x, size_t n, float *out,            \
                        size_t out_stride))                                                                             \

@@ -20,8 +20,10 @@
 
 #include <stdlib.h>
 
-#define STEP ((size_t)8)       /* chunks of an item of unlike cost */
-#define MAX_NOISE 22.5f        /* no noise is larger: -log(2^-32) = 22.19 */
+#define STEP ((size_t)8)         /* chunks of an item of unlike cost */
+#define REFINE_STEP ((size_t)32) /* of the second look, where rows of an item are asked for before they are read */
+#define AHEAD ((size_t)6)        /* so many rows before */
+#define MAX_NOISE 22.5f          /* no noise is larger: -log(2^-32) = 22.19 */
 /* The high half of x is worth a first look when its error is about that of the weights, |w| / 100 of both: some outliers of x are not. */
 #define MAX_COARSE_ERROR 0.015
 
@@ -286,21 +288,20 @@ static void choose_items(struct cpu *cpu, const void *call, size_t begin, size_t
 /* ---- the second look --------------------------------------------------------------------------------------------- */
 
 /* The rows of a chunk whose upper bound reaches least[j], of those that take part. */
-static uint64_t reaching(const struct pass *p, size_t chunk, size_t j, const struct screen_bound *b)
+static uint64_t reaching(struct cpu *cpu, const struct pass *p, size_t chunk, size_t j, const struct screen_bound *b)
 {
     const struct screen *s = &p->head->screen;
-    const float *quantity = p->logits + j * s->n_rows,
-                *upper = p->head->upper + (j * p->head->n_chunks + chunk) * GROUPS;
-    float least = p->head->least[j];
-    uint64_t found = 0;
-    for (size_t g = 0; g < GROUPS; g++)
-        for (size_t i = g * GROUP; upper[g] >= least && i < (g + 1) * GROUP; i++) {
-            size_t r = chunk * CHUNK + i;
-            if (r < s->n_rows &&
-                quantity[r] + (b->per_error * b->error[r] + b->per_norm * s->norm[r] + b->constant) >= least)
-                found |= UINT64_C(1) << i;
-        }
-    return found & ~p->head->aside[j * p->head->n_chunks + chunk];
+    size_t first = chunk * CHUNK, n = s->n_rows - first < CHUNK ? s->n_rows - first : CHUNK, at = j * p->head->n_chunks + chunk;
+    float last[CHUNK] = {0}, *quantity = p->logits + j * s->n_rows + first;
+    if (n < CHUNK)
+        quantity = memcpy(last, quantity, n * sizeof *quantity);
+    return cpu->kernels.screen_reaching(&(struct screen_chunk){.bound = b,
+                                                               .error = b->error + first,
+                                                               .norm = s->norm + first,
+                                                               .aside = p->head->aside[at] | (n < CHUNK ? UINT64_MAX << n : 0),
+                                                               .quantity = quantity,
+                                                               .upper = p->head->upper + at * GROUPS},
+                                        p->head->least[j]);
 }
 
 /* What the first look left out of the estimate of row r: the low plane times both halves, or both planes times the low half. */
@@ -328,57 +329,55 @@ static float look_again(struct cpu *cpu, const struct pass *p, size_t r, size_t 
     return 254.0f * (float)(2 * sums[0] - 3 * x->high_sum) + (float)(2 * sums[CHUNK] - 3 * x->low_sum);
 }
 
-/* The rows that were found in a chunk; the bounds of its groups are then those of these rows alone. */
-static void refine_chunk(struct cpu *cpu, const struct pass *p, size_t chunk, size_t j, uint64_t found)
+/* The rows of a chunk that still matter, appended to rows; returns how many. All others are set aside, and the bounds of groups are to be
+ * those of these rows. */
+static size_t find_rows(struct cpu *cpu, const struct pass *p, size_t chunk, size_t j, uint32_t *rows)
 {
-    const struct screen *s = &p->head->screen;
-    const struct screen_bound b = *bound_of(p, j, true);
-    size_t first = chunk * CHUNK, at = (j * p->head->n_chunks + chunk) * GROUPS;
-    float *lower = p->head->lower + at, *upper = p->head->upper + at, *quantity = p->logits + j * s->n_rows + first;
+    size_t at = j * p->head->n_chunks + chunk, n = 0;
+    uint64_t found = reaching(cpu, p, chunk, j, bound_of(p, j, false));
+    p->head->aside[at] |= ~found;
     for (size_t g = 0; g < GROUPS; g++)
-        lower[g] = upper[g] = -INFINITY;
-    for (; found; found &= found - 1) {
-        size_t i = (size_t)__builtin_ctzll(found), r = first + i, g = i / GROUP;
-        quantity[i] += look_again(cpu, p, r, j) * (b.factor * s->scale[r]);
-        float slack = b.per_error * b.error[r] + b.per_norm * s->norm[r] + b.constant;
-        lower[g] = quantity[i] - slack > lower[g] ? quantity[i] - slack : lower[g];
-        upper[g] = quantity[i] + slack > upper[g] ? quantity[i] + slack : upper[g];
-    }
+        p->head->lower[at * GROUPS + g] = p->head->upper[at * GROUPS + g] = -INFINITY;
+    for (; found; found &= found - 1)
+        rows[n++] = (uint32_t)(chunk * CHUNK + (size_t)__builtin_ctzll(found));
+    return n;
 }
 
-/* Asks for the low planes of rows that were found. */
-static void ask_for_rows(const struct screen *s, size_t chunk, uint64_t found)
+/* Asks for what a second look at row r reads first. */
+static void ask_for_row(const struct screen *s, size_t r)
 {
     size_t n_bytes = screen_low_bytes(s->stride);
-    for (; found; found &= found - 1)
-        for (size_t i = 0; i < n_bytes; i += 64)
-            __builtin_prefetch(s->low + (chunk * CHUNK + (size_t)__builtin_ctzll(found)) * n_bytes + i);
+    for (size_t i = 0; i < n_bytes; i += 64)
+        __builtin_prefetch(s->low + r * n_bytes + i, 0, 2);
 }
 
-/* Makes the rows that are not found reach nothing: the bound of their group is to be that of the others. */
-static void leave_out(const struct pass *p, size_t chunk, size_t j, uint64_t found)
+static void refine_row(struct cpu *cpu, const struct pass *p, size_t r, size_t j)
 {
-    size_t first = chunk * CHUNK, n_rows = p->head->screen.n_rows;
-    float *quantity = p->logits + j * n_rows + first;
-    for (size_t i = 0; found && i < CHUNK && first + i < n_rows; i++)
-        quantity[i] = found >> i & 1 ? quantity[i] : -INFINITY;
+    const struct screen *s = &p->head->screen;
+    const struct screen_bound *b = bound_of(p, j, true);
+    size_t group = j * p->head->n_chunks * GROUPS + r / GROUP;
+    float *lower = &p->head->lower[group], *upper = &p->head->upper[group], *quantity = &p->logits[j * s->n_rows + r];
+    float slack = b->per_error * b->error[r] + b->per_norm * s->norm[r] + b->constant;
+    *quantity += look_again(cpu, p, r, j) * (b->factor * s->scale[r]);
+    *lower = *quantity - slack > *lower ? *quantity - slack : *lower;
+    *upper = *quantity + slack > *upper ? *quantity + slack : *upper;
 }
 
 static void refine_items(struct cpu *cpu, const void *call, size_t begin, size_t end, int thread)
 {
     const struct pass *p = call;
-    uint64_t found[STEP];
+    uint32_t rows[REFINE_STEP * CHUNK];
     (void)thread;
-    for (size_t first = begin * STEP; first < end * STEP; first += STEP)
+    for (size_t first = begin * REFINE_STEP; first < end * REFINE_STEP; first += REFINE_STEP)
         for (size_t j = 0; j < p->n_x; j++) {
-            size_t n = p->head->n_chunks - first < STEP ? p->head->n_chunks - first : STEP;
-            for (size_t k = 0; k < n; k++) {
-                found[k] = reaching(p, first + k, j, bound_of(p, j, false));
-                ask_for_rows(&p->head->screen, first + k, found[k]);
-            }
-            for (size_t k = 0; k < n; k++) {
-                leave_out(p, first + k, j, found[k]);
-                refine_chunk(cpu, p, first + k, j, found[k]);
+            size_t n = 0;
+            for (size_t chunk = first; chunk < first + REFINE_STEP && chunk < p->head->n_chunks; chunk++)
+                n += find_rows(cpu, p, chunk, j, rows + n);
+            for (size_t i = 0; i < n + AHEAD; i++) {
+                if (i < n)
+                    ask_for_row(&p->head->screen, rows[i]);
+                if (i >= AHEAD)
+                    refine_row(cpu, p, rows[i - AHEAD], j);
             }
         }
 }
@@ -397,7 +396,7 @@ static void exact_items(struct cpu *cpu, const void *call, size_t begin, size_t 
         uint64_t any = 0;
         for (size_t j = 0; j < p->n_x; j++) {
             wanted[j] =
-                p->head->listed[j * p->head->n_chunks + chunk] | (p->screened ? reaching(p, chunk, j, bound_of(p, j, true)) : 0);
+                p->head->listed[j * p->head->n_chunks + chunk] | (p->screened ? reaching(cpu, p, chunk, j, bound_of(p, j, true)) : 0);
             any |= wanted[j];
             for (size_t i = 0; i < n_here; i++)
                 p->logits[j * n_rows + first + i] = -INFINITY;
@@ -452,7 +451,7 @@ static void run_pass(struct cpu *cpu, struct pass *p)
         raise_by_probes(cpu, p);
     }
     if (p->screened && (!p->all_bits || !p->both_halves)) {
-        cpu_for_each(cpu, n_items, STEP * CHUNK * p->n_x, refine_items, p);
+        cpu_for_each(cpu, (h->n_chunks + REFINE_STEP - 1) / REFINE_STEP, REFINE_STEP * CHUNK * p->n_x, refine_items, p);
         cpu_for(cpu, p->n_x, h->n_chunks * GROUPS, choose_items, p);
     }
     cpu_for_each(cpu, n_items, STEP * CHUNK * p->n_x, exact_items, p);

@@ -242,3 +242,15 @@ void screen_bounds_portable(const struct screen_chunk *c)
         c->upper[g] = most_upper;
     }
 }
+
+uint64_t screen_reaching_portable(const struct screen_chunk *c, float least)
+{
+    const struct screen_bound *b = c->bound;
+    uint64_t found = 0;
+    for (size_t r = 0; r < SCREEN_CHUNK; r++) {
+        float slack = b->per_error * c->error[r] + b->per_norm * c->norm[r] + b->constant;
+        if (c->upper[r / SCREEN_GROUP] >= least && c->quantity[r] + slack >= least)
+            found |= UINT64_C(1) << r;
+    }
+    return found & ~c->aside;
+}

@@ -65,7 +65,9 @@ struct screen_tile {
     int32_t *sums;
 };
 
-/* Estimates of a chunk's rows for one vector: quantity[r], and of each group the largest bounds of rows that take part, -inf when none does. */
+/* A chunk's rows and one vector. screen_bounds estimates quantity[r], and of each group the largest bounds of rows that take part, -inf
+ * when none does. screen_reaching returns the rows, of those that take part, whose quantity's upper bound is `least` or more; it reads
+ * bound, error, norm, aside, quantity, and of each group `upper`, below which no row of it is looked at. */
 struct screen_chunk {
     const int32_t *high, *low;         /* [SCREEN_CHUNK] sums over the halves; low: or NULL */
     int32_t high_centre, low_centre;   /* the centre times the sum of a half */

@@ -56,3 +56,14 @@ void screen_bounds_avx2(const struct screen_chunk *c)
         c->upper[g] = largest(upper);
     }
 }
+
+uint64_t screen_reaching_avx2(const struct screen_chunk *c, float least)
+{
+    uint64_t found = 0;
+    for (size_t g = 0; g < SCREEN_CHUNK / SCREEN_GROUP; g++)
+        for (size_t r = g * SCREEN_GROUP; c->upper[g] >= least && r < (g + 1) * SCREEN_GROUP; r += 8) {
+            __m256 upper = _mm256_add_ps(_mm256_loadu_ps(c->quantity + r), slack(c, r));
+            found |= (uint64_t)_mm256_movemask_ps(_mm256_cmp_ps(upper, _mm256_set1_ps(least), _CMP_GE_OQ)) << r;
+        }
+    return found & ~c->aside;
+}

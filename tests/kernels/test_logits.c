@@ -281,6 +281,8 @@ START_TEST(bounds_of_a_screen_agree)
         memset(expected, 0, sizeof expected);
         memset(found, 0, sizeof found);
         variants()->portable.screen_bounds(&c);
+        float least = expected[random_next() % SCREEN_CHUNK], least_upper = c.upper[random_next() % GROUPS];
+        uint64_t reaching = variants()->portable.screen_reaching(&c, least), at_bound = variants()->portable.screen_reaching(&c, least_upper);
         c.quantity = found;
         c.lower = found + SCREEN_CHUNK;
         c.upper = found + SCREEN_CHUNK + GROUPS;
@@ -289,7 +291,11 @@ START_TEST(bounds_of_a_screen_agree)
             ck_assert_ptr_nonnull(cpu_kernels_init(&kernels, l->name));
             kernels.screen_bounds(&c);
             expect_same(l->name, expected, found, SCREEN_CHUNK + 2 * GROUPS, sizeof *found);
+            ck_assert_uint_eq(kernels.screen_reaching(&c, least), reaching);
+            ck_assert_uint_eq(kernels.screen_reaching(&c, least_upper), at_bound);
         }
+        ck_assert_uint_eq(reaching & c.aside, 0);
+        ck_assert(c.aside == UINT64_MAX || !isfinite(least_upper) || at_bound); /* a group's bound is that of one of its rows */
     }
 }
 END_TEST
