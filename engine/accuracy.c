@@ -52,7 +52,8 @@ struct accuracy {
     size_t next_free;
     /* Of the thread: */
     struct reference *reference;
-    int64_t cpu_ns; /* that it had used when it last went on */
+    int64_t cpu_ns; /* that it had used when it last rested */
+    bool was_idle;  /* the engine, when that was last looked at */
     struct counts window[ACCURACY_WINDOW];
     size_t n_window;
     /* Figures, of which the thread writes all but n_dropped: */
@@ -118,17 +119,30 @@ static bool closing(const struct accuracy *a)
     return atomic_load_explicit(&a->closing, memory_order_acquire);
 }
 
-/* Between chunks: rests while requests run. False when it is time to end. */
-static bool go_on(void *user)
+/* Requests run, which this thread slows. */
+static bool in_the_way(const struct accuracy *a)
+{
+    return !closing(a) && !atomic_load_explicit(&a->engine->idle, memory_order_relaxed);
+}
+
+/* Each millisecond of computing: rests while requests run. The priority alone is not enough: the system lets a thread end a turn that began while
+ * a compute thread waited for another one, and both wait. */
+static void pace(void *user)
 {
     struct accuracy *a = user;
     const struct timespec look = {.tv_nsec = LOOK_NS};
-    int64_t rested_ns = clock_now_ns() + REST * (thread_cpu_ns() - a->cpu_ns);
-    while (!closing(a) && !atomic_load_explicit(&a->engine->idle, memory_order_relaxed) && clock_now_ns() < rested_ns)
+    if (!in_the_way(a)) {
+        a->was_idle = true;
+        return;
+    }
+    int64_t used_ns = a->was_idle ? 0 : thread_cpu_ns() - a->cpu_ns, rested_ns = clock_now_ns() + REST * used_ns;
+    while (in_the_way(a) && clock_now_ns() < rested_ns)
         nanosleep(&look, NULL);
     a->cpu_ns = thread_cpu_ns();
-    return !closing(a);
+    a->was_idle = false;
 }
+
+static bool go_on(void *user) { return !closing(user); }
 
 static void note_level(struct accuracy *a, struct counts recent)
 {
@@ -172,11 +186,13 @@ static void give_up(struct accuracy *a, const struct error *err)
 /* The first request opens the reference. */
 static void compare(struct accuracy *a, const struct place *p)
 {
+    const struct reference_options options = {
+        .n_positions = ACCURACY_MAX_PROMPT + ACCURACY_MAX_TOKENS, .load = true, .pace = pace, .pace_user = a};
     struct error err = {0};
     struct agreement agreement = {0};
     enum error_code code = ERROR_NONE;
     if (!a->reference)
-        code = reference_open(a->engine, ACCURACY_MAX_PROMPT + ACCURACY_MAX_TOKENS, true, &a->reference, &err);
+        code = reference_open(a->engine, &options, &a->reference, &err);
     if (!code)
         code = reference_compare(a->reference, p->tokens, p->n_prompt, p->n, &p->sampling, go_on, a, &agreement, &err);
     if (code)

@@ -12,6 +12,7 @@
 #define CHUNK_NS (100 * CLOCK_NS_PER_MS)
 
 struct reference {
+    struct reference_options options;
     struct backend *backend; /* of one thread */
     struct model *model;     /* a view of the engine's, or loaded */
     bool loaded;
@@ -29,7 +30,8 @@ struct reference {
 
 static enum error_code open_backend(struct reference *r, const char *isa, struct error *err)
 {
-    const struct backend_options options = {.device = "cpu", .isa = isa, .n_threads = 1, .numa = "off"};
+    const struct backend_options options = {
+        .device = "cpu", .isa = isa, .n_threads = 1, .numa = "off", .pace = r->options.pace, .pace_user = r->options.pace_user};
     return backend_open(&options, &r->backend, err);
 }
 
@@ -47,14 +49,14 @@ static enum error_code load_model(struct reference *r, const struct engine *e, s
     return code;
 }
 
-static enum error_code open_model(struct reference *r, const struct engine *e, bool load, struct error *err)
+static enum error_code open_model(struct reference *r, const struct engine *e, struct error *err)
 {
     if (strcmp(e->description.model.device, "null") == 0)
         return error_set(err, ERROR_DEVICE_UNAVAILABLE, "the null model computes nothing that could be compared");
     enum error_code code = open_backend(r, "portable", err);
     if (!code)
         code = model_view_open(e->model, r->backend, &r->model, err);
-    return code == ERROR_DEVICE_UNAVAILABLE && load ? load_model(r, e, err) : code;
+    return code == ERROR_DEVICE_UNAVAILABLE && r->options.load ? load_model(r, e, err) : code;
 }
 
 static enum error_code open_memory(struct reference *r, enum kv_type kv_type, struct error *err)
@@ -76,15 +78,16 @@ static enum error_code open_memory(struct reference *r, enum kv_type kv_type, st
     return ERROR_NONE;
 }
 
-enum error_code reference_open(struct engine *e, size_t n_positions, bool load, struct reference **out, struct error *err)
+enum error_code reference_open(struct engine *e, const struct reference_options *o, struct reference **out, struct error *err)
 {
     struct reference *r = calloc(1, sizeof *r);
     if (!r)
         return error_set(err, ERROR_MEMORY_EXHAUSTED, "no memory for a reference");
-    r->n_positions = n_positions < e->limits.context_length ? n_positions : e->limits.context_length;
+    r->options = *o;
+    r->n_positions = o->n_positions < e->limits.context_length ? o->n_positions : e->limits.context_length;
     r->n_blocks = (r->n_positions + KV_BLOCK_SIZE - 1) / KV_BLOCK_SIZE;
     r->chunk = 1;
-    enum error_code code = open_model(r, e, load, err);
+    enum error_code code = open_model(r, e, err);
     if (!code)
         code = open_memory(r, e->kv.type, err);
     if (code) {

@@ -12,10 +12,16 @@
 
 struct reference;
 
-/* The engine must outlive it. n_positions: of the sequence, at most; cut to the context. DEVICE_UNAVAILABLE: the weights are on a device that the
+struct reference_options {
+    size_t n_positions;       /* of the sequence, at most; cut to the context */
+    bool load;
+    void (*pace)(void *user); /* called about each millisecond of computing, and may wait; or NULL */
+    void *pace_user;
+};
+/* The engine must outlive it. DEVICE_UNAVAILABLE: the weights are on a device that the
  * portable kernels cannot read. Then, when `load` is set, the file is loaded once more, on the CPU with one thread and its best kernels. Never of a
  * null model. */
-enum error_code reference_open(struct engine *e, size_t n_positions, bool load, struct reference **out, struct error *err);
+enum error_code reference_open(struct engine *e, const struct reference_options *o, struct reference **out, struct error *err);
 void reference_close(struct reference *r);
 size_t reference_memory_bytes(const struct reference *r); /* its own: scratch, keys and values, loaded weights */
 

@@ -94,7 +94,7 @@ enum error_code plugin_open_cuda(int ordinal, const struct backend_options *opti
                                  struct error *err);
 
 /* The one symbol of libbitnet-cuda.so. BACKEND_ABI changes with this header or a public structure. */
-#define BACKEND_ABI 7u
+#define BACKEND_ABI 8u
 #define BACKEND_CUDA_LIBRARY "libbitnet-cuda.so"
 #define BACKEND_CUDA_SYMBOL "bitnet_cuda_open"
 typedef enum error_code backend_cuda_open_fn(uint32_t abi, int ordinal, struct backend **out, struct error *err);

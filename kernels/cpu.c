@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define PACE_COST ((size_t)1 << 18) /* values that take the portable kernels about a millisecond */
 #define SERIAL_COST 16384 /* values; below it waking threads costs more than the work */
 #define PARTIAL_FLOATS ((size_t)8 << 20) /* address space; 128K positions of the 2B model fill a sixth of it */
 #define SHARED_BYTES ((size_t)1 << 20)   /* from which memory is spread over nodes */
@@ -79,6 +80,17 @@ static void run_next(void *arg, int thread, int n_threads)
     }
 }
 
+/* All items on this thread; where there is a pace, by parts. */
+static void run_alone(struct cpu *cpu, size_t n, size_t cost, cpu_items_fn *fn, const void *call)
+{
+    size_t step = !cpu->pace ? n : cost < PACE_COST ? PACE_COST / (cost + 1) : 1;
+    for (size_t i = 0; i < n; i += step) {
+        fn(cpu, call, i, n - i < step ? n : i + step, 0);
+        if (cpu->pace)
+            cpu->pace(cpu->pace_user);
+    }
+}
+
 static bool is_small(const struct cpu *cpu, size_t n, size_t cost)
 {
     return n < 2 || n * cost < SERIAL_COST || pool_size(cpu->base.pool) == 1;
@@ -87,7 +99,7 @@ static bool is_small(const struct cpu *cpu, size_t n, size_t cost)
 void cpu_for(struct cpu *cpu, size_t n, size_t cost, cpu_items_fn *fn, const void *call)
 {
     if (is_small(cpu, n, cost)) {
-        fn(cpu, call, 0, n, 0);
+        run_alone(cpu, n, cost, fn, call);
         return;
     }
     pool_run(cpu->base.pool, run_part, &(struct parallel){.cpu = cpu, .fn = fn, .call = call, .n = n});
@@ -96,8 +108,11 @@ void cpu_for(struct cpu *cpu, size_t n, size_t cost, cpu_items_fn *fn, const voi
 void cpu_for_each(struct cpu *cpu, size_t n, size_t cost, cpu_items_fn *fn, const void *call)
 {
     if (is_small(cpu, n, cost)) {
-        for (size_t i = 0; i < n; i++)
+        for (size_t i = 0; i < n; i++) {
             fn(cpu, call, i, i + 1, 0);
+            if (cpu->pace)
+                cpu->pace(cpu->pace_user);
+        }
         return;
     }
     atomic_store(&cpu->next_item, 0);
@@ -199,6 +214,8 @@ enum error_code cpu_open(const struct backend_options *options, struct backend *
         return code;
     }
     cpu->map_weights = options->map_weights;
+    cpu->pace = n_threads == 1 ? options->pace : NULL;
+    cpu->pace_user = options->pace_user;
     cpu->pieces.n_floats = PARTIAL_FLOATS;
     cpu->pieces.partials = memory_alloc(PARTIAL_FLOATS * sizeof *cpu->pieces.partials);
     cpu->pieces.n_done = calloc((size_t)n_threads * CPU_UNITS_A_THREAD, sizeof *cpu->pieces.n_done);

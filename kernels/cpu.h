@@ -151,6 +151,8 @@ struct cpu {
     struct cpu_pieces pieces;
     atomic_size_t next_item;
     bool map_weights;
+    void (*pace)(void *user);     /* see backend_options; NULL when there are several threads */
+    void *pace_user;
     uint8_t *scratch;             /* [n_threads][scratch_bytes]: of op_matmul */
     size_t scratch_bytes;         /* for the widest matrix so far */
 };

@@ -117,7 +117,7 @@ enum error_code validation_compare(struct validation *v, struct error *err)
     if (v->ids->n < WINDOW || m->context_length <= WINDOW)
         return validation_fail(v->results, err, ERROR_MODEL_LOAD_FAILED, "cross_validation", "a context of more than 32 positions", "%u",
                                m->context_length);
-    enum error_code code = reference_open(v->engine, WINDOW, true, &c.reference, err);
+    enum error_code code = reference_open(v->engine, &(struct reference_options){.n_positions = WINDOW, .load = true}, &c.reference, err);
     if (code)
         return code;
     c.logits = malloc(WINDOW * c.vocab_size * sizeof *c.logits);

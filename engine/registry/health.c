@@ -124,7 +124,7 @@ static enum error_code compare(struct answering *a, const uint32_t *ids, size_t 
     struct reference *reference;
     struct agreement agreement;
     struct error err = {0};
-    if (reference_open(a->s->next->engine, n, false, &reference, &err))
+    if (reference_open(a->s->next->engine, &(struct reference_options){.n_positions = n}, &reference, &err))
         return ERROR_NONE;
     enum error_code code = reference_compare(reference, ids, n_prompt, n, &greedy, goes_on, a->s, &agreement, &a->err);
     reference_close(reference);

@@ -19,7 +19,7 @@ static struct reference *open_reference(struct engine *e, size_t n_positions)
 {
     struct reference *r;
     struct error err = {0};
-    ck_assert_msg(!reference_open(e, n_positions, false, &r, &err), "%s", err.message);
+    ck_assert_msg(!reference_open(e, &(struct reference_options){.n_positions = n_positions}, &r, &err), "%s", err.message);
     return r;
 }
 
@@ -116,6 +116,32 @@ static bool count_down(void *user)
     return --*(int *)user >= 0;
 }
 
+static void count_up(void *user)
+{
+    ++*(int *)user;
+}
+
+/* What computes beside requests is asked to wait many times in an answer, not once a token; that changes no result. */
+START_TEST(a_pace_is_kept)
+{
+    uint32_t tokens[N_PROMPT + N_ANSWER];
+    struct agreement a;
+    struct error err = {0};
+    int n_calls = 0;
+    struct reference *r;
+    struct engine *e = harness_open((struct engine_options){0});
+    ck_assert(!reference_open(e, &(struct reference_options){.n_positions = 200, .pace = count_up, .pace_user = &n_calls}, &r, &err));
+    size_t n = answer_tokens(e, &samplings[1], tokens);
+    n_calls = 0;
+    ck_assert(!reference_compare(r, tokens, N_PROMPT, n, &samplings[1], NULL, NULL, &a, &err));
+    ck_assert_uint_eq(a.n_compared, N_ANSWER);
+    ck_assert_uint_eq(a.n_same, N_ANSWER);
+    ck_assert_int_gt(n_calls, 4 * N_ANSWER);
+    reference_close(r);
+    engine_close(e);
+}
+END_TEST
+
 START_TEST(a_comparison_can_be_ended)
 {
     uint32_t tokens[N_PROMPT + N_ANSWER];
@@ -166,8 +192,8 @@ START_TEST(refusals)
     engine_close(e);
     const struct null_options null = {0};
     e = harness_open((struct engine_options){.null_model = &null});
-    ck_assert_int_eq(reference_open(e, 50, false, &r, &err), ERROR_DEVICE_UNAVAILABLE);
-    ck_assert_int_eq(reference_open(e, 50, true, &r, &err), ERROR_DEVICE_UNAVAILABLE);
+    ck_assert_int_eq(reference_open(e, &(struct reference_options){.n_positions = 50}, &r, &err), ERROR_DEVICE_UNAVAILABLE);
+    ck_assert_int_eq(reference_open(e, &(struct reference_options){.n_positions = 50, .load = true}, &r, &err), ERROR_DEVICE_UNAVAILABLE);
     engine_close(e);
     free(logits);
 }
@@ -216,6 +242,7 @@ int main(void)
     TCase *tcase = tcase_create("reference");
     tcase_add_loop_test(tcase, logits_are_the_portable_kernels, 0, sizeof layouts / sizeof *layouts);
     tcase_add_loop_test(tcase, tokens_are_drawn_again, 0, sizeof samplings / sizeof *samplings);
+    tcase_add_test(tcase, a_pace_is_kept);
     tcase_add_test(tcase, a_comparison_can_be_ended);
     tcase_add_test(tcase, refusals);
     tcase_add_loop_test(tcase, beside_the_loop, 0, 3);
