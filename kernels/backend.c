@@ -335,6 +335,15 @@ void op_rmsnorm(struct backend *be, const float *x, const float *weight, float e
         be->ops->rmsnorm(be, x, weight, eps, n, dim, y);
 }
 
+bool op_keep_rows(struct backend *be, float *x, size_t dim, const int32_t *rows, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        assert(rows[i] >= (int32_t)i && (!i || rows[i] > rows[i - 1]));
+    if (be->ops->keep_rows)
+        be->ops->keep_rows(be, x, dim, rows, n);
+    return be->ops->keep_rows;
+}
+
 void op_quantize(struct backend *be, const float *x, size_t n, size_t dim, struct activations *a)
 {
     assert(n <= a->max_rows && dim > 0 && dim <= a->max_cols);

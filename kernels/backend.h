@@ -83,6 +83,7 @@ struct backend_ops {
     /* Makes room for what operations on a matrix of another backend of these operations need; NULL: it cannot be read. */
     bool (*ternary_share)(struct backend *be, const struct ternary *w);
     bool has_kv_int8; /* attention reads KV_INT8 */
+    void (*keep_rows)(struct backend *be, float *x, size_t dim, const int32_t *rows, size_t n); /* NULL: cannot */
     void (*spare)(struct backend *be); /* NULL: no CPU is taken from others */
 };
 

@@ -163,6 +163,15 @@ static void cpu_close(struct backend *be)
 
 static void cpu_spare(struct backend *be) { placement_spare(&((struct cpu *)be)->placement); }
 
+/* Few rows of a step. */
+static void cpu_keep_rows(struct backend *be, float *x, size_t dim, const int32_t *rows, size_t n)
+{
+    (void)be;
+    for (size_t i = 0; i < n; i++)
+        if ((size_t)rows[i] > i)
+            memcpy(x + i * dim, x + (size_t)rows[i] * dim, dim * sizeof *x);
+}
+
 static const struct backend_ops ops = {
     .close = cpu_close,
     .alloc = cpu_alloc,
@@ -176,6 +185,7 @@ static const struct backend_ops ops = {
     .dense_open = cpu_dense_open,
     .dense_close = cpu_dense_close,
     .embed = cpu_op_embed,
+    .keep_rows = cpu_keep_rows,
     .rmsnorm = cpu_op_rmsnorm,
     .quantize = cpu_op_quantize,
     .norm_quantize = cpu_op_norm_quantize,

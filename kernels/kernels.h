@@ -208,6 +208,9 @@ void activations_close(struct backend *be, struct activations *a);
 /* y[i] = row ids[i] of the table, as f32. y [n][n_cols]. */
 void op_embed(struct backend *be, const struct dense *table, const int32_t *ids, size_t n, float *y);
 
+/* x[i] = x[rows[i]] for n rows that ascend; x [..][dim]. False, and nothing done, where the device cannot. */
+bool op_keep_rows(struct backend *be, float *x, size_t dim, const int32_t *rows, size_t n);
+
 /* y[i] = x[i] / sqrt(mean(x[i]^2) + eps) * weight. x, y [n][dim]; y may be x. */
 void op_rmsnorm(struct backend *be, const float *x, const float *weight, float eps, size_t n, size_t dim, float *y);
 

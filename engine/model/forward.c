@@ -20,7 +20,9 @@ struct forward {
     struct model *model;
     size_t max_rows, memory_bytes;
     int32_t *attended;        /* [max_rows] of a model that is not causal: the last position that each row attends to */
-    const int32_t *positions; /* the step's: batch->positions or attended */
+    struct {
+        int32_t *positions, *sequences, *in_order; /* [max_rows] */
+    } kept;                 /* the rows that want logits, once they are in front */
     float *scratch;         /* dev: the buffers below, one after the other */
     float *x, *h;           /* [max_rows][dim] */
     float *normed;          /* [max_rows][dim] of a shape with input norms: what a projection reads */
@@ -75,17 +77,21 @@ enum error_code forward_open(struct model *m, size_t max_rows, struct forward **
     f->model = m;
     f->max_rows = max_rows;
     f->attended = s->causal ? NULL : calloc(max_rows, sizeof *f->attended);
+    f->kept.positions = calloc(3 * max_rows, sizeof *f->kept.positions);
     size_t n_bytes = lay_out(f, NULL) * sizeof(float);
     f->scratch = backend_alloc(m->backend, n_bytes);
-    if ((!s->causal && !f->attended) || !f->scratch || !activations_open(m->backend, max_rows, widest, &f->act)) {
+    if ((!s->causal && !f->attended) || !f->kept.positions || !f->scratch || !activations_open(m->backend, max_rows, widest, &f->act)) {
         backend_free(m->backend, f->scratch);
         free(f->attended);
+        free(f->kept.positions);
         free(f);
         return error_set(err, ERROR_MEMORY_EXHAUSTED, "no memory for the activations of %zu rows (%zu bytes)", max_rows,
                          n_bytes);
     }
     lay_out(f, f->scratch);
-    f->memory_bytes = n_bytes + max_rows * (f->act.stride + sizeof *f->act.scale + sizeof *f->act.sum);
+    f->kept.sequences = f->kept.positions + max_rows;
+    f->kept.in_order = f->kept.sequences + max_rows;
+    f->memory_bytes = n_bytes + max_rows * (f->act.stride + sizeof *f->act.scale + sizeof *f->act.sum + 3 * sizeof *f->kept.positions);
     *out = f;
     return ERROR_NONE;
 }
@@ -97,6 +103,7 @@ void forward_close(struct forward *f)
     activations_close(f->model->backend, &f->act);
     backend_free(f->model->backend, f->scratch);
     free(f->attended);
+    free(f->kept.positions);
     free(f);
 }
 
@@ -154,21 +161,17 @@ static const int32_t *attended(struct forward *f, const struct batch_view *batch
     return f->attended;
 }
 
-/* Rows first .. first + n - 1 of the batch. */
-static void attend(struct forward *f, const struct kv_cache *kv, size_t layer, const struct batch_view *batch, size_t first, size_t n)
+/* Rows first .. first + part->n - 1 of the step. */
+static void attend(struct forward *f, const struct kv_cache *kv, size_t layer, const struct batch_view *part, size_t first)
 {
     const struct model_shape *s = &f->model->shape;
     const struct model_layer *w = &f->model->layers[layer];
     struct backend *be = f->model->backend;
-    struct batch_view part = *batch;
     size_t width = tensor_size(s, SIZE_Q);
-    part.n = n;
-    part.positions = f->positions + first;
-    part.sequences += first;
-    op_attention(be, kv, layer, &part, f->q + first * width, s->n_heads, f->att);
-    op_norm_quantize(be, f->att, w->attn_sub_norm, s->norm_eps, n, width, f->att, &f->act);
-    op_matmul(be, (const struct ternary *const[]){w->o}, &f->h, 1, &f->act, n);
-    op_add(be, f->x + first * s->dim, f->h, n * s->dim);
+    op_attention(be, kv, layer, part, f->q + first * width, s->n_heads, f->att);
+    op_norm_quantize(be, f->att, w->attn_sub_norm, s->norm_eps, part->n, width, f->att, &f->act);
+    op_matmul(be, (const struct ternary *const[]){w->o}, &f->h, 1, &f->act, part->n);
+    op_add(be, f->x + first * s->dim, f->h, part->n * s->dim);
 }
 
 static void feed_forward(struct forward *f, size_t layer, size_t first, size_t n)
@@ -190,29 +193,55 @@ static void feed_forward(struct forward *f, size_t layer, size_t first, size_t n
     op_add(be, x, f->h, n * s->dim);
 }
 
-/* Up to the last norm, whose rows from the first to the last of out_rows are in h. */
-static void run_layers(struct forward *f, const struct kv_cache *kv, const struct batch_view *batch, const int32_t *ids,
-                       const int32_t *out_rows, size_t n_out)
+/* Past the last layer's cache nothing is read but the rows that want logits: moves these to the front where the device can, else leaves out what is
+ * before and behind them. Returns where they are; *first is the first row of the part. */
+static const int32_t *keep_wanted(struct forward *f, struct batch_view *part, const int32_t *out_rows, size_t n_out, size_t *first)
+{
+    const struct model_shape *s = &f->model->shape;
+    struct backend *be = f->model->backend;
+    if (op_keep_rows(be, f->q, tensor_size(s, SIZE_Q), out_rows, n_out)) {
+        op_keep_rows(be, f->x, s->dim, out_rows, n_out);
+        for (size_t i = 0; i < n_out; i++) {
+            f->kept.positions[i] = part->positions[out_rows[i]];
+            f->kept.sequences[i] = part->sequences[out_rows[i]];
+            f->kept.in_order[i] = (int32_t)i;
+        }
+        part->positions = f->kept.positions;
+        part->sequences = f->kept.sequences;
+        part->n = n_out;
+        return f->kept.in_order;
+    }
+    *first = (size_t)out_rows[0];
+    part->positions += *first;
+    part->sequences += *first;
+    part->n = (size_t)out_rows[n_out - 1] + 1 - *first;
+    return out_rows;
+}
+
+/* Up to the last norm; returns which rows of h are those of out_rows. */
+static const int32_t *run_layers(struct forward *f, const struct kv_cache *kv, const struct batch_view *batch, const int32_t *ids,
+                                 const int32_t *out_rows, size_t n_out)
 {
     const struct model *m = f->model;
     const struct model_shape *s = &m->shape;
+    struct batch_view part = *batch;
+    size_t first = 0;
     assert(batch->n > 0 && batch->n <= f->max_rows && n_out <= batch->n);
     assert(kv->n_layers == s->n_layers && kv->n_kv_heads == s->n_kv_heads && kv->head_dim == s->head_dim);
-    f->positions = attended(f, batch);
+    part.positions = attended(f, batch);
     op_embed(m->backend, m->embedding, ids, batch->n, f->x);
-    for (size_t layer = 0, first = 0, n = batch->n; layer < s->n_layers; layer++) {
+    for (size_t layer = 0; layer < s->n_layers; layer++) {
         project(f, kv, layer, batch);
-        if (layer + 1 == s->n_layers) { /* past the last layer's cache nothing is read but the rows that want logits */
-            first = n_out ? (size_t)out_rows[0] : 0;
-            n = n_out ? (size_t)out_rows[n_out - 1] + 1 - first : 0;
+        if (layer + 1 == s->n_layers) {
+            if (!n_out)
+                return out_rows;
+            out_rows = keep_wanted(f, &part, out_rows, n_out, &first);
         }
-        if (n == 0)
-            break;
-        attend(f, kv, layer, batch, first, n);
-        feed_forward(f, layer, first, n);
+        attend(f, kv, layer, &part, first);
+        feed_forward(f, layer, first, part.n);
     }
-    if (n_out)
-        op_rmsnorm(m->backend, f->x, m->output_norm, s->norm_eps, batch->n, s->dim, f->h);
+    op_rmsnorm(m->backend, f->x + first * s->dim, m->output_norm, s->norm_eps, part.n, s->dim, f->h + first * s->dim);
+    return out_rows;
 }
 
 enum error_code forward_run(struct forward *f, const struct kv_cache *kv, const struct batch_view *batch,
@@ -220,7 +249,7 @@ enum error_code forward_run(struct forward *f, const struct kv_cache *kv, const 
                             const struct logits_need *needs, bool round_head_f16, float *logits, struct error *err)
 {
     struct model *m = f->model;
-    run_layers(f, kv, batch, ids, out_rows, n_out);
+    out_rows = run_layers(f, kv, batch, ids, out_rows, n_out);
     if (n_out) {
         if (needs)
             op_logits_needed(m->backend, m->head, f->h, out_rows, n_out, needs, logits);
@@ -234,7 +263,7 @@ enum error_code forward_hidden(struct forward *f, const struct kv_cache *kv, con
                                const int32_t *ids, const int32_t *out_rows, size_t n_out, float *hidden, struct error *err)
 {
     size_t dim = f->model->shape.dim;
-    run_layers(f, kv, batch, ids, out_rows, n_out);
+    out_rows = run_layers(f, kv, batch, ids, out_rows, n_out);
     for (size_t i = 0, n; i < n_out; i += n) { /* rows that follow each other in one copy */
         for (n = 1; i + n < n_out && out_rows[i + n] == out_rows[i] + (int32_t)n;)
             n++;

@@ -222,6 +222,24 @@ START_TEST(threads_give_the_same_bits)
 }
 END_TEST
 
+START_TEST(rows_are_kept)
+{
+    enum { DIM = 3, N = 7 };
+    const int32_t some[] = {1, 2, 5, 6}, all[] = {0, 1, 2, 3, 4, 5, 6};
+    float x[N * DIM];
+    struct backend *be = open_backend(NULL, 1);
+    for (int i = 0; i < N * DIM; i++)
+        x[i] = (float)i;
+    ck_assert(op_keep_rows(be, x, DIM, all, N));
+    for (int i = 0; i < N * DIM; i++)
+        ck_assert(x[i] == (float)i);
+    ck_assert(op_keep_rows(be, x, DIM, some, 4));
+    for (int i = 0; i < 4 * DIM; i++)
+        ck_assert(x[i] == (float)(some[i / DIM] * DIM + i % DIM));
+    backend_close(be);
+}
+END_TEST
+
 RUN_SUITE("kernels/values", activations_agree, silu_runs_through_all_of_exp, activations_are_what_they_say, a_nan_is_no_positive_gate,
-          addition_agrees,
+          addition_agrees, rows_are_kept,
           rope_agrees, rope_is_what_it_says, conversions_agree, block_formats_agree, threads_give_the_same_bits)
