@@ -94,21 +94,20 @@ static void gather_weights(const uint8_t *blocks, size_t group_bytes, size_t n_b
     }
 }
 
-/* What a block's tables are made of, as bytes of q + 128: a triple's first two activations, and its third. */
+/* What a block's tables are made of, as bytes of q + 128: a triple's first two activations, and its third beside a 0. */
 struct triple_sources {
     int16_t pair[BLOCK_TRIPLES], third[BLOCK_TRIPLES];
 };
 
 #define PAIR4(k) 12 * (k), 12 * (k) + 4, 12 * (k) + 1, 12 * (k) + 5, 12 * (k) + 2, 12 * (k) + 6, 12 * (k) + 3, 12 * (k) + 7
-#define THIRD4(k) 12 * (k) + 8, 0, 12 * (k) + 9, 0, 12 * (k) + 10, 0, 12 * (k) + 11, 0
+#define THIRD4(k) 12 * (k) + 8, LOOKED_UP, 12 * (k) + 9, LOOKED_UP, 12 * (k) + 10, LOOKED_UP, 12 * (k) + 11, LOOKED_UP
 static const _Alignas(64) uint8_t pick_sources[64] = {PAIR4(0),  PAIR4(1),  PAIR4(2),  PAIR4(3),
                                                       THIRD4(0), THIRD4(1), THIRD4(2), THIRD4(3)};
-#define SOURCE_BYTES 0x55555555ffffffffull /* all but the zeros beside the thirds */
 
 static void sort_triples(const int8_t *q, struct triple_sources *s)
 {
     __m512i x = _mm512_xor_si512(_mm512_maskz_loadu_epi8(0xffffffffffff, q), _mm512_set1_epi8(-128));
-    x = _mm512_maskz_permutexvar_epi8(SOURCE_BYTES, _mm512_load_si512(pick_sources), x);
+    x = _mm512_permutexvar_epi8(_mm512_load_si512(pick_sources), x);
     _mm256_storeu_si256((__m256i *)s->pair, _mm512_castsi512_si256(x));
     _mm256_storeu_si256((__m256i *)s->third, _mm512_extracti64x4_epi64(x, 1));
 }
@@ -116,24 +115,24 @@ static void sort_triples(const int8_t *q, struct triple_sources *s)
 /* Words of the codes of indices 0 .. 31. */
 static __m512i codes_of(int place) { return _mm512_cvtepu8_epi16(_mm256_load_si256((const __m256i *)triples_codes[place])); }
 
-/* Token i's tables: sum n of a triple is that of the weights of index n. */
+/* Token i's tables: sum n of a triple is that of the weights of index n. As bytes are 128 too much, the 128 of the 0 beside the third is
+ * taken off once for each weight. */
 static void make_tables(const struct chunk *c, const int8_t *q, size_t i, struct operands *o)
 {
     const __m512i one = _mm512_set1_epi16(1), low = _mm512_set1_epi16(0xff);
     __m512i first = _mm512_sub_epi16(codes_of(0), one), second = _mm512_sub_epi16(codes_of(1), one), third = _mm512_sub_epi16(codes_of(2), one);
-    const __m512i excess = _mm512_slli_epi16(_mm512_add_epi16(_mm512_add_epi16(first, second), third), 7); /* 128 a weight */
+    const __m512i all = _mm512_add_epi16(_mm512_add_epi16(first, second), third);
     const __m512i pair = _mm512_or_si512(_mm512_and_si512(first, low), _mm512_slli_epi16(second, 8));
     int16_t *to[2] = {o->tables + i * 32, o->tables + (c->n_blocks * HALF_TRIPLES * TOKENS + i) * 32};
-    third = _mm512_and_si512(third, low);
+    const __m512i rest = _mm512_or_si512(_mm512_and_si512(third, low), _mm512_slli_epi16(_mm512_sub_epi16(_mm512_setzero_si512(), all), 8));
     for (size_t b = 0; b < c->n_blocks; b++, q += TRIPLES_COLS) {
         struct triple_sources s;
         sort_triples(q, &s);
         __asm__("" : "+m"(s)); /* broadcasts load: gcc would take words out of registers */
 #pragma GCC unroll 16
         for (size_t k = 0; k < BLOCK_TRIPLES; k++) {
-            __m512i sums = _mm512_sub_epi16(_mm512_maddubs_epi16(_mm512_set1_epi16(s.pair[k]), pair), excess);
-            sums = _mm512_add_epi16(sums, _mm512_maddubs_epi16(_mm512_set1_epi16(s.third[k]), third));
-            _mm512_store_si512(to[k / HALF_TRIPLES] + (b * HALF_TRIPLES + k % HALF_TRIPLES) * TOKENS * 32, sums);
+            __m512i two = _mm512_maddubs_epi16(_mm512_set1_epi16(s.pair[k]), pair), one_more = _mm512_maddubs_epi16(_mm512_set1_epi16(s.third[k]), rest);
+            _mm512_store_si512(to[k / HALF_TRIPLES] + (b * HALF_TRIPLES + k % HALF_TRIPLES) * TOKENS * 32, _mm512_add_epi16(two, one_more));
         }
     }
 }
