@@ -26,6 +26,8 @@
 #define LOWEST_PRIORITY 19
 #define REST 59                        /* times as long as it has computed, while requests run */
 #define LOOK_NS (50 * CLOCK_NS_PER_MS) /* how often it looks whether they still do */
+#define QUIET_NS CLOCK_NS_PER_S        /* after such a time without requests */
+#define BURST_NS (10 * CLOCK_NS_PER_S) /* it leaves so long to those that come, which are likely to be over then */
 
 /* What a comparison needs of a request that is gone. */
 struct place {
@@ -52,8 +54,8 @@ struct accuracy {
     size_t next_free;
     /* Of the thread: */
     struct reference *reference;
-    int64_t cpu_ns; /* that it had used when it last rested */
-    bool was_idle;  /* the engine, when that was last looked at */
+    int64_t cpu_ns;        /* that it had used when it last rested */
+    int64_t idle_since_ns; /* that the engine was seen to be; 0: it was busy when last looked at */
     struct counts window[ACCURACY_WINDOW];
     size_t n_window;
     /* Figures, of which the thread writes all but n_dropped: */
@@ -131,15 +133,19 @@ static void pace(void *user)
 {
     struct accuracy *a = user;
     const struct timespec look = {.tv_nsec = LOOK_NS};
+    int64_t now_ns = clock_now_ns(), rest_ns;
     if (!in_the_way(a)) {
-        a->was_idle = true;
+        a->idle_since_ns = a->idle_since_ns ? a->idle_since_ns : now_ns;
         return;
     }
-    int64_t used_ns = a->was_idle ? 0 : thread_cpu_ns() - a->cpu_ns, rested_ns = clock_now_ns() + REST * used_ns;
-    while (in_the_way(a) && clock_now_ns() < rested_ns)
+    if (a->idle_since_ns)
+        rest_ns = now_ns - a->idle_since_ns > QUIET_NS ? BURST_NS : 0;
+    else
+        rest_ns = REST * (thread_cpu_ns() - a->cpu_ns);
+    while (in_the_way(a) && clock_now_ns() < now_ns + rest_ns)
         nanosleep(&look, NULL);
     a->cpu_ns = thread_cpu_ns();
-    a->was_idle = false;
+    a->idle_since_ns = 0;
 }
 
 static bool go_on(void *user) { return !closing(user); }
