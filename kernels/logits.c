@@ -292,9 +292,11 @@ static uint64_t reaching(struct cpu *cpu, const struct pass *p, size_t chunk, si
 {
     const struct screen *s = &p->head->screen;
     size_t first = chunk * CHUNK, n = s->n_rows - first < CHUNK ? s->n_rows - first : CHUNK, at = j * p->head->n_chunks + chunk;
-    float last[CHUNK] = {0}, *quantity = p->logits + j * s->n_rows + first;
-    if (n < CHUNK)
+    float last[CHUNK], *quantity = p->logits + j * s->n_rows + first;
+    if (n < CHUNK) {
+        memset(last, 0, sizeof last);
         quantity = memcpy(last, quantity, n * sizeof *quantity);
+    }
     return cpu->kernels.screen_reaching(&(struct screen_chunk){.bound = b,
                                                                .error = b->error + first,
                                                                .norm = s->norm + first,
