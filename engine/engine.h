@@ -387,7 +387,7 @@ struct engine_limits {
     int n_threads;
     char device[16], device_name[64], isa[16];
 };
-/* Measures, which takes some hundred ms and 256 MB. */
+/* Takes some hundred ms and, meanwhile, 256 MB or more. Of the session's thread. */
 void session_measure(struct session *s, struct engine_limits *out);
 
 /* ---- files ------------------------------------------------------------------------------------------------------ */

@@ -108,11 +108,7 @@ void cpu_for(struct cpu *cpu, size_t n, size_t cost, cpu_items_fn *fn, const voi
 void cpu_for_each(struct cpu *cpu, size_t n, size_t cost, cpu_items_fn *fn, const void *call)
 {
     if (is_small(cpu, n, cost)) {
-        for (size_t i = 0; i < n; i++) {
-            fn(cpu, call, i, i + 1, 0);
-            if (cpu->pace)
-                cpu->pace(cpu->pace_user);
-        }
+        run_alone(cpu, n, cost, fn, call);
         return;
     }
     atomic_store(&cpu->next_item, 0);

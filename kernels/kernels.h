@@ -105,8 +105,8 @@ struct backend_options {
     const char *numa;         /* CPU, of several memory nodes: "auto" (or NULL): each thread's part of the weights lies on its node, and threads
                                * stay there; "interleave": weights lie evenly over all nodes; "off": as the system does */
     bool map_weights;         /* CPU: read ternary weights where the file lies when a kernel can, instead of repacking them for speed */
-    void (*pace)(void *user); /* CPU with one thread: called between parts of an operation of about a millisecond of the portable kernels, and may
-                               * wait; or NULL */
+    void (*pace)(void *user); /* CPU with one thread: called about each millisecond of the portable kernels, within operations, and may wait; or
+                               * NULL */
     void *pace_user;
 };
 

@@ -22,7 +22,7 @@ struct forward {
     int32_t *attended;        /* [max_rows] of a model that is not causal: the last position that each row attends to */
     struct {
         int32_t *positions, *sequences, *in_order; /* [max_rows] */
-    } kept;                 /* the rows that want logits, once they are in front */
+    } kept;                   /* the rows that want logits, once they are in front */
     float *scratch;         /* dev: the buffers below, one after the other */
     float *x, *h;           /* [max_rows][dim] */
     float *normed;          /* [max_rows][dim] of a shape with input norms: what a projection reads */
