@@ -76,7 +76,7 @@ endif
 # Instruction sets by the name of the file; run-time dispatch decides who is called.
 isa = $(if $(filter kernels/x86/%_avx2.c,$(1)),-mavx2 -mfma -mf16c) \
       $(if $(filter kernels/x86/%_avx512.c,$(1)),-mavx512f -mavx512bw -mavx512vl -mavx512vnni -mfma -mf16c) \
-      $(if $(filter kernels/x86/%_vbmi.c,$(1)),-mavx512f -mavx512bw -mavx512vl -mavx512vnni -mavx512vbmi -mfma -mf16c) \
+      $(if $(filter kernels/x86/%_vbmi.c,$(1)),-mavx512f -mavx512bw -mavx512vl -mavx512vnni -mavx512vbmi -mavx512vbmi2 -mfma -mf16c) \
       $(if $(filter kernels/x86/%_amx.c,$(1)),-mavx512f -mavx512bw -mavx512vl -mavx512vnni -mamx-tile -mamx-int8) \
       $(if $(filter kernels/arm/%_dotprod.c,$(1)),-march=armv8.2-a+dotprod)
 

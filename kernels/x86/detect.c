@@ -13,6 +13,7 @@
 #define LEAF7_EBX_AVX2 (1u << 5)
 #define LEAF7_EBX_AVX512 (1u << 16 | 1u << 30 | 1u << 31) /* F, BW, VL */
 #define LEAF7_ECX_VBMI (1u << 1)
+#define LEAF7_ECX_VBMI2 (1u << 6)
 #define LEAF7_ECX_VNNI (1u << 11)
 #define LEAF7_EDX_AMX (1u << 24 | 1u << 25)                /* TILE, INT8 */
 #define XCR0_AVX 0x6u                                      /* both halves of ymm are saved */
@@ -34,7 +35,7 @@ static void fill_avx2(struct cpu_kernels *k)
 static bool has_vbmi(void)
 {
     unsigned a, b, c, d;
-    return __get_cpuid_count(7, 0, &a, &b, &c, &d) && (c & LEAF7_ECX_VBMI);
+    return __get_cpuid_count(7, 0, &a, &b, &c, &d) && (c & LEAF7_ECX_VBMI) && (c & LEAF7_ECX_VBMI2);
 }
 
 static void fill_avx512(struct cpu_kernels *k)

@@ -1,20 +1,18 @@
 /*
- * Three activations of a token have 27 possible sums: one register. Indexed by the triples of 32 rows, vpermw yields 96 products at once,
- * where vpdpbusd yields 64; as they use other ports, half of the columns are looked up and half multiplied, side by side. Rows go in bands
- * of 64, columns in chunks of 288, of which 144 are looked up: their sums fit 16 bits (48 x 3 x 128 < 2^15).
+ * Three weights are one of 13 triples, the negative of one, or zeros. So the sums of a token's three activations under all triples are 14
+ * bytes and their negatives, and those of four triples (a quad: 12 columns) one register: vpermb looks them up for 16 rows, and vpdpbusd
+ * multiplies them by the triples' signs and adds the four of each row. Two instructions, which can run side by side, do 192 products, where
+ * vpdpbusd alone does 64. Bytes are sum + 128; what that is too much in a row depends on the signs only, so that it is the same for all
+ * tokens. Sums that do not fit a byte (of normally distributed activations, those of 12 % of the triples) are cut off, and what is cut off,
+ * a surplus, is looked up by itself, of one triple and 64 rows.
  *
- *   for a stripe of tokens, for some bands, for each chunk:
- *     for each 4 tokens:       operands                                                                   second cache
- *       tables of sums         [2 halves][block][8 triples][4 tokens][32]
- *       activations            [block][12][4 tokens][4 columns]
+ *   for a stripe of tokens, for some bands of 64 rows, for each chunk of 288 columns:
+ *     for each 4 tokens:       tables     [quad][4 tokens][64]                                                   second cache
+ *                              surpluses  [of a token's large triples][32]
  *     for each band:
- *       its weights            [2 halves][block][4 units]                                                 first cache
- *       for each 4 tokens:     sums in registers, added to the 32-bit ones that lie where y will be;
+ *       its weights            [quad][4 groups][64 places in a table, 64 signs], [triple][64 rows]               first cache
+ *       for each 4 tokens:     sums in registers, added to those that lie where y will be;
  *                              a part of the next band is asked for
- *
- * Of a block's vectors of triples the first four are looked up, the last four multiplied. A unit has the indices of two triples of 64 rows,
- * bytes 4 r .. 4 r + 3 those of rows r, 32 + r, 16 + r, 48 + r, and the codes of 32 rows, a half's, x 12 columns: [3][2 groups][16 rows][4].
- * So a half multiplies for half of the rows, and looks half of the triples up for all.
  */
 #include "kernels/x86/lookup_vbmi.h"
 
@@ -23,21 +21,15 @@
 
 #define BAND_ROWS 64
 #define BAND_GROUPS (BAND_ROWS / TILE_ROWS)
-#define CHUNK_BLOCKS 3                                       /* weights of a band and tables of four tokens: the first cache */
-#define BLOCK_TRIPLES 16                                     /* that are looked up */
-#define HALF_TRIPLES (BLOCK_TRIPLES / 2)
-#define LOOKED_UP (BLOCK_TRIPLES * 3)                        /* columns of a block; the others are multiplied */
-#define BLOCK_WORDS ((TRIPLES_COLS - LOOKED_UP) / 4)         /* of four activations */
-#define UNITS 4                                              /* of a half of a block */
-#define UNIT_WORDS (BLOCK_WORDS / UNITS)
-#define UNIT_INDEX_BYTES (2 * BAND_ROWS)
-#define UNIT_BYTES (UNIT_INDEX_BYTES + UNIT_WORDS * 2 * 64)
-#define HALF_BYTES (UNITS * UNIT_BYTES)                      /* of a block */
-#define BAND_BYTES (CHUNK_BLOCKS * 2 * HALF_BYTES)
-#define TOKENS 4                                             /* that meet a vector of weights */
-#define STRIPE 64                                            /* tokens whose operands share the second cache */
-#define Y_BYTES ((size_t)384 * 1024)                         /* of y, beside them */
-#define ODD_WORDS 0xaaaaaaaau
+#define BLOCK_TRIPLES (TRIPLES_COLS / 3)
+#define CHUNK_BLOCKS 3 /* weights of a band and tables of four tokens: the first cache */
+#define CHUNK_QUADS (CHUNK_BLOCKS * TRIPLES_VECTORS)
+#define CHUNK_TRIPLES (CHUNK_BLOCKS * BLOCK_TRIPLES)
+#define TOKENS 4                     /* that meet a vector of weights */
+#define STRIPE 128                                 /* tokens whose operands share the second cache */
+#define Y_BYTES ((size_t)768 * 1024)               /* of y, beside them */
+#define MAX_SURPLUSES (STRIPE * CHUNK_TRIPLES * 3) /* sums of 384 lack 256: three bytes of at most 127 */
+#define NEGATIVES 0x1fffu                          /* indices 0 .. 12 of triples; 26 - n is the negative of n, 13 are zeros */
 
 /* Blocks of columns that are taken together. */
 struct chunk {
@@ -45,13 +37,40 @@ struct chunk {
     bool first, last;
 };
 
+/* A band's weights of a chunk. */
+struct weights {
+    _Alignas(64) uint8_t quads[CHUNK_QUADS][BAND_GROUPS][2][64];
+    uint8_t triples[CHUNK_TRIPLES][BAND_ROWS]; /* bytes 4 r .. 4 r + 3: indices of rows r, 32 + r, 16 + r, 48 + r */
+    int32_t start[BAND_GROUPS][TILE_ROWS];     /* of sums: takes off what bytes are too much */
+};
+
 /* What tokens t .. t + n_tokens - 1 bring to a chunk. */
 struct operands {
     size_t t, n_tokens;
-    int32_t sums[TOKENS]; /* of the activations that are multiplied */
-    int32_t words[CHUNK_BLOCKS * BLOCK_WORDS * TOKENS];
-    _Alignas(64) int16_t tables[CHUNK_BLOCKS * BLOCK_TRIPLES * TOKENS * 32];
+    size_t surplus_end[TOKENS]; /* of each token's; they begin where those of the token before it end */
+    _Alignas(64) uint8_t tables[CHUNK_QUADS][TOKENS][64];
 };
+
+/* What lies in the scratch. */
+struct stripe {
+    struct weights weights;
+    struct operands operands[STRIPE / TOKENS];
+    uint8_t surplus_of[MAX_SURPLUSES + BLOCK_TRIPLES]; /* which of the chunk's triples; those of a block are stored at once */
+    _Alignas(32) uint8_t surpluses[MAX_SURPLUSES][32];
+};
+_Static_assert(sizeof(struct stripe) <= MATMUL_LOOKUP_BYTES, "scratch");
+
+/* The place of triple c and its negative in a quad's tables, as packing words leaves them: of four c's the first two triples, then the others. */
+#define PLACE(c) ((c) / 4 * 16 + (c) % 4 * 2)
+#define PLACES                                                                                                                                   \
+    PLACE(13), PLACE(12), PLACE(11), PLACE(10), PLACE(9), PLACE(8), PLACE(7), PLACE(6), PLACE(5), PLACE(4), PLACE(3), PLACE(2), PLACE(1),        \
+        PLACE(0), PLACE(1), PLACE(2), PLACE(3), PLACE(4), PLACE(5), PLACE(6), PLACE(7), PLACE(8), PLACE(9), PLACE(10), PLACE(11), PLACE(12),     \
+        PLACE(13), 0, 0, 0, 0, 0
+static const _Alignas(64) uint8_t places[64] = {PLACES, PLACES};
+#define TABLES_OF_QUAD 0x09080100 /* where the tables of its four triples begin */
+
+#define SIGNS -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1
+static const _Alignas(64) int8_t signs[64] = {SIGNS, SIGNS};
 
 /* Byte 4 r + 2 j + b: of row r in vector b of two, triple j or 2 + j. */
 #define PICK(r, j) 4 * (r) + (j), 64 + 4 * (r) + (j), 4 * (r) + (j) + 1, 64 + 4 * (r) + (j) + 1
@@ -59,100 +78,160 @@ struct operands {
 #define PICK16(j) PICK4(0, j), PICK4(4, j), PICK4(8, j), PICK4(12, j)
 static const _Alignas(64) uint8_t pick_triples[2][64] = {{PICK16(0)}, {PICK16(2)}};
 
-/* The indices of two triples of 64 rows, of which v has a group's each; bits 5 to 7 are others', and vpermw does not read them. */
-ALWAYS_INLINE void gather_indices(const __m512i *v, const uint8_t *pick_bytes, uint8_t *unit)
+/* Two triples of 64 rows, of which v has a group's four each; bits 5 to 7 are others', and lookups do not read them. */
+ALWAYS_INLINE void gather_triples(const __m512i *v, const uint8_t *pick_bytes, uint8_t (*out)[BAND_ROWS])
 {
+    const __mmask32 odd = 0xaaaaaaaa;
     __m512i pick = _mm512_load_si512(pick_bytes);
     __m512i low = _mm512_permutex2var_epi8(v[0], pick, v[2]), high = _mm512_permutex2var_epi8(v[1], pick, v[3]);
-    _mm512_store_si512(unit, _mm512_mask_blend_epi16(ODD_WORDS, low, _mm512_slli_epi32(high, 16)));
-    _mm512_store_si512(unit + 64, _mm512_mask_blend_epi16(ODD_WORDS, _mm512_srli_epi32(low, 16), high));
+    _mm512_store_si512(out[0], _mm512_mask_blend_epi16(odd, low, _mm512_slli_epi32(high, 16)));
+    _mm512_store_si512(out[1], _mm512_mask_blend_epi16(odd, _mm512_srli_epi32(low, 16), high));
 }
 
-/* The weights of a band's blocks, half by half. */
-static void gather_weights(const uint8_t *blocks, size_t group_bytes, size_t n_blocks, uint8_t *out)
+/* A band's blocks. */
+static void gather_weights(const uint8_t *blocks, size_t group_bytes, size_t n_blocks, struct weights *w)
 {
-    const __m512i codes[3] = {_mm512_load_si512(triples_codes[0]), _mm512_load_si512(triples_codes[1]), _mm512_load_si512(triples_codes[2])};
-    size_t half_bytes = n_blocks * HALF_BYTES;
-    for (size_t b = 0; b < n_blocks; b++, blocks += TRIPLES_BYTES, out += HALF_BYTES) {
-        __m512i indices[LOOKED_UP / TRIPLES_STEP][BAND_GROUPS];
-#pragma GCC unroll 4
-        for (size_t g = 0; g < BAND_GROUPS; g++) {
-            __m512i v[TRIPLES_VECTORS];
-            uint8_t *to = out + g / 2 * half_bytes + UNIT_INDEX_BYTES + 64 * (g % 2);
-            load_block(blocks + g * group_bytes, 0, v);
-#pragma GCC unroll 4
-            for (int u = 0; u < UNITS; u++) {
-                indices[u][g] = v[u];
-#pragma GCC unroll 3
-                for (int w = 0; w < UNIT_WORDS; w++)
-                    _mm512_store_si512(to + u * UNIT_BYTES + 128 * w, _mm512_permutexvar_epi8(v[UNITS + u], codes[w]));
-            }
-        }
+    const __m512i place = _mm512_load_si512(places), sign = _mm512_load_si512(signs), table = _mm512_set1_epi32(TABLES_OF_QUAD);
+    __m512i start[BAND_GROUPS] = {_mm512_setzero_si512(), _mm512_setzero_si512(), _mm512_setzero_si512(), _mm512_setzero_si512()};
+    for (size_t b = 0; b < n_blocks; b++, blocks += TRIPLES_BYTES) {
+        uint8_t (*quads)[BAND_GROUPS][2][64] = w->quads + b * TRIPLES_VECTORS;
 #pragma GCC unroll 8
-        for (int u = 0; u < 2 * UNITS; u++)
-            gather_indices(indices[u / 2], pick_triples[u % 2], out + (u < UNITS ? 0 : half_bytes) + u % UNITS * UNIT_BYTES);
+        for (int i = 0; i < TRIPLES_VECTORS; i++) {
+            __m512i v[BAND_GROUPS];
+#pragma GCC unroll 4
+            for (size_t g = 0; g < BAND_GROUPS; g++) {
+                v[g] = block_vector(blocks + g * group_bytes, i);
+                __m512i s = _mm512_permutexvar_epi8(v[g], sign);
+                _mm512_store_si512(quads[i][g][0], _mm512_or_si512(_mm512_permutexvar_epi8(v[g], place), table));
+                _mm512_store_si512(quads[i][g][1], s);
+                start[g] = _mm512_dpbusd_epi32(start[g], _mm512_set1_epi8(-128), s);
+            }
+            for (int j = 0; j < 2; j++)
+                gather_triples(v, pick_triples[j], w->triples + b * BLOCK_TRIPLES + 4 * i + 2 * j);
+        }
     }
+    for (size_t g = 0; g < BAND_GROUPS; g++)
+        _mm512_store_si512(w->start[g], _mm512_sub_epi32(_mm512_setzero_si512(), start[g]));
 }
 
 /* What a block's tables are made of, as bytes of q + 128: a triple's first two activations, and its third beside a 0. */
 struct triple_sources {
-    int16_t pair[BLOCK_TRIPLES], third[BLOCK_TRIPLES];
+    uint32_t pairs[BLOCK_TRIPLES / 2], thirds[BLOCK_TRIPLES / 2]; /* of two triples each */
+    uint32_t large, huge; /* bit k: sums of triple k, or their surpluses, may not fit a byte */
 };
 
+#define HALF_COLS (TRIPLES_COLS / 2)
 #define PAIR4(k) 12 * (k), 12 * (k) + 4, 12 * (k) + 1, 12 * (k) + 5, 12 * (k) + 2, 12 * (k) + 6, 12 * (k) + 3, 12 * (k) + 7
-#define THIRD4(k) 12 * (k) + 8, LOOKED_UP, 12 * (k) + 9, LOOKED_UP, 12 * (k) + 10, LOOKED_UP, 12 * (k) + 11, LOOKED_UP
+#define THIRD4(k) 12 * (k) + 8, HALF_COLS, 12 * (k) + 9, HALF_COLS, 12 * (k) + 10, HALF_COLS, 12 * (k) + 11, HALF_COLS
 static const _Alignas(64) uint8_t pick_sources[64] = {PAIR4(0),  PAIR4(1),  PAIR4(2),  PAIR4(3),
                                                       THIRD4(0), THIRD4(1), THIRD4(2), THIRD4(3)};
 
+/* The activations of a block by triple, and which triples are large. */
 static void sort_triples(const int8_t *q, struct triple_sources *s)
 {
-    __m512i x = _mm512_xor_si512(_mm512_maskz_loadu_epi8(0xffffffffffff, q), _mm512_set1_epi8(-128));
-    x = _mm512_permutexvar_epi8(_mm512_load_si512(pick_sources), x);
-    _mm256_storeu_si256((__m256i *)s->pair, _mm512_castsi512_si256(x));
-    _mm256_storeu_si256((__m256i *)s->third, _mm512_extracti64x4_epi64(x, 1));
+    const __m512i pick = _mm512_load_si512(pick_sources), fours = _mm512_setr_epi32(0, 3, 6, 9, 12, 15, 18, 21, 0, 0, 0, 0, 0, 0, 0, 0);
+    for (size_t h = 0; h < 2; h++) {
+        __m512i x = _mm512_xor_si512(_mm512_maskz_loadu_epi8(0xffffffffffff, q + h * HALF_COLS), _mm512_set1_epi8(-128));
+        x = _mm512_permutexvar_epi8(pick, x);
+        _mm256_storeu_si256((__m256i *)(s->pairs + h * BLOCK_TRIPLES / 4), _mm512_castsi512_si256(x));
+        _mm256_storeu_si256((__m256i *)(s->thirds + h * BLOCK_TRIPLES / 4), _mm512_extracti64x4_epi64(x, 1));
+    }
+    __m512i low = _mm512_abs_epi8(_mm512_loadu_si512(q)), high = _mm512_abs_epi8(_mm512_maskz_loadu_epi8(0xffffffff, q + 64));
+    __m512i sum = _mm512_permutex2var_epi32(low, fours, high);
+    sum = _mm512_adds_epu8(sum, _mm512_permutex2var_epi32(low, _mm512_add_epi32(fours, _mm512_set1_epi32(1)), high));
+    sum = _mm512_adds_epu8(sum, _mm512_permutex2var_epi32(low, _mm512_add_epi32(fours, _mm512_set1_epi32(2)), high));
+    s->large = (uint32_t)_mm512_movepi8_mask(sum);
+    s->huge = (uint32_t)_mm512_cmpeq_epi8_mask(sum, _mm512_set1_epi8(-1)); /* 255 or more */
 }
 
-/* Words of the codes of indices 0 .. 31. */
-static __m512i codes_of(int place) { return _mm512_cvtepu8_epi16(_mm256_load_si256((const __m256i *)triples_codes[place])); }
+/* Weights of triples in words of two bytes: of the first and the second column; of the third, and what takes off the excess: as activations
+ * are 128 too much, the 128 of the 0 beside the third is taken off once for each weight. */
+struct triple_weights {
+    __m512i pair, rest;
+};
 
-/* Token i's tables: sum n of a triple is that of the weights of index n. As bytes are 128 too much, the 128 of the 0 beside the third is
- * taken off once for each weight. */
-static void make_tables(const struct chunk *c, const int8_t *q, size_t i, struct operands *o)
+#define FROM(n) (n), (n) + 1, (n) + 2, (n) + 3, (n) + 4, (n) + 5, (n) + 6, (n) + 7
+#define TWICE(n) (n), (n), (n) + 1, (n) + 1, (n) + 2, (n) + 2, (n) + 3, (n) + 3
+static const _Alignas(32) uint8_t all_triples[32] = {FROM(0), FROM(8), FROM(16), FROM(24)};
+static const _Alignas(32) uint8_t table_triples[32] = {TWICE(13), TWICE(17), TWICE(21), TWICE(25)}; /* of two tables, word by word */
+
+static inline struct triple_weights triple_weights(const uint8_t *indices)
 {
+    const __m512i index = _mm512_cvtepu8_epi16(_mm256_load_si256((const __m256i *)indices));
     const __m512i one = _mm512_set1_epi16(1), low = _mm512_set1_epi16(0xff);
-    __m512i first = _mm512_sub_epi16(codes_of(0), one), second = _mm512_sub_epi16(codes_of(1), one), third = _mm512_sub_epi16(codes_of(2), one);
-    const __m512i all = _mm512_add_epi16(_mm512_add_epi16(first, second), third);
-    const __m512i pair = _mm512_or_si512(_mm512_and_si512(first, low), _mm512_slli_epi16(second, 8));
-    int16_t *to[2] = {o->tables + i * 32, o->tables + (c->n_blocks * HALF_TRIPLES * TOKENS + i) * 32};
-    const __m512i rest = _mm512_or_si512(_mm512_and_si512(third, low), _mm512_slli_epi16(_mm512_sub_epi16(_mm512_setzero_si512(), all), 8));
-    for (size_t b = 0; b < c->n_blocks; b++, q += TRIPLES_COLS) {
-        struct triple_sources s;
-        sort_triples(q, &s);
-        __asm__("" : "+m"(s)); /* broadcasts load: gcc would take words out of registers */
-#pragma GCC unroll 16
-        for (size_t k = 0; k < BLOCK_TRIPLES; k++) {
-            __m512i two = _mm512_maddubs_epi16(_mm512_set1_epi16(s.pair[k]), pair), one_more = _mm512_maddubs_epi16(_mm512_set1_epi16(s.third[k]), rest);
-            _mm512_store_si512(to[k / HALF_TRIPLES] + (b * HALF_TRIPLES + k % HALF_TRIPLES) * TOKENS * 32, _mm512_add_epi16(two, one_more));
-        }
-    }
+    __m512i w[3];
+#pragma GCC unroll 3
+    for (int i = 0; i < 3; i++)
+        w[i] = _mm512_sub_epi16(_mm512_and_si512(_mm512_permutexvar_epi8(index, _mm512_load_si512(triples_codes[i])), low), one);
+    __m512i minus_all = _mm512_sub_epi16(_mm512_sub_epi16(_mm512_sub_epi16(_mm512_setzero_si512(), w[0]), w[1]), w[2]);
+    return (struct triple_weights){.pair = _mm512_or_si512(_mm512_and_si512(w[0], low), _mm512_slli_epi16(w[1], 8)),
+                                   .rest = _mm512_or_si512(_mm512_and_si512(w[2], low), _mm512_slli_epi16(minus_all, 8))};
 }
 
-/* Token i's activations that are multiplied, and their sum: as codes are weights + 1, that much too much. */
-static void copy_words(const struct chunk *c, const int8_t *q, size_t i, struct operands *o)
+/* The sums of triples' activations, as words. */
+ALWAYS_INLINE __m512i triple_sums(const struct triple_weights *w, __m512i pair, __m512i third)
 {
-    __m512i sum = _mm512_setzero_si512();
-    for (size_t b = 0; b < c->n_blocks; b++, q += TRIPLES_COLS) {
-        int32_t words[16];
-        __m512i x = _mm512_maskz_loadu_epi8(0xffffffffffff, q + LOOKED_UP);
-        sum = _mm512_dpbusd_epi32(sum, _mm512_set1_epi8(1), x);
-        _mm512_storeu_si512(words, x);
-        for (size_t w = 0; w < BLOCK_WORDS; w++)
-            o->words[(b * BLOCK_WORDS + w) * TOKENS + i] = words[w];
-    }
-    o->sums[i] = _mm512_reduce_add_epi32(sum);
+    return _mm512_add_epi16(_mm512_maddubs_epi16(pair, w->pair), _mm512_maddubs_epi16(third, w->rest));
 }
 
-static void make_operands(const struct matmul_tiles *m, const struct chunk *c, size_t t, size_t n_tokens, struct operands *o)
+ALWAYS_INLINE __m512i broadcast(const uint32_t *p) { return _mm512_set1_epi32((int32_t)*p); }
+
+/* What is cut off the sums of all indices of triple k, when a table's are cut off to a byte. */
+ALWAYS_INLINE __m512i surplus(const struct triple_weights *w, const struct triple_sources *s, size_t k)
+{
+    const __m512i zero = _mm512_setzero_si512();
+    int16_t pair = (int16_t)(s->pairs[k / 2] >> k % 2 * 16), third = (int16_t)(s->thirds[k / 2] >> k % 2 * 16);
+    __m512i x = triple_sums(w, _mm512_set1_epi16(pair), _mm512_set1_epi16(third));
+    x = _mm512_mask_sub_epi16(x, NEGATIVES, zero, x);
+    x = _mm512_sub_epi16(x, _mm512_max_epi16(_mm512_min_epi16(x, _mm512_set1_epi16(INT8_MAX)), _mm512_set1_epi16(INT8_MIN)));
+    return _mm512_mask_sub_epi16(x, NEGATIVES, zero, x);
+}
+
+/* Puts a surplus as bytes, 128 too much; returns what is cut off them. */
+ALWAYS_INLINE __m512i put_surplus(__m512i x, uint8_t *out)
+{
+    __m256i bytes = _mm512_cvtsepi16_epi8(x);
+    _mm256_store_si256((__m256i *)out, _mm256_xor_si256(bytes, _mm256_set1_epi8(-128)));
+    return _mm512_sub_epi16(x, _mm512_cvtepi8_epi16(bytes));
+}
+
+/* Token i's tables, and its surpluses from the n-th on; returns their end. */
+static size_t make_tables(const struct chunk *c, const int8_t *q, size_t i, struct operands *o, struct stripe *s, size_t n)
+{
+    const struct triple_weights all = triple_weights(all_triples), of_table = triple_weights(table_triples);
+    struct triple_sources src[CHUNK_BLOCKS];
+    size_t begin = n;
+    for (size_t b = 0; b < c->n_blocks; b++, q += TRIPLES_COLS) {
+        sort_triples(q, &src[b]);
+        __asm__("" : "+m"(src[b])); /* broadcasts load: gcc would take words out of registers */
+#pragma GCC unroll 8
+        for (size_t k = 0; k < TRIPLES_VECTORS; k++) {
+            __m512i low = triple_sums(&of_table, broadcast(&src[b].pairs[2 * k]), broadcast(&src[b].thirds[2 * k]));
+            __m512i high = triple_sums(&of_table, broadcast(&src[b].pairs[2 * k + 1]), broadcast(&src[b].thirds[2 * k + 1]));
+            _mm512_store_si512(o->tables[b * TRIPLES_VECTORS + k][i], _mm512_xor_si512(_mm512_packs_epi16(low, high), _mm512_set1_epi8(-128)));
+        }
+        __m256i which = _mm256_add_epi8(_mm256_load_si256((const __m256i *)all_triples), _mm256_set1_epi8((char)(b * BLOCK_TRIPLES)));
+        _mm256_storeu_si256((__m256i *)(s->surplus_of + n), _mm256_maskz_compress_epi8(src[b].large, which));
+        n += (size_t)__builtin_popcount(src[b].large);
+    }
+    for (size_t k = begin, end = n; k < end; k++) {
+        size_t of = s->surplus_of[k];
+        put_surplus(surplus(&all, &src[of / BLOCK_TRIPLES], of % BLOCK_TRIPLES), s->surpluses[k]);
+    }
+    for (size_t b = 0; b < c->n_blocks; b++)
+        for (uint32_t huge = src[b].huge; huge; huge &= huge - 1) {
+            size_t of = (size_t)__builtin_ctz(huge);
+            __m512i rest = put_surplus(surplus(&all, &src[b], of), s->surpluses[n]); /* of the byte that is there already */
+            do {
+                rest = put_surplus(rest, s->surpluses[n]);
+                s->surplus_of[n++] = (uint8_t)(b * BLOCK_TRIPLES + of);
+            } while (_mm512_test_epi16_mask(rest, rest));
+        }
+    return n;
+}
+
+static void make_operands(const struct matmul_tiles *m, const struct chunk *c, size_t t, size_t n_tokens, struct operands *o, struct stripe *s,
+                          size_t n)
 {
     o->t = t;
     o->n_tokens = n_tokens;
@@ -160,102 +239,78 @@ static void make_operands(const struct matmul_tiles *m, const struct chunk *c, s
         const int8_t *q = m->q + (t + i) * m->q_stride + c->begin;
         for (size_t k = 0; k < c->n_blocks * TRIPLES_COLS; k += 64)
             _mm_prefetch((const char *)q + TOKENS * m->q_stride + k, _MM_HINT_T0);
-        make_tables(c, q, i, o);
-        copy_words(c, q, i, o);
+        n = o->surplus_end[i] = make_tables(c, q, i, o, s, n);
     }
 }
 
-/* Adds 32 rows of a chunk, the even words and the odd words of `sums` and two groups' products, to what is at y; after the last one,
- * y = sum / s * scale. */
-ALWAYS_INLINE void put(const struct matmul_tiles *m, const struct chunk *c, size_t t, __m512i sums, __m512i low, __m512i high, float *y)
+/* A token's sums of a band start with its surpluses, from .. to - 1. */
+ALWAYS_INLINE void start_sums(const struct stripe *s, size_t from, size_t to, __m512i *sums)
 {
-    low = _mm512_dpwssd_epi32(low, sums, _mm512_set1_epi32(1));
-    high = _mm512_dpwssd_epi32(high, sums, _mm512_set1_epi32(1 << 16));
-    if (!c->first) {
-        low = _mm512_add_epi32(low, _mm512_loadu_si512(y));
-        high = _mm512_add_epi32(high, _mm512_loadu_si512(y + 16));
+    const __m512i even = _mm512_set1_epi32(1), odd = _mm512_set1_epi32(1 << 16), excess = _mm512_set1_epi16((int16_t)(128 * (to - from)));
+    __m512i low = _mm512_setzero_si512(), high = _mm512_setzero_si512();
+    for (size_t k = from; k < to; k++) {
+        __m512i table = _mm512_broadcast_i64x4(_mm256_load_si256((const __m256i *)s->surpluses[k]));
+        __m512i x = _mm512_permutexvar_epi8(_mm512_load_si512(s->weights.triples[s->surplus_of[k]]), table);
+        low = _mm512_add_epi16(low, x); /* and 256 times the high bytes */
+        high = _mm512_add_epi16(high, _mm512_srli_epi16(x, 8));
     }
-    if (!c->last) {
-        _mm512_storeu_si512(y, low);
-        _mm512_storeu_si512(y + 16, high);
-        return;
+    low = _mm512_sub_epi16(_mm512_sub_epi16(low, _mm512_slli_epi16(high, 8)), excess);
+    high = _mm512_sub_epi16(high, excess);
+    sums[0] = _mm512_dpwssd_epi32(_mm512_load_si512(s->weights.start[0]), low, even);
+    sums[1] = _mm512_dpwssd_epi32(_mm512_load_si512(s->weights.start[1]), low, odd);
+    sums[2] = _mm512_dpwssd_epi32(_mm512_load_si512(s->weights.start[2]), high, even);
+    sums[3] = _mm512_dpwssd_epi32(_mm512_load_si512(s->weights.start[3]), high, odd);
+}
+
+/* Adds a token's sums of a chunk to what is at y; after the last chunk, y = sum / s * scale. */
+ALWAYS_INLINE void put(const struct matmul_tiles *m, const struct chunk *c, size_t t, const __m512i *sums, float *y)
+{
+#pragma GCC unroll 4
+    for (int g = 0; g < BAND_GROUPS; g++, y += TILE_ROWS) {
+        __m512i sum = c->first ? sums[g] : _mm512_add_epi32(sums[g], _mm512_loadu_si512(y));
+        if (c->last)
+            _mm512_storeu_ps(y, scaled(m, t, sum));
+        else
+            _mm512_storeu_si512(y, sum);
     }
-    _mm512_storeu_ps(y, scaled(m, t, low));
-    _mm512_storeu_ps(y + 16, scaled(m, t, high));
 }
 
-/* *sums += 32 looked up; the sums stay in their register: gcc would copy them to another and, with many, to memory. */
-ALWAYS_INLINE void look_up(__m512i table, __m512i indices, __m512i *sums)
+/* A band's rows, from y on for the first of T tokens, whose first surplus is the n-th. */
+ALWAYS_INLINE void band_tokens(const struct matmul_tiles *m, const struct chunk *c, const struct stripe *s, const struct operands *o, size_t n,
+                               float *y, const int T)
 {
-    *sums = _mm512_add_epi16(*sums, _mm512_permutexvar_epi16(indices, table));
-    __asm__("" : "+v"(*sums));
-}
-
-ALWAYS_INLINE void multiply(__m512i codes, __m512i word, __m512i *sums)
-{
-    *sums = _mm512_dpbusd_epi32(*sums, codes, word);
-    __asm__("" : "+v"(*sums));
-}
-
-/* A half's units: adds to the sums of 2 x 32 rows that are looked up, and sets those of 2 groups that are multiplied. */
-ALWAYS_INLINE void half_band(const struct operands *o, size_t n_blocks, int half, const uint8_t *unit, __m512i *look_low, __m512i *look_high,
-                             __m512i *low, __m512i *high, const int T)
-{
-    size_t n_units = n_blocks * UNITS;
-    const int16_t *table_at = o->tables + (size_t)half * n_units * 2 * 32 * TOKENS;
-    const int32_t *word_at = o->words;
+    size_t n_quads = c->n_blocks * TRIPLES_VECTORS;
+    __m512i sums[TOKENS][BAND_GROUPS];
 #pragma GCC unroll 4
     for (int i = 0; i < T; i++)
-        low[i] = high[i] = _mm512_set1_epi32(-o->sums[i]);
-    for (size_t u = 0; u < n_units; u++, unit += UNIT_BYTES) {
-#pragma GCC unroll 2
-        for (int k = 0; k < 2; k++, table_at += 32 * TOKENS) {
-            __m512i even = _mm512_load_si512(unit + BAND_ROWS * k), odd = _mm512_srli_epi16(even, 8);
+        start_sums(s, i ? o->surplus_end[i - 1] : n, o->surplus_end[i], sums[i]);
+    for (size_t k = 0; k < n_quads; k++) {
+        __m512i tables[TOKENS];
+#pragma GCC unroll 4
+        for (int i = 0; i < T; i++)
+            tables[i] = _mm512_load_si512(o->tables[k][i]);
+#pragma GCC unroll 4
+        for (int g = 0; g < BAND_GROUPS; g++) {
+            __m512i place = _mm512_load_si512(s->weights.quads[k][g][0]), sign = _mm512_load_si512(s->weights.quads[k][g][1]);
 #pragma GCC unroll 4
             for (int i = 0; i < T; i++) {
-                __m512i table = _mm512_load_si512(table_at + 32 * i);
-                __asm__("" : "+v"(table)); /* loaded once */
-                look_up(table, even, &look_low[i]);
-                look_up(table, odd, &look_high[i]);
-            }
-        }
-#pragma GCC unroll 3
-        for (int w = 0; w < UNIT_WORDS; w++, word_at += TOKENS) {
-            __m512i a = _mm512_load_si512(unit + UNIT_INDEX_BYTES + 128 * w), b = _mm512_load_si512(unit + UNIT_INDEX_BYTES + 128 * w + 64);
-#pragma GCC unroll 4
-            for (int i = 0; i < T; i++) {
-                __m512i word = _mm512_set1_epi32(word_at[i]);
-                multiply(a, word, &low[i]);
-                multiply(b, word, &high[i]);
+                sums[i][g] = _mm512_dpbusd_epi32(sums[i][g], _mm512_permutexvar_epi8(place, tables[i]), sign);
+                __asm__("" : "+v"(sums[i][g])); /* stays in its register: gcc would copy it to another and, with many, to memory */
             }
         }
     }
+#pragma GCC unroll 4
+    for (int i = 0; i < T; i++, y += m->y_stride)
+        put(m, c, o->t + (size_t)i, sums[i], y);
 }
 
-/* A band's rows, from y on for the first of T tokens. */
-ALWAYS_INLINE void band_tokens(const struct matmul_tiles *m, const struct chunk *c, const uint8_t *weights, const struct operands *o, float *y,
-                               const int T)
-{
-    __m512i look_low[TOKENS], look_high[TOKENS], sums[BAND_GROUPS][TOKENS];
-#pragma GCC unroll 4
-    for (int i = 0; i < T; i++)
-        look_low[i] = look_high[i] = _mm512_setzero_si512();
-    half_band(o, c->n_blocks, 0, weights, look_low, look_high, sums[0], sums[1], T);
-    half_band(o, c->n_blocks, 1, weights + c->n_blocks * HALF_BYTES, look_low, look_high, sums[2], sums[3], T);
-#pragma GCC unroll 4
-    for (int i = 0; i < T; i++, y += m->y_stride) {
-        put(m, c, o->t + (size_t)i, look_low[i], sums[0][i], sums[1][i], y);
-        put(m, c, o->t + (size_t)i, look_high[i], sums[2][i], sums[3][i], y + 32);
-    }
-}
-
-static void band(const struct matmul_tiles *m, const struct chunk *c, const uint8_t *weights, const struct operands *o, float *y)
+static void band(const struct matmul_tiles *m, const struct chunk *c, const struct stripe *s, const struct operands *o, size_t n, float *y)
 {
     switch (o->n_tokens) {
-    case 4: band_tokens(m, c, weights, o, y, 4); break;
-    case 3: band_tokens(m, c, weights, o, y, 3); break;
-    case 2: band_tokens(m, c, weights, o, y, 2); break;
-    default: band_tokens(m, c, weights, o, y, 1); break;
+    case 4: band_tokens(m, c, s, o, n, y, 4); break;
+    case 3: band_tokens(m, c, s, o, n, y, 3); break;
+    case 2: band_tokens(m, c, s, o, n, y, 2); break;
+    default: band_tokens(m, c, s, o, n, y, 1); break;
     }
 }
 
@@ -266,13 +321,6 @@ ALWAYS_INLINE void ask_for_band(const uint8_t *blocks, size_t group_bytes, size_
         ask(blocks, CHUNK_BLOCKS * TRIPLES_BYTES, part, part + 1, n_parts, FIRST_CACHE);
 }
 
-/* What lies in the scratch. */
-struct stripe {
-    _Alignas(64) uint8_t weights[BAND_BYTES];
-    struct operands operands[STRIPE / TOKENS];
-};
-_Static_assert(sizeof(struct stripe) <= MATMUL_LOOKUP_BYTES, "scratch");
-
 /* Bands whose y stays in the second cache while chunk after chunk is added to it. */
 struct bands {
     size_t first, n;
@@ -280,11 +328,14 @@ struct bands {
 };
 
 /* A chunk's operands of tokens begin .. end - 1; returns how many. */
-static size_t make_all_operands(const struct matmul_tiles *m, const struct chunk *c, size_t begin, size_t end, struct operands *o)
+static size_t make_all_operands(const struct matmul_tiles *m, const struct chunk *c, size_t begin, size_t end, struct stripe *s)
 {
-    size_t n = 0;
-    for (size_t t = begin; t < end; t += TOKENS)
-        make_operands(m, c, t, end - t < TOKENS ? end - t : TOKENS, &o[n++]);
+    size_t n = 0, n_surpluses = 0;
+    for (size_t t = begin; t < end; t += TOKENS) {
+        struct operands *o = &s->operands[n++];
+        make_operands(m, c, t, end - t < TOKENS ? end - t : TOKENS, o, s, n_surpluses);
+        n_surpluses = o->surplus_end[o->n_tokens - 1];
+    }
     return n;
 }
 
@@ -297,16 +348,19 @@ static void stripe(const struct matmul_tiles *m, const struct bands *p, size_t b
     for (size_t b = 0; b < n_blocks; b += CHUNK_BLOCKS, first += CHUNK_BLOCKS * TRIPLES_BYTES) {
         size_t left = n_blocks - b < CHUNK_BLOCKS ? n_blocks - b : CHUNK_BLOCKS;
         struct chunk c = {b * TRIPLES_COLS, left, b == 0, b + left == n_blocks};
-        size_t n_operands = make_all_operands(m, &c, begin, end, s->operands);
+        size_t n_operands = make_all_operands(m, &c, begin, end, s);
         for (size_t i = 0; i < p->n; i++) {
             const uint8_t *blocks = first + i * band_bytes, *after = c.last ? p->next : first + CHUNK_BLOCKS * TRIPLES_BYTES;
             const uint8_t *next = i + 1 < p->n ? blocks + band_bytes : after;
             float *y = m->y + begin * m->y_stride + (p->first + i) * BAND_ROWS;
-            gather_weights(blocks, group_bytes, left, s->weights);
+            size_t n = 0;
+            gather_weights(blocks, group_bytes, left, &s->weights);
             for (size_t k = 0; k < n_operands; k++, y += TOKENS * m->y_stride) {
+                const struct operands *o = &s->operands[k];
                 if (next)
                     ask_for_band(next, group_bytes, k, n_operands);
-                band(m, &c, s->weights, &s->operands[k], y);
+                band(m, &c, s, o, n, y);
+                n = o->surplus_end[o->n_tokens - 1];
             }
         }
     }
