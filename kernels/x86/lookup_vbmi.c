@@ -6,10 +6,10 @@
  * tokens. Sums that do not fit a byte (of normally distributed activations, those of 12 % of the triples) are cut off, and what is cut off,
  * a surplus, is looked up by itself, of one triple and 64 rows.
  *
- *   for a stripe of tokens, for some bands of 64 rows, for each chunk of 288 columns:
+ *   for a stripe of tokens, for each chunk of 288 columns:
  *     for each 4 tokens:       tables     [quad][4 tokens][64]                                                   second cache
  *                              surpluses  [of a token's large triples][32]
- *     for each band:
+ *     for each band of 64 rows:
  *       its weights            [quad][4 groups][64 places in a table, 64 signs], [triple][64 rows]               first cache
  *       for each 4 tokens:     sums in registers, added to those that lie where y will be;
  *                              a part of the next band is asked for
@@ -26,8 +26,7 @@
 #define CHUNK_QUADS (CHUNK_BLOCKS * TRIPLES_VECTORS)
 #define CHUNK_TRIPLES (CHUNK_BLOCKS * BLOCK_TRIPLES)
 #define TOKENS 4                     /* that meet a vector of weights */
-#define STRIPE 128                                 /* tokens whose operands share the second cache */
-#define Y_BYTES ((size_t)768 * 1024)               /* of y, beside them */
+#define STRIPE 128                                 /* tokens whose operands are in the second cache */
 #define MAX_SURPLUSES (STRIPE * CHUNK_TRIPLES * 3) /* sums of 384 lack 256: three bytes of at most 127 */
 #define NEGATIVES 0x1fffu                          /* indices 0 .. 12 of triples; 26 - n is the negative of n, 13 are zeros */
 
@@ -321,12 +320,6 @@ ALWAYS_INLINE void ask_for_band(const uint8_t *blocks, size_t group_bytes, size_
         ask(blocks, CHUNK_BLOCKS * TRIPLES_BYTES, part, part + 1, n_parts, FIRST_CACHE);
 }
 
-/* Bands whose y stays in the second cache while chunk after chunk is added to it. */
-struct bands {
-    size_t first, n;
-    const uint8_t *next; /* the blocks of the band that comes then; NULL: none */
-};
-
 /* A chunk's operands of tokens begin .. end - 1; returns how many. */
 static size_t make_all_operands(const struct matmul_tiles *m, const struct chunk *c, size_t begin, size_t end, struct stripe *s)
 {
@@ -339,20 +332,20 @@ static size_t make_all_operands(const struct matmul_tiles *m, const struct chunk
     return n;
 }
 
-/* Tokens begin .. end - 1. */
-static void stripe(const struct matmul_tiles *m, const struct bands *p, size_t begin, size_t end)
+/* Tokens begin .. end - 1, and then others if there are `more`. */
+static void stripe(const struct matmul_tiles *m, size_t n_bands, size_t begin, size_t end, bool more)
 {
     struct stripe *s = (struct stripe *)m->scratch;
     size_t n_blocks = m->n_cols / TRIPLES_COLS, group_bytes = n_blocks * TRIPLES_BYTES, band_bytes = BAND_GROUPS * group_bytes;
-    const uint8_t *first = m->tiles + p->first * band_bytes;
-    for (size_t b = 0; b < n_blocks; b += CHUNK_BLOCKS, first += CHUNK_BLOCKS * TRIPLES_BYTES) {
+    for (size_t b = 0; b < n_blocks; b += CHUNK_BLOCKS) {
         size_t left = n_blocks - b < CHUNK_BLOCKS ? n_blocks - b : CHUNK_BLOCKS;
         struct chunk c = {b * TRIPLES_COLS, left, b == 0, b + left == n_blocks};
+        const uint8_t *blocks = m->tiles + b * TRIPLES_BYTES, *of_next_chunk = blocks + CHUNK_BLOCKS * TRIPLES_BYTES;
+        const uint8_t *after = !c.last ? of_next_chunk : more ? m->tiles : NULL;
         size_t n_operands = make_all_operands(m, &c, begin, end, s);
-        for (size_t i = 0; i < p->n; i++) {
-            const uint8_t *blocks = first + i * band_bytes, *after = c.last ? p->next : first + CHUNK_BLOCKS * TRIPLES_BYTES;
-            const uint8_t *next = i + 1 < p->n ? blocks + band_bytes : after;
-            float *y = m->y + begin * m->y_stride + (p->first + i) * BAND_ROWS;
+        for (size_t i = 0; i < n_bands; i++, blocks += band_bytes) {
+            const uint8_t *next = i + 1 < n_bands ? blocks + band_bytes : after;
+            float *y = m->y + begin * m->y_stride + i * BAND_ROWS;
             size_t n = 0;
             gather_weights(blocks, group_bytes, left, &s->weights);
             for (size_t k = 0; k < n_operands; k++, y += TOKENS * m->y_stride) {
@@ -368,20 +361,12 @@ static void stripe(const struct matmul_tiles *m, const struct bands *p, size_t b
 
 void lookup_bands(struct matmul_tiles *m)
 {
-    size_t n_bands = m->n_rows / BAND_ROWS, n_at_once = m->n_tokens < STRIPE ? m->n_tokens : STRIPE;
+    size_t n_bands = m->n_rows / BAND_ROWS, n = m->n_tokens;
     if (!n_bands)
         return;
-    size_t room = Y_BYTES / (BAND_ROWS * sizeof(float) * n_at_once);
-    size_t n_parts = (n_bands + room - 1) / room, part = (n_bands + n_parts - 1) / n_parts;
-    size_t band_bytes = BAND_GROUPS * (m->n_cols / TRIPLES_COLS) * TRIPLES_BYTES;
-    for (size_t t = 0; t < m->n_tokens; t += STRIPE)
-        for (size_t first = 0; first < n_bands; first += part) {
-            size_t n = n_bands - first < part ? n_bands - first : part;
-            bool last = first + n == n_bands;
-            struct bands p = {first, n, !last ? m->tiles + (first + n) * band_bytes : t + STRIPE < m->n_tokens ? m->tiles : NULL};
-            stripe(m, &p, t, m->n_tokens - t < STRIPE ? m->n_tokens : t + STRIPE);
-        }
-    m->tiles += n_bands * band_bytes;
+    for (size_t t = 0; t < n; t += STRIPE)
+        stripe(m, n_bands, t, n - t < STRIPE ? n : t + STRIPE, n - t > STRIPE);
+    m->tiles += n_bands * BAND_GROUPS * (m->n_cols / TRIPLES_COLS) * TRIPLES_BYTES;
     m->y += n_bands * BAND_ROWS;
     m->n_rows -= n_bands * BAND_ROWS;
     m->n_groups -= n_bands * BAND_GROUPS;
