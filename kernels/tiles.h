@@ -42,11 +42,11 @@ struct matmul_tiles {
 };
 
 /* Room for the activations of a stripe of tokens, for the codes of two groups of rows, a byte each, for 16-bit sums of some groups of rows and
- * 32 tokens with two bytes an index, or for a band of weights, the tables of 128 tokens and what these lack. */
+ * 32 tokens with two bytes an index, or for a band of weights, the tables of 128 tokens and their carries. */
 #define MATMUL_STRIPE 48
 #define MATMUL_SUMS_GROUPS 120 /* they stay in the second cache */
 #define MATMUL_SUMS_BYTES (MATMUL_SUMS_GROUPS * TILE_ROWS * (2 * 32 + 2 * 8))
-#define MATMUL_LOOKUP_BYTES (1404 * 1024)
+#define MATMUL_LOOKUP_BYTES (630 * 1024)
 static inline size_t matmul_scratch_bytes(size_t n_cols)
 {
     size_t stripe = MATMUL_STRIPE * n_cols, fixed = MATMUL_SUMS_BYTES > MATMUL_LOOKUP_BYTES ? MATMUL_SUMS_BYTES : MATMUL_LOOKUP_BYTES;

@@ -3,12 +3,12 @@
  * bytes and their negatives, and those of four triples (a quad: 12 columns) one register: vpermb looks them up for 16 rows, and vpdpbusd
  * multiplies them by the triples' signs and adds the four of each row. Two instructions, which can run side by side, do 192 products, where
  * vpdpbusd alone does 64. Bytes are sum + 128; what that is too much in a row depends on the signs only, so that it is the same for all
- * tokens. Sums that do not fit a byte (of normally distributed activations, those of 12 % of the triples) are cut off, and what is cut off,
- * a surplus, is looked up by itself, of one triple and 64 rows.
+ * tokens. Sums that do not fit a byte (of normally distributed activations, some of 12 % of the triples) wrap around, and the 256 that they
+ * then lack or have too much, a carry, is looked up by itself, of one triple and 64 rows.
  *
  *   for a stripe of tokens, for each chunk of 288 columns:
  *     for each 4 tokens:       tables     [quad][4 tokens][64]                                                   second cache
- *                              surpluses  [of a token's large triples][32]
+ *                              carries    [of a token's large triples][32]
  *     for each band of 64 rows:
  *       its weights            [quad][4 groups][64 places in a table, 64 signs], [triple][64 rows]               first cache
  *       for each 4 tokens:     sums in registers, added to those that lie where y will be;
@@ -27,7 +27,7 @@
 #define CHUNK_TRIPLES (CHUNK_BLOCKS * BLOCK_TRIPLES)
 #define TOKENS 4                     /* that meet a vector of weights */
 #define STRIPE 128                                 /* tokens whose operands are in the second cache */
-#define MAX_SURPLUSES (STRIPE * CHUNK_TRIPLES * 3) /* sums of 384 lack 256: three bytes of at most 127 */
+#define MAX_CARRIES (STRIPE * CHUNK_TRIPLES)
 #define NEGATIVES 0x1fffu                          /* indices 0 .. 12 of triples; 26 - n is the negative of n, 13 are zeros */
 
 /* Blocks of columns that are taken together. */
@@ -46,7 +46,7 @@ struct weights {
 /* What tokens t .. t + n_tokens - 1 bring to a chunk. */
 struct operands {
     size_t t, n_tokens;
-    size_t surplus_end[TOKENS]; /* of each token's; they begin where those of the token before it end */
+    size_t carries_end[TOKENS]; /* of each token's; they begin where those of the token before it end */
     _Alignas(64) uint8_t tables[CHUNK_QUADS][TOKENS][64];
 };
 
@@ -54,19 +54,19 @@ struct operands {
 struct stripe {
     struct weights weights;
     struct operands operands[STRIPE / TOKENS];
-    uint8_t surplus_of[MAX_SURPLUSES + BLOCK_TRIPLES]; /* which of the chunk's triples; those of a block are stored at once */
-    _Alignas(32) uint8_t surpluses[MAX_SURPLUSES][32];
+    uint8_t carry_of[MAX_CARRIES + BLOCK_TRIPLES]; /* which of the chunk's triples; those of a block are stored at once */
+    _Alignas(32) int8_t carries[MAX_CARRIES][32];  /* -1, 0 or 1 by index: a token's sum is at most CHUNK_TRIPLES */
 };
-_Static_assert(sizeof(struct stripe) <= MATMUL_LOOKUP_BYTES, "scratch");
+_Static_assert(sizeof(struct stripe) <= MATMUL_LOOKUP_BYTES && CHUNK_TRIPLES <= INT8_MAX, "scratch, carries");
 
-/* The place of triple c and its negative in a quad's tables, as packing words leaves them: of four c's the first two triples, then the others. */
-#define PLACE(c) ((c) / 4 * 16 + (c) % 4 * 2)
+/* The place of triple c and its negative in a table; a quad's are interlaced by twos. */
+#define PLACE(c) (2 * (c))
 #define PLACES                                                                                                                                   \
     PLACE(13), PLACE(12), PLACE(11), PLACE(10), PLACE(9), PLACE(8), PLACE(7), PLACE(6), PLACE(5), PLACE(4), PLACE(3), PLACE(2), PLACE(1),        \
         PLACE(0), PLACE(1), PLACE(2), PLACE(3), PLACE(4), PLACE(5), PLACE(6), PLACE(7), PLACE(8), PLACE(9), PLACE(10), PLACE(11), PLACE(12),     \
         PLACE(13), 0, 0, 0, 0, 0
 static const _Alignas(64) uint8_t places[64] = {PLACES, PLACES};
-#define TABLES_OF_QUAD 0x09080100 /* where the tables of its four triples begin */
+#define TABLES_OF_QUAD 0x21200100 /* where the tables of its four triples begin */
 
 #define SIGNS -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1
 static const _Alignas(64) int8_t signs[64] = {SIGNS, SIGNS};
@@ -116,7 +116,7 @@ static void gather_weights(const uint8_t *blocks, size_t group_bytes, size_t n_b
 /* What a block's tables are made of, as bytes of q + 128: a triple's first two activations, and its third beside a 0. */
 struct triple_sources {
     uint32_t pairs[BLOCK_TRIPLES / 2], thirds[BLOCK_TRIPLES / 2]; /* of two triples each */
-    uint32_t large, huge; /* bit k: sums of triple k, or their surpluses, may not fit a byte */
+    uint32_t large;                                               /* bit k: sums of triple k may not fit a byte */
 };
 
 #define HALF_COLS (TRIPLES_COLS / 2)
@@ -140,7 +140,6 @@ static void sort_triples(const int8_t *q, struct triple_sources *s)
     sum = _mm512_adds_epu8(sum, _mm512_permutex2var_epi32(low, _mm512_add_epi32(fours, _mm512_set1_epi32(1)), high));
     sum = _mm512_adds_epu8(sum, _mm512_permutex2var_epi32(low, _mm512_add_epi32(fours, _mm512_set1_epi32(2)), high));
     s->large = (uint32_t)_mm512_movepi8_mask(sum);
-    s->huge = (uint32_t)_mm512_cmpeq_epi8_mask(sum, _mm512_set1_epi8(-1)); /* 255 or more */
 }
 
 /* Weights of triples in words of two bytes: of the first and the second column; of the third, and what takes off the excess: as activations
@@ -175,29 +174,26 @@ ALWAYS_INLINE __m512i triple_sums(const struct triple_weights *w, __m512i pair, 
 
 ALWAYS_INLINE __m512i broadcast(const uint32_t *p) { return _mm512_set1_epi32((int32_t)*p); }
 
-/* What is cut off the sums of all indices of triple k, when a table's are cut off to a byte. */
-ALWAYS_INLINE __m512i surplus(const struct triple_weights *w, const struct triple_sources *s, size_t k)
+/* What the sums of all indices of triple k carry beyond a byte, as tables have the sums of positive triples. */
+ALWAYS_INLINE void put_carries(const struct triple_weights *w, const struct triple_sources *s, size_t k, int8_t *out)
 {
     const __m512i zero = _mm512_setzero_si512();
     int16_t pair = (int16_t)(s->pairs[k / 2] >> k % 2 * 16), third = (int16_t)(s->thirds[k / 2] >> k % 2 * 16);
     __m512i x = triple_sums(w, _mm512_set1_epi16(pair), _mm512_set1_epi16(third));
     x = _mm512_mask_sub_epi16(x, NEGATIVES, zero, x);
-    x = _mm512_sub_epi16(x, _mm512_max_epi16(_mm512_min_epi16(x, _mm512_set1_epi16(INT8_MAX)), _mm512_set1_epi16(INT8_MIN)));
-    return _mm512_mask_sub_epi16(x, NEGATIVES, zero, x);
+    x = _mm512_srai_epi16(_mm512_add_epi16(x, _mm512_set1_epi16(128)), 8);
+    x = _mm512_mask_sub_epi16(x, NEGATIVES, zero, x);
+    _mm256_store_si256((__m256i *)out, _mm512_cvtepi16_epi8(x));
 }
 
-/* Puts a surplus as bytes, 128 too much; returns what is cut off them. */
-ALWAYS_INLINE __m512i put_surplus(__m512i x, uint8_t *out)
-{
-    __m256i bytes = _mm512_cvtsepi16_epi8(x);
-    _mm256_store_si256((__m256i *)out, _mm256_xor_si256(bytes, _mm256_set1_epi8(-128)));
-    return _mm512_sub_epi16(x, _mm512_cvtepi8_epi16(bytes));
-}
+#define EVEN8(n) (n), (n) + 2, (n) + 4, (n) + 6, (n) + 8, (n) + 10, (n) + 12, (n) + 14
+static const _Alignas(64) uint8_t low_bytes[64] = {EVEN8(0), EVEN8(16), EVEN8(32), EVEN8(48), EVEN8(64), EVEN8(80), EVEN8(96), EVEN8(112)};
 
-/* Token i's tables, and its surpluses from the n-th on; returns their end. */
+/* Token i's tables, and its carries from the n-th on; returns their end. */
 static size_t make_tables(const struct chunk *c, const int8_t *q, size_t i, struct operands *o, struct stripe *s, size_t n)
 {
     const struct triple_weights all = triple_weights(all_triples), of_table = triple_weights(table_triples);
+    const __m512i pick = _mm512_load_si512(low_bytes);
     struct triple_sources src[CHUNK_BLOCKS];
     size_t begin = n;
     for (size_t b = 0; b < c->n_blocks; b++, q += TRIPLES_COLS) {
@@ -207,25 +203,15 @@ static size_t make_tables(const struct chunk *c, const int8_t *q, size_t i, stru
         for (size_t k = 0; k < TRIPLES_VECTORS; k++) {
             __m512i low = triple_sums(&of_table, broadcast(&src[b].pairs[2 * k]), broadcast(&src[b].thirds[2 * k]));
             __m512i high = triple_sums(&of_table, broadcast(&src[b].pairs[2 * k + 1]), broadcast(&src[b].thirds[2 * k + 1]));
-            _mm512_store_si512(o->tables[b * TRIPLES_VECTORS + k][i], _mm512_xor_si512(_mm512_packs_epi16(low, high), _mm512_set1_epi8(-128)));
+            __m512i bytes = _mm512_permutex2var_epi8(low, pick, high);
+            _mm512_store_si512(o->tables[b * TRIPLES_VECTORS + k][i], _mm512_xor_si512(bytes, _mm512_set1_epi8(-128)));
         }
         __m256i which = _mm256_add_epi8(_mm256_load_si256((const __m256i *)all_triples), _mm256_set1_epi8((char)(b * BLOCK_TRIPLES)));
-        _mm256_storeu_si256((__m256i *)(s->surplus_of + n), _mm256_maskz_compress_epi8(src[b].large, which));
+        _mm256_storeu_si256((__m256i *)(s->carry_of + n), _mm256_maskz_compress_epi8(src[b].large, which));
         n += (size_t)__builtin_popcount(src[b].large);
     }
-    for (size_t k = begin, end = n; k < end; k++) {
-        size_t of = s->surplus_of[k];
-        put_surplus(surplus(&all, &src[of / BLOCK_TRIPLES], of % BLOCK_TRIPLES), s->surpluses[k]);
-    }
-    for (size_t b = 0; b < c->n_blocks; b++)
-        for (uint32_t huge = src[b].huge; huge; huge &= huge - 1) {
-            size_t of = (size_t)__builtin_ctz(huge);
-            __m512i rest = put_surplus(surplus(&all, &src[b], of), s->surpluses[n]); /* of the byte that is there already */
-            do {
-                rest = put_surplus(rest, s->surpluses[n]);
-                s->surplus_of[n++] = (uint8_t)(b * BLOCK_TRIPLES + of);
-            } while (_mm512_test_epi16_mask(rest, rest));
-        }
+    for (size_t k = begin; k < n; k++)
+        put_carries(&all, &src[s->carry_of[k] / BLOCK_TRIPLES], s->carry_of[k] % BLOCK_TRIPLES, s->carries[k]);
     return n;
 }
 
@@ -238,23 +224,20 @@ static void make_operands(const struct matmul_tiles *m, const struct chunk *c, s
         const int8_t *q = m->q + (t + i) * m->q_stride + c->begin;
         for (size_t k = 0; k < c->n_blocks * TRIPLES_COLS; k += 64)
             _mm_prefetch((const char *)q + TOKENS * m->q_stride + k, _MM_HINT_T0);
-        n = o->surplus_end[i] = make_tables(c, q, i, o, s, n);
+        n = o->carries_end[i] = make_tables(c, q, i, o, s, n);
     }
 }
 
-/* A token's sums of a band start with its surpluses, from .. to - 1. */
+/* A token's sums of a band start with its carries, from .. to - 1. */
 ALWAYS_INLINE void start_sums(const struct stripe *s, size_t from, size_t to, __m512i *sums)
 {
-    const __m512i even = _mm512_set1_epi32(1), odd = _mm512_set1_epi32(1 << 16), excess = _mm512_set1_epi16((int16_t)(128 * (to - from)));
-    __m512i low = _mm512_setzero_si512(), high = _mm512_setzero_si512();
+    const __m512i even = _mm512_set1_epi32(1), odd = _mm512_set1_epi32(1 << 16);
+    __m512i carry = _mm512_setzero_si512();
     for (size_t k = from; k < to; k++) {
-        __m512i table = _mm512_broadcast_i64x4(_mm256_load_si256((const __m256i *)s->surpluses[k]));
-        __m512i x = _mm512_permutexvar_epi8(_mm512_load_si512(s->weights.triples[s->surplus_of[k]]), table);
-        low = _mm512_add_epi16(low, x); /* and 256 times the high bytes */
-        high = _mm512_add_epi16(high, _mm512_srli_epi16(x, 8));
+        __m512i table = _mm512_broadcast_i64x4(_mm256_load_si256((const __m256i *)s->carries[k]));
+        carry = _mm512_add_epi8(carry, _mm512_permutexvar_epi8(_mm512_load_si512(s->weights.triples[s->carry_of[k]]), table));
     }
-    low = _mm512_sub_epi16(_mm512_sub_epi16(low, _mm512_slli_epi16(high, 8)), excess);
-    high = _mm512_sub_epi16(high, excess);
+    __m512i low = _mm512_slli_epi16(carry, 8), high = _mm512_and_si512(carry, _mm512_set1_epi16((int16_t)0xff00)); /* times 256 */
     sums[0] = _mm512_dpwssd_epi32(_mm512_load_si512(s->weights.start[0]), low, even);
     sums[1] = _mm512_dpwssd_epi32(_mm512_load_si512(s->weights.start[1]), low, odd);
     sums[2] = _mm512_dpwssd_epi32(_mm512_load_si512(s->weights.start[2]), high, even);
@@ -274,7 +257,7 @@ ALWAYS_INLINE void put(const struct matmul_tiles *m, const struct chunk *c, size
     }
 }
 
-/* A band's rows, from y on for the first of T tokens, whose first surplus is the n-th. */
+/* A band's rows, from y on for the first of T tokens, whose first carry is the n-th. */
 ALWAYS_INLINE void band_tokens(const struct matmul_tiles *m, const struct chunk *c, const struct stripe *s, const struct operands *o, size_t n,
                                float *y, const int T)
 {
@@ -282,7 +265,7 @@ ALWAYS_INLINE void band_tokens(const struct matmul_tiles *m, const struct chunk 
     __m512i sums[TOKENS][BAND_GROUPS];
 #pragma GCC unroll 4
     for (int i = 0; i < T; i++)
-        start_sums(s, i ? o->surplus_end[i - 1] : n, o->surplus_end[i], sums[i]);
+        start_sums(s, i ? o->carries_end[i - 1] : n, o->carries_end[i], sums[i]);
     for (size_t k = 0; k < n_quads; k++) {
         __m512i tables[TOKENS];
 #pragma GCC unroll 4
@@ -323,11 +306,11 @@ ALWAYS_INLINE void ask_for_band(const uint8_t *blocks, size_t group_bytes, size_
 /* A chunk's operands of tokens begin .. end - 1; returns how many. */
 static size_t make_all_operands(const struct matmul_tiles *m, const struct chunk *c, size_t begin, size_t end, struct stripe *s)
 {
-    size_t n = 0, n_surpluses = 0;
+    size_t n = 0, n_carries = 0;
     for (size_t t = begin; t < end; t += TOKENS) {
         struct operands *o = &s->operands[n++];
-        make_operands(m, c, t, end - t < TOKENS ? end - t : TOKENS, o, s, n_surpluses);
-        n_surpluses = o->surplus_end[o->n_tokens - 1];
+        make_operands(m, c, t, end - t < TOKENS ? end - t : TOKENS, o, s, n_carries);
+        n_carries = o->carries_end[o->n_tokens - 1];
     }
     return n;
 }
@@ -353,7 +336,7 @@ static void stripe(const struct matmul_tiles *m, size_t n_bands, size_t begin, s
                 if (next)
                     ask_for_band(next, group_bytes, k, n_operands);
                 band(m, &c, s, o, n, y);
-                n = o->surplus_end[o->n_tokens - 1];
+                n = o->carries_end[o->n_tokens - 1];
             }
         }
     }
