@@ -3,7 +3,7 @@
  * bytes and their negatives, and those of four triples (a quad: 12 columns) one register: vpermb looks them up for 16 rows, and vpdpbusd
  * multiplies them by the triples' signs and adds the four of each row. Two instructions, which can run side by side, do 192 products, where
  * vpdpbusd alone does 64. Bytes are sum + 128; what that is too much in a row depends on the signs only, so that it is the same for all
- * tokens. Sums that do not fit a byte (of normally distributed activations, some of 12 % of the triples) wrap around, and the 256 that they
+ * tokens. Sums that do not fit a byte (of normally distributed activations, some of 12 % of the triples) wrap around, and the 256 that those
  * then lack or have too much, a carry, is looked up by itself, of one triple and 64 rows.
  *
  *   for a stripe of tokens, for each chunk of 288 columns:
