@@ -25,10 +25,10 @@
 #define CHUNK_BLOCKS 3 /* weights of a band and tables of four tokens: the first cache */
 #define CHUNK_QUADS (CHUNK_BLOCKS * TRIPLES_VECTORS)
 #define CHUNK_TRIPLES (CHUNK_BLOCKS * BLOCK_TRIPLES)
-#define TOKENS 4                     /* that meet a vector of weights */
-#define STRIPE 128                                 /* tokens whose operands are in the second cache */
+#define TOKENS 4       /* that meet a vector of weights */
+#define STRIPE 128     /* tokens whose operands are in the second cache */
 #define MAX_CARRIES (STRIPE * CHUNK_TRIPLES)
-#define NEGATIVES 0x1fffu                          /* indices 0 .. 12 of triples; 26 - n is the negative of n, 13 are zeros */
+#define NEGATIVES 0x1fffu /* indices 0 .. 12 of triples; 26 - n is the negative of n, 13 are zeros */
 
 /* Blocks of columns that are taken together. */
 struct chunk {
@@ -59,12 +59,8 @@ struct stripe {
 };
 _Static_assert(sizeof(struct stripe) <= MATMUL_LOOKUP_BYTES && CHUNK_TRIPLES <= INT8_MAX, "scratch, carries");
 
-/* The place of triple c and its negative in a table; a quad's are interlaced by twos. */
-#define PLACE(c) (2 * (c))
-#define PLACES                                                                                                                                   \
-    PLACE(13), PLACE(12), PLACE(11), PLACE(10), PLACE(9), PLACE(8), PLACE(7), PLACE(6), PLACE(5), PLACE(4), PLACE(3), PLACE(2), PLACE(1),        \
-        PLACE(0), PLACE(1), PLACE(2), PLACE(3), PLACE(4), PLACE(5), PLACE(6), PLACE(7), PLACE(8), PLACE(9), PLACE(10), PLACE(11), PLACE(12),     \
-        PLACE(13), 0, 0, 0, 0, 0
+/* The place of index n in a table: 2 |n - 13|, as a quad's tables are interlaced by twos. */
+#define PLACES 26, 24, 22, 20, 18, 16, 14, 12, 10, 8, 6, 4, 2, 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 0, 0, 0, 0, 0
 static const _Alignas(64) uint8_t places[64] = {PLACES, PLACES};
 #define TABLES_OF_QUAD 0x21200100 /* where the tables of its four triples begin */
 
