@@ -157,10 +157,10 @@ static void note_level(struct accuracy *a, struct counts recent)
         return;
     if (degraded)
         log_error("engine", "tokens are not those of the reference: kernels, memory or the CPU are at fault",
-                  LOG_STR("model", a->engine->description.model.id), LOG_FLOAT("accuracy", ratio(recent)),
-                  LOG_FLOAT("threshold", a->threshold), LOG_STR("isa", a->engine->description.model.isa));
+                  LOG_STR("model", engine_model(a->engine)->id), LOG_FLOAT("accuracy", ratio(recent)),
+                  LOG_FLOAT("threshold", a->threshold), LOG_STR("isa", engine_model(a->engine)->isa));
     else
-        log_info("engine", "tokens are those of the reference again", LOG_STR("model", a->engine->description.model.id),
+        log_info("engine", "tokens are those of the reference again", LOG_STR("model", engine_model(a->engine)->id),
                  LOG_FLOAT("accuracy", ratio(recent)));
 }
 
@@ -186,7 +186,7 @@ static void note(struct accuracy *a, struct counts c)
 static void give_up(struct accuracy *a, const struct error *err)
 {
     atomic_store(&a->failed, true);
-    log_warn("engine", "accuracy is not measured", LOG_STR("model", a->engine->description.model.id), LOG_STR("reason", err->message));
+    log_warn("engine", "accuracy is not measured", LOG_STR("model", engine_model(a->engine)->id), LOG_STR("reason", err->message));
 }
 
 /* The first request opens the reference. */

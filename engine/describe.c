@@ -1,8 +1,7 @@
-/* The choice of a device, and what a model looks like from outside. */
+/* What a model looks like from outside. */
 #include "engine/describe.h"
 
 #include "base/clock.h"
-#include "base/log.h"
 #include "engine/text/tokenizer.h"
 
 #include <stdio.h>
@@ -11,51 +10,6 @@
 
 static const char *const format_names[] = {
     [TERNARY_AUTO] = "auto", [TERNARY_I2S] = "i2s", [TERNARY_TL1] = "tl1", [TERNARY_TL2] = "tl2"};
-
-static enum error_code open_on(const struct engine_options *options, const char *device, struct backend **out,
-                               struct error *err)
-{
-    const struct backend_options wanted = {.device = device,
-                                           .n_threads = options->n_threads,
-                                           .isa = options->isa,
-                                           .pin = options->pin,
-                                           .numa = options->numa,
-                                           .idle_priority = options->idle_priority};
-    return backend_open(&wanted, out, err);
-}
-
-enum error_code engine_backend_open(const struct engine_options *options, struct backend **out, char *fallback_reason,
-                                    size_t n, struct error *err)
-{
-    const char *device = options->device ? options->device : "auto";
-    if (n && options->null_model)
-        fallback_reason[0] = '\0';
-    if (options->null_model)
-        return backend_open_null(options->null_model, out, err);
-    bool is_auto = strcmp(device, "auto") == 0, is_gpu = strcmp(device, "gpu") == 0;
-    struct error why = {0};
-    if (n)
-        fallback_reason[0] = '\0';
-    if (strcmp(device, "cpu") == 0 || strncmp(device, "cuda:", 5) == 0)
-        return open_on(options, device, out, err);
-    if (!is_auto && !is_gpu)
-        return error_set_param(err, ERROR_VALIDATION_FAILED, "device",
-                               "device: expected auto, cpu, gpu or cuda:N, found %.64s", device);
-    /* An instruction set is a CPU's: a GPU is asked for without it, and auto then means the CPU. */
-    if (is_auto && options->isa)
-        return open_on(options, "cpu", out, err);
-    struct engine_options gpu = *options;
-    gpu.isa = NULL;
-    if (!open_on(&gpu, "cuda:0", out, &why))
-        return ERROR_NONE;
-    if (n)
-        snprintf(fallback_reason, n, "%s", why.message[0] ? why.message : "no GPU");
-    if (is_gpu)
-        log_warn("engine", "no GPU: running on the CPU", LOG_STR("reason", why.message));
-    else
-        log_info("engine", "no GPU: running on the CPU", LOG_STR("reason", why.message));
-    return open_on(options, "cpu", out, err);
-}
 
 uint32_t model_context_length(const struct model *m, const struct engine_options *options)
 {
@@ -133,13 +87,16 @@ void model_describe(const struct model *m, const struct engine_options *options,
     snprintf(out->fallback_reason, sizeof out->fallback_reason, "%s", fallback_reason ? fallback_reason : "");
     snprintf(out->chat_template, sizeof out->chat_template, "%s", chat ? chat : "");
     snprintf(out->architecture, sizeof out->architecture, "%s", m->shape.arch_name);
+    snprintf(out->device, sizeof out->device, "%s", info->device);
+    snprintf(out->device_name, sizeof out->device_name, "%s", info->name);
+    snprintf(out->isa, sizeof out->isa, "%s", info->isa);
     out->model = (struct engine_model){
         .id = out->id,
         .path = out->path,
         .architecture = out->architecture,
-        .device = info->device,
-        .device_name = info->name,
-        .isa = info->isa,
+        .device = out->device,
+        .device_name = out->device_name,
+        .isa = out->isa,
         .device_memory_bytes = info->memory_bytes,
         .n_threads = (uint32_t)info->n_threads,
         .quantization = format_names[m->format],

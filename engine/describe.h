@@ -1,37 +1,28 @@
 /*
- * What engine and session share when they open: the choice of a device, and the description of what is served.
- * Any thread, one caller at a time.
+ * What a served model looks like from outside, shared by engine and session. Any thread, one caller at a time.
  */
 #ifndef ENGINE_DESCRIBE_H
 #define ENGINE_DESCRIBE_H
 
-#include "engine/engine.h"
+#include "engine/devices.h"
 #include "engine/model/model.h"
-
-#define ENGINE_FALLBACK_BYTES 256
 
 #define ENGINE_NULL_MODEL_ID "null-model"
 #define MODEL_ID_BYTES 128
 
-/* Opens the backend that options->device asks for, or the null one. "auto" (or NULL) and "gpu" try cuda:0 and fall back to the CPU: then
- * fallback_reason [n] says why (and is logged), else it is "". "cpu" and "cuda:N" are opened or are an error;
- * ERROR_VALIDATION_FAILED (param "device") for other words. The caller closes *out. */
-enum error_code engine_backend_open(const struct engine_options *options, struct backend **out, char *fallback_reason,
-                                    size_t n, struct error *err);
-
 /* A description with the strings it points to. Must stay where it was filled: `model` points into it. */
 struct model_description {
     struct engine_model model;
-    char id[MODEL_ID_BYTES], path[4096], fallback_reason[ENGINE_FALLBACK_BYTES], chat_template[64];
-    char architecture[32];
+    struct model_description *previous; /* of the device that the model was on before; owned by the engine */
+    char id[MODEL_ID_BYTES], path[4096], fallback_reason[DEVICE_REASON_BYTES], chat_template[64];
+    char architecture[32], device[DEVICE_ID_BYTES], device_name[256], isa[16], lost_device[DEVICE_ID_BYTES];
 };
 
 /* The id of engine_options: the given one, else the null model's, else made of the file's name. */
 void model_make_id(const struct engine_options *options, char id[MODEL_ID_BYTES]);
 
-/* Fills `out` from an open model. Device strings borrow the backend, all others are copied. The caller adds what
- * it alone knows: kv_bytes, n_kv_blocks, scratch_bytes, load_seconds. context_length is the smaller of the model's
- * and the option's. */
+/* Fills `out` from an open model. The caller adds what it alone knows: kv_bytes, n_kv_blocks, scratch_bytes, load_seconds. context_length is
+ * the smaller of the model's and the option's. */
 void model_describe(const struct model *m, const struct engine_options *options, const char *fallback_reason,
                     struct model_description *out);
 

@@ -54,7 +54,7 @@ static enum error_code prepare_grammars(struct engine *e, struct error *err)
     enum error_code code = ERROR_NONE;
     pthread_mutex_lock(&e->masker_lock);
     if (!e->loop.masker)
-        code = masker_open(e->model->tokenizer, e->limits.vocab_size, e->loop.max_out, &e->loop.masker, err);
+        code = masker_open(e->tokenizer, e->limits.vocab_size, e->loop.max_out, &e->loop.masker, err);
     pthread_mutex_unlock(&e->masker_lock);
     return code;
 }
@@ -84,7 +84,7 @@ enum error_code engine_admits(struct engine *e, const struct request *r, struct 
 enum error_code engine_submit(struct engine *e, const struct request *r, struct stream **out, struct error *err)
 {
     struct error unused;
-    struct job_options options = {.tokenizer = e->model->tokenizer,
+    struct job_options options = {.tokenizer = e->tokenizer,
                                   .limits = &e->limits,
                                   .waker = &e->waker,
                                   .max_stream_bytes = e->max_stream_bytes,
@@ -164,12 +164,12 @@ void engine_spare_thread(const struct engine *e)
 
 const struct engine_model *engine_model(const struct engine *e)
 {
-    return &e->description.model;
+    return &atomic_load_explicit(&((struct engine *)(uintptr_t)e)->description, memory_order_acquire)->model;
 }
 
 const struct tokenizer *engine_tokenizer(const struct engine *e)
 {
-    return e->model->tokenizer;
+    return e->tokenizer;
 }
 
 void engine_refuse(struct engine *e, int64_t deadline_ns)

@@ -37,7 +37,8 @@ struct file_opener {
 struct engine_options {
     const char *model_path;      /* GGUF file */
     const char *model_id;        /* NULL = the file's name without .gguf, other characters than A-Z a-z 0-9 _ - turned into - */
-    const char *device;          /* "auto" (or NULL), "cpu", "gpu", "cuda:N"; auto and gpu fall back to the CPU, and that is logged */
+    const char *device;          /* "auto" (or NULL), "cpu", "gpu", "cuda:N"; auto and gpu take the first that works of all GPUs and the CPU, see
+                                  * engine/devices.h */
     const char *isa;             /* see backend_options; NULL = best */
     int n_threads;               /* 0 = automatic */
     bool pin, idle_priority;     /* see backend_options */
@@ -100,8 +101,10 @@ struct engine_model {
     uint32_t embedding_size;     /* of the vectors of a model that computes embeddings, and generates nothing; 0 = it generates */
     int64_t created_unix;
     double load_seconds;
-    const char *fallback_reason; /* why the asked device is not used; NULL when it is */
+    const char *fallback_reason; /* why the devices before it are not used; NULL when it is the one that was asked for */
+    const char *lost_device;     /* where it was served before, until that device failed; NULL = it never moved */
 };
+/* Of now: a model moves to the next device when its own fails. What was returned before stays valid, too. */
 const struct engine_model *engine_model(const struct engine *e);
 
 /* Whether the device is known to fail (see engine/breaker.h): OPEN refuses new requests, HALF_OPEN lets one through to see. */
@@ -114,6 +117,7 @@ void engine_spare_thread(const struct engine *e);
 struct engine_stats {
     uint64_t n_requests, n_finished_stop, n_finished_length, n_cancelled, n_deadline, n_failed, n_rejected;
     uint64_t n_device_failures;  /* steps that the device did not make */
+    uint64_t n_moves;            /* to another device, as the one before had failed */
     enum breaker_state breaker;
     uint64_t n_stalled;          /* of n_failed: their readers had stopped */
     uint64_t n_prompt_tokens, n_generated_tokens, n_steps, n_step_rows;
@@ -155,6 +159,7 @@ struct engine_observer {
     void (*on_finish)(void *user, const struct engine_observation *o);
     void (*on_step)(void *user, size_t n_rows, size_t n_sequences, double seconds);
     void (*on_token_gap)(void *user, double seconds);
+    void (*on_move)(void *user); /* engine_model is another one; or NULL */
 };
 /* Once; from then on until engine_stop returns. What happened before is not told. */
 void engine_observe(struct engine *e, const struct engine_observer *observer);
@@ -295,6 +300,7 @@ struct stream_event {
         double queue_ms, first_token_ms, total_ms, tokens_per_second, mean_batch_size;
         int64_t arrival_ns;      /* clock_now_ns; the times count from here */
         bool admitted;           /* false: it never started, and queue_ms is all of its time */
+        char devices[32];        /* that computed it, "cuda:0", or "cuda:0,cpu" when the first one failed; "" = it never started */
     } summary;
     const float *embedding;      /* COMPLETE of `embed`, when it went well: the pooled vector, of length 1; valid until stream_close */
     size_t n_embedding;          /* embedding_size */

@@ -46,6 +46,7 @@ struct job {
     struct job *next, *previous; /* started jobs, in the loop's list */
     char *id;
     char trace_id[JOB_TRACE_ID_BYTES]; /* "" = none */
+    char devices[32]; /* see stream_summary */
     uint32_t *prompt; /* [n_prompt] */
     uint32_t n_prompt, max_tokens, n_choices, n_top;
     bool logprobs, ignore_eos;

@@ -3,6 +3,8 @@
 
 #include "base/clock.h"
 
+#include <stdio.h>
+
 #define IDLE_TURN_NS CLOCK_NS_PER_S /* an idle loop shows that it lives */
 #define RETRY_DRAINING_MS 1000      /* another replica, or this one's successor */
 #define WAIT_LOOK_NS (10 * CLOCK_NS_PER_MS) /* how late a sleeping loop may see that a request has waited too long */
@@ -127,12 +129,25 @@ static void sweep(struct engine *e, int64_t now_ns)
     sweep_running(e, now_ns, end_all);
 }
 
+/* Where no device was left: is there one now, for a request that waits? If not, it does not wait longer. */
+static bool found_device(struct engine *e, int64_t now_ns)
+{
+    struct sweep w = {.now_ns = now_ns, .refused_until_ns = now_ns + BREAKER_FIRST_NS};
+    if (!queue_n_waiting(&e->queue))
+        return false;
+    if (loop_find_device(e))
+        return true;
+    sweep_queue(e, &w);
+    return false;
+}
+
 /* ---- admission --------------------------------------------------------------------------------------------------- */
 
 static void note_start(struct engine *e, struct job *j, int64_t now_ns)
 {
     struct loop *l = &e->loop;
     j->admitted_ns = now_ns;
+    snprintf(j->devices, sizeof j->devices, "%s", engine_model(e)->device);
     j->previous = NULL;
     j->next = l->jobs;
     if (l->jobs)
@@ -315,7 +330,8 @@ void *loop_main(void *arg)
         int64_t now_ns = clock_now_ns();
         bool closing = atomic_load_explicit(&e->closing, memory_order_acquire);
         sweep(e, now_ns);
-        admit(e, now_ns);
+        if (!e->loop.no_device || found_device(e, now_ns))
+            admit(e, now_ns);
         e->loop.scheduler.shared = turn_is_shared(e->turn, e, now_ns);
         size_t n_rows = plan(e, now_ns);
         note_turn(e, now_ns, n_rows == 0);

@@ -3,7 +3,8 @@
  *
  *   a turn:  end what was cancelled, expired or drained -> admit from the queue -> plan -> step -> tokens to streams
  *
- * loop.c is the thread and its turns, step.c one step, preempt.c what gives way, retire.c the ends of sequences and requests.
+ * loop.c is the thread and its turns, step.c one step, preempt.c what gives way, move.c the change of the device, retire.c the ends of
+ * sequences and requests.
  */
 #ifndef ENGINE_LOOP_H
 #define ENGINE_LOOP_H
@@ -36,6 +37,7 @@ struct loop {
     uint64_t n_prefix_hits; /* prompt tokens that were found in the cache */
     bool speculate;
     size_t max_out;
+    bool no_device;       /* none was left when the last one failed: nothing starts */
     int64_t draft_row_ns; /* what a drafted row adds to a step; 0 = not known */
     uint64_t n_drafted, n_accepted;
     uint32_t *known;      /* [context] scratch: the tokens of a sequence that starts again */
@@ -54,17 +56,22 @@ struct loop {
 
 struct engine {
     /* Constant once open. */
-    struct backend *backend;
-    struct model *model;
-    struct kv_cache kv;
-    struct model_description description;
+    struct engine_options options; /* as they were given; isa and numa are the engine's own, of the other pointers none is used any more */
+    char isa[16], numa[16];
+    const struct tokenizer *tokenizer;
     struct request_limits limits;
     size_t max_stream_bytes;
-    struct turn *turn; /* or NULL */
     int64_t default_timeout_ns, stall_timeout_ns;
     struct accuracy *accuracy; /* NULL: nothing is computed again */
     struct engine_observer observer; /* written before `observed`, which hands it to the loop */
     atomic_bool observed, stopped;
+
+    /* Changed by the loop when the device fails (move.c), under model_lock; without it others read the tokenizer only. */
+    struct backend *backend;
+    struct model *model;
+    struct kv_cache kv;
+    pthread_mutex_t model_lock;
+    _Atomic(struct model_description *) description; /* the newest */
 
     /* Shared. */
     struct queue queue;
@@ -82,6 +89,7 @@ struct engine {
     bool has_sync;   /* the locks have been made */
     pthread_t thread;
 
+    struct turn *turn; /* the loop's; or NULL */
     struct loop loop;
 };
 
@@ -95,8 +103,22 @@ static inline const struct engine_observer *loop_observer(const struct engine *e
  * count. */
 void engine_forget(struct engine *e);
 
+/* What of an engine lies on its model's device: scratch and KV cache. On failure the caller closes what there is. While there is no loop, or by it. */
+enum error_code engine_open_device_memory(struct engine *e, struct error *err);
+void engine_close_device_memory(struct engine *e);
+/* Describes the model where it is now. lost_device: where it was before, or NULL. Likewise. */
+enum error_code engine_describe(struct engine *e, const char *reason, const char *lost_device, double load_seconds, struct error *err);
+
 /* The thread's function; `arg` is the engine. Returns once closing is set and nothing is left. */
 void *loop_main(void *arg);
+
+/* The step's device has failed: takes the model to the next one, and all that runs back to the queue, from where it goes on with the tokens that it
+ * has. Where none is left, what has started ends with an error. False, and nothing done, when the device is not one that others stand in for. */
+bool loop_move(struct engine *e, const struct error *why);
+/* Where none was left: looks again. False when there is none still. */
+bool loop_find_device(struct engine *e);
+/* Tells the breaker whether the device computes. */
+void loop_note_device(struct engine *e, bool works);
 
 /* Runs the planned items; n_rows > 0. */
 void loop_step(struct engine *e, size_t n_rows);
@@ -113,6 +135,8 @@ void loop_fill_blocks(struct loop *l, struct sequence *q);
 
 /* The sequence of a waiting job that starts next: one that was preempted, or else a new one. */
 struct sequence *job_next_sequence(struct job *j);
+/* Takes a running sequence out of the batch and puts its request back in front of its class in the queue. */
+void loop_put_back(struct engine *e, struct sequence *q, int64_t now_ns);
 /* Reserves the blocks of all its length for the slot on top of the stack; false when there is no slot or too few are free. */
 bool loop_reserve(struct loop *l, const struct sequence *q);
 /* Sequences of the job have started or were preempted: brings the count of requests in the batch up to date. */

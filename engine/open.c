@@ -7,6 +7,7 @@
 #include "engine/background.h"
 #include "engine/estimate.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -44,9 +45,8 @@ static enum error_code check_options(const struct engine_options *o, struct erro
     return ERROR_NONE;
 }
 
-static enum error_code open_model(struct engine *e, const struct engine_options *o, struct error *err)
+static enum error_code open_model(struct engine *e, const struct engine_options *o, struct backend *be, struct error *err)
 {
-    char fallback_reason[ENGINE_FALLBACK_BYTES];
     const struct model_options mo = {.path = o->model_path,
                                      .format = o->format,
                                      .i2s_order = o->i2s_order,
@@ -55,20 +55,13 @@ static enum error_code open_model(struct engine *e, const struct engine_options 
                                      .on_load = o->on_load,
                                      .on_load_user = o->on_load_user,
                                      .screen_head = true};
-    enum error_code code = engine_backend_open(o, &e->backend, fallback_reason, sizeof fallback_reason, err);
-    if (!code)
-        code = model_open(&mo, e->backend, &e->model, err);
-    if (!code && o->null_model)
-        code = model_null_choices(e->model, err);
-    if (!code)
-        model_describe(e->model, o, fallback_reason, &e->description);
-    return code;
+    enum error_code code = model_open(&mo, be, &e->model, err);
+    return !code && o->null_model ? model_null_choices(e->model, err) : code;
 }
 
 static enum error_code open_kv(struct engine *e, const struct engine_options *o, struct error *err)
 {
     const struct model_shape *s = &e->model->shape;
-    struct engine_model *m = &e->description.model;
     size_t block_bytes = kv_cache_block_bytes(o->kv_type, s->n_layers, s->n_kv_heads, s->head_dim);
     uint32_t context_length = model_context_length(e->model, o);
     if (!s->causal && context_length > e->loop.scheduler.max_rows) {
@@ -76,7 +69,7 @@ static enum error_code open_kv(struct engine *e, const struct engine_options *o,
                  LOG_INT("context_length", context_length), LOG_INT("max_batch_tokens", e->loop.scheduler.max_rows));
         context_length = (uint32_t)e->loop.scheduler.max_rows;
     }
-    size_t n_blocks = engine_kv_blocks(s, o, context_length, backend_info(e->backend)->memory_bytes);
+    size_t n_blocks = engine_kv_blocks(s, o, context_length, backend_info(e->model->backend)->memory_bytes);
     if (n_blocks == 0 || n_blocks > INT32_MAX)
         return error_set_param(err, ERROR_VALIDATION_FAILED, "kv_cache_bytes",
                                "expected room for 1 to %d blocks of %zu bytes, found %zu bytes", INT32_MAX, block_bytes,
@@ -87,16 +80,14 @@ static enum error_code open_kv(struct engine *e, const struct engine_options *o,
         context_length = (uint32_t)n_blocks * KV_BLOCK_SIZE;
     }
     enum error_code code =
-        kv_cache_open(e->backend, o->kv_type, s->n_layers, n_blocks, s->n_kv_heads, s->head_dim, &e->kv, err);
+        kv_cache_open(e->model->backend, o->kv_type, s->n_layers, n_blocks, s->n_kv_heads, s->head_dim, &e->kv, err);
     if (code)
         return code;
     if (!kvcache_open(&e->loop.kvcache, (uint32_t)n_blocks, (uint32_t)e->loop.max_sequences,
                       kvcache_blocks_for(context_length), !o->no_prefix_cache && s->pooling == POOLING_NONE))
         return error_set(err, ERROR_MEMORY_EXHAUSTED, "no memory for the tables of %zu KV blocks", n_blocks);
-    m->kv_bytes = (uint64_t)n_blocks * block_bytes;
-    m->n_kv_blocks = (uint32_t)n_blocks;
-    m->kv_block_size = KV_BLOCK_SIZE;
-    m->context_length = e->limits.context_length = context_length;
+    if (!e->limits.context_length) /* another device's cache is never smaller than the context */
+        e->limits.context_length = context_length;
     return ERROR_NONE;
 }
 
@@ -133,24 +124,34 @@ static bool alloc_arrays(struct loop *l, size_t n_outputs)
            l->out_sequences && l->needs && l->masks && l->logits;
 }
 
+enum error_code engine_open_device_memory(struct engine *e, struct error *err)
+{
+    enum error_code code = forward_open(e->model, e->loop.scheduler.max_rows, &e->loop.forward, err);
+    return code ? code : open_kv(e, &e->options, err);
+}
+
+void engine_close_device_memory(struct engine *e)
+{
+    kvcache_close(&e->loop.kvcache);
+    e->loop.kvcache = (struct kvcache){0};
+    if (e->kv.k)
+        kv_cache_close(e->model->backend, &e->kv);
+    e->kv = (struct kv_cache){0};
+    forward_close(e->loop.forward);
+    e->loop.forward = NULL;
+}
+
 static enum error_code open_memory(struct engine *e, const struct engine_options *o, struct error *err)
 {
     struct loop *l = &e->loop;
     size_t vocab_size = e->limits.vocab_size = e->model->shape.vocab_size;
-    l->max_sequences = engine_max_sequences(o);
-    l->scheduler.max_rows = engine_max_rows(o);
-    l->scheduler.target_ns = o->target_step_ns;
-    l->speculate = !o->no_speculation;
     bool embeds = e->model->shape.pooling != POOLING_NONE;
     size_t n_outputs = embeds ? e->model->shape.dim : vocab_size;
+    l->speculate = !o->no_speculation;
     e->limits.embedding_size = embeds ? e->model->shape.dim : 0;
     l->max_out = embeds ? l->scheduler.max_rows : engine_max_out(o);
     measure_tokens(e);
-    enum error_code code = forward_open(e->model, l->scheduler.max_rows, &l->forward, err);
-    if (!code)
-        code = open_kv(e, o, err);
-    if (!code)
-        code = sampler_open((uint32_t)vocab_size, &l->sampler, err);
+    enum error_code code = sampler_open((uint32_t)vocab_size, &l->sampler, err);
     if (code)
         return code;
     buffer_init(&l->text, e->max_stream_bytes);
@@ -159,10 +160,41 @@ static enum error_code open_memory(struct engine *e, const struct engine_options
                          l->max_out, n_outputs);
     for (size_t i = 0; i < l->max_sequences; i++)
         l->free_slots[l->n_free_slots++] = (uint32_t)(l->max_sequences - 1 - i);
-    e->description.model.scratch_bytes = forward_memory_bytes(l->forward) + sampler_memory_bytes(l->sampler) +
-                                         l->max_out * n_outputs * sizeof *l->logits;
-    e->stats.n_kv_blocks = l->kvcache.n_blocks;
     return ERROR_NONE;
+}
+
+enum error_code engine_describe(struct engine *e, const char *reason, const char *lost_device, double load_seconds, struct error *err)
+{
+    struct model_description *d = calloc(1, sizeof *d);
+    const struct loop *l = &e->loop;
+    size_t n_outputs = e->limits.embedding_size ? e->limits.embedding_size : e->limits.vocab_size;
+    if (!d)
+        return error_set(err, ERROR_MEMORY_EXHAUSTED, "no memory for a description");
+    model_describe(e->model, &e->options, reason, d);
+    struct engine_model *m = &d->model;
+    m->n_kv_blocks = l->kvcache.n_blocks;
+    m->kv_bytes = m->n_kv_blocks * kv_cache_block_bytes(e->kv.type, e->kv.n_layers, e->kv.n_kv_heads, e->kv.head_dim);
+    m->kv_block_size = KV_BLOCK_SIZE;
+    m->context_length = e->limits.context_length;
+    m->scratch_bytes = forward_memory_bytes(l->forward) + sampler_memory_bytes(l->sampler) + l->max_out * n_outputs * sizeof *l->logits;
+    m->load_seconds = load_seconds;
+    if (lost_device) {
+        snprintf(d->lost_device, sizeof d->lost_device, "%s", lost_device);
+        m->lost_device = d->lost_device;
+    }
+    e->options.model_path = d->path;
+    e->options.model_id = d->id;
+    d->previous = atomic_load_explicit(&e->description, memory_order_relaxed);
+    atomic_store_explicit(&e->description, d, memory_order_release);
+    return ERROR_NONE;
+}
+
+static void close_descriptions(struct engine *e)
+{
+    for (struct model_description *d = atomic_load_explicit(&e->description, memory_order_relaxed), *previous; d; d = previous) {
+        previous = d->previous;
+        free(d);
+    }
 }
 
 static bool open_sync(struct engine *e, const struct queue_options *queue)
@@ -173,6 +205,8 @@ static bool open_sync(struct engine *e, const struct queue_options *queue)
         goto fail_stats;
     if (pthread_mutex_init(&e->masker_lock, NULL))
         goto fail_masker;
+    if (pthread_mutex_init(&e->model_lock, NULL))
+        goto fail_model;
     if (!waker_cond_init(&e->drained))
         goto fail_drained;
     if (!queue_init(&e->queue, queue))
@@ -183,6 +217,8 @@ static bool open_sync(struct engine *e, const struct queue_options *queue)
 fail_queue:
     pthread_cond_destroy(&e->drained);
 fail_drained:
+    pthread_mutex_destroy(&e->model_lock);
+fail_model:
     pthread_mutex_destroy(&e->masker_lock);
 fail_masker:
     pthread_mutex_destroy(&e->stats_lock);
@@ -199,12 +235,47 @@ struct loading {
     struct error *err;
 };
 
+static enum error_code open_on(void *user, struct backend *be, struct error *err)
+{
+    struct loading *l = user;
+    enum error_code code = open_model(l->e, l->options, be, err);
+    return code ? code : engine_open_device_memory(l->e, err);
+}
+
+static void close_on(void *user)
+{
+    struct engine *e = ((struct loading *)user)->e;
+    if (!e->model)
+        return;
+    engine_close_device_memory(e);
+    model_close(e->model);
+    e->model = NULL;
+}
+
 static void load(void *arg)
 {
     struct loading *l = arg;
-    l->code = open_model(l->e, l->options, l->err);
+    struct engine *e = l->e;
+    char reason[DEVICE_REASON_BYTES];
+    int64_t start_ns = clock_now_ns();
+    e->loop.max_sequences = engine_max_sequences(l->options);
+    e->loop.scheduler.max_rows = engine_max_rows(l->options);
+    e->loop.scheduler.target_ns = l->options->target_step_ns;
+    l->code = devices_open(l->options, NULL, &(struct device_load){open_on, close_on, l}, &e->backend, reason, l->err);
     if (!l->code)
-        l->code = open_memory(l->e, l->options, l->err);
+        l->code = open_memory(e, l->options, l->err);
+    if (!l->code)
+        l->code = engine_describe(e, reason, NULL, (double)(clock_now_ns() - start_ns) / (double)CLOCK_NS_PER_S, l->err);
+}
+
+/* Those that a move to another device needs are the engine's own. */
+static void keep_options(struct engine *e, const struct engine_options *o)
+{
+    e->options = *o;
+    if (o->isa)
+        e->options.isa = memccpy(e->isa, o->isa, '\0', sizeof e->isa - 1) ? e->isa : NULL;
+    if (o->numa)
+        e->options.numa = memccpy(e->numa, o->numa, '\0', sizeof e->numa - 1) ? e->numa : NULL;
 }
 
 static enum error_code start(struct engine *e, const struct engine_options *o, struct error *err)
@@ -217,7 +288,9 @@ static enum error_code start(struct engine *e, const struct engine_options *o, s
         return error_set(err, ERROR_MEMORY_EXHAUSTED, "no memory for the engine's locks");
     e->default_timeout_ns = o->default_timeout_ns;
     e->stall_timeout_ns = o->stall_timeout_ns;
+    e->tokenizer = e->model->tokenizer;
     e->turn = strcmp(backend_info(e->backend)->device, "cpu") == 0 ? o->turn : NULL;
+    e->stats.n_kv_blocks = e->loop.kvcache.n_blocks;
     e->stats.last_turn_ns = clock_now_ns();
     if (o->accuracy_share > 0) {
         enum error_code code = accuracy_open(e, o->accuracy_share, o->accuracy_threshold, o->idle_priority, &e->accuracy, err);
@@ -245,7 +318,6 @@ static void close_loop(struct loop *l)
     buffer_fini(&l->text);
     masker_close(l->masker);
     sampler_close(l->sampler);
-    kvcache_close(&l->kvcache);
 }
 
 /* Frees what there is of an engine whose thread is over. */
@@ -255,49 +327,45 @@ static void free_engine(struct engine *e)
     if (e->has_sync) {
         queue_fini(&e->queue);
         pthread_cond_destroy(&e->drained);
+        pthread_mutex_destroy(&e->model_lock);
         pthread_mutex_destroy(&e->masker_lock);
         pthread_mutex_destroy(&e->stats_lock);
         waker_fini(&e->waker);
     }
     close_loop(&e->loop);
-    if (e->kv.k)
-        kv_cache_close(e->backend, &e->kv);
-    if (e->loop.forward)
-        forward_close(e->loop.forward);
-    if (e->model)
-        model_close(e->model);
-    if (e->backend)
-        backend_close(e->backend);
+    engine_close_device_memory(e);
+    model_close(e->model);
+    backend_close(e->backend);
+    close_descriptions(e);
     free(e);
 }
 
 enum error_code engine_open(const struct engine_options *options, struct engine **out, struct error *err)
 {
-    int64_t start_ns = clock_now_ns();
     enum error_code code = check_options(options, err);
     if (code)
         return code;
     struct engine *e = calloc(1, sizeof *e);
     if (!e)
         return error_set(err, ERROR_MEMORY_EXHAUSTED, "no memory for an engine");
+    keep_options(e, options);
     struct loading loading = {.e = e, .options = options, .err = err};
     if (options->load_in_background)
         background_run(load, &loading);
     else
         load(&loading);
     code = loading.code;
-    e->description.model.load_seconds = (double)(clock_now_ns() - start_ns) / (double)CLOCK_NS_PER_S;
     if (!code)
         code = start(e, options, err);
     if (code) {
         free_engine(e);
         return code;
     }
-    log_info("engine", "model loaded", LOG_STR("model", e->description.model.id),
-             LOG_STR("device", e->description.model.device), LOG_STR("quantization", e->description.model.quantization),
-             LOG_STR("quantization_reason", e->description.model.quantization_reason),
+    const struct engine_model *m = engine_model(e);
+    log_info("engine", "model loaded", LOG_STR("model", m->id), LOG_STR("device", m->device), LOG_STR("quantization", m->quantization),
+             LOG_STR("quantization_reason", m->quantization_reason),
              LOG_INT("context_length", e->limits.context_length), LOG_INT("kv_blocks", e->loop.kvcache.n_blocks),
-             LOG_FLOAT("load_seconds", e->description.model.load_seconds));
+             LOG_FLOAT("load_seconds", m->load_seconds));
     *out = e;
     return ERROR_NONE;
 }

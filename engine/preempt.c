@@ -76,10 +76,9 @@ static struct sequence *choose(struct loop *l, const struct sequence *wanted)
     return youngest;
 }
 
-static void preempt(struct engine *e, struct sequence *q, int64_t now_ns)
+void loop_put_back(struct engine *e, struct sequence *q, int64_t now_ns)
 {
     struct job *j = q->job;
-    loop_fill_blocks(&e->loop, q);
     loop_free_slot(&e->loop, q);
     q->n_fed = q->n_filled = q->n_draft = q->n_accepted = 0;
     q->n_preempted++;
@@ -87,10 +86,16 @@ static void preempt(struct engine *e, struct sequence *q, int64_t now_ns)
     if (!j->item.queued)
         queue_return(&e->queue, &j->item, now_ns);
     loop_note_running(e, j);
+}
+
+static void preempt(struct engine *e, struct sequence *q, int64_t now_ns)
+{
+    loop_fill_blocks(&e->loop, q);
+    loop_put_back(e, q, now_ns);
     pthread_mutex_lock(&e->stats_lock);
     e->stats.n_preempted++;
     pthread_mutex_unlock(&e->stats_lock);
-    log_debug("engine", "sequence preempted", LOG_STR("request_id", j->id), LOG_INT("choice", q->choice),
+    log_debug("engine", "sequence preempted", LOG_STR("request_id", q->job->id), LOG_INT("choice", q->choice),
               LOG_INT("generated_tokens", q->n_generated));
 }
 

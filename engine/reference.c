@@ -37,7 +37,7 @@ static enum error_code open_backend(struct reference *r, const char *isa, struct
 
 static enum error_code load_model(struct reference *r, const struct engine *e, struct error *err)
 {
-    const struct model_options options = {.path = e->description.path,
+    const struct model_options options = {.path = engine_model(e)->path,
                                           .i2s_order = (int)e->model->i2s_order,
                                           .context_length = r->n_positions};
     backend_close(r->backend);
@@ -49,13 +49,22 @@ static enum error_code load_model(struct reference *r, const struct engine *e, s
     return code;
 }
 
-static enum error_code open_model(struct reference *r, const struct engine *e, struct error *err)
+/* A view of weights that lie on the CPU. */
+static enum error_code view_model(struct reference *r, struct engine *e, struct error *err)
 {
-    if (strcmp(e->description.model.device, "null") == 0)
+    pthread_mutex_lock(&e->model_lock);
+    enum error_code code = model_view_open(e->model, r->backend, &r->model, err);
+    pthread_mutex_unlock(&e->model_lock);
+    return code;
+}
+
+static enum error_code open_model(struct reference *r, struct engine *e, struct error *err)
+{
+    if (strcmp(engine_model(e)->device, "null") == 0)
         return error_set(err, ERROR_DEVICE_UNAVAILABLE, "the null model computes nothing that could be compared");
     enum error_code code = open_backend(r, "portable", err);
     if (!code)
-        code = model_view_open(e->model, r->backend, &r->model, err);
+        code = view_model(r, e, err);
     return code == ERROR_DEVICE_UNAVAILABLE && r->options.load ? load_model(r, e, err) : code;
 }
 

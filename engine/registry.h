@@ -55,6 +55,10 @@ void registry_close(struct registry *r);
 /* The model for a request by id or alias in any spelling of what ids may not have ("" = the default). While a swap shares requests out, one
  * of the two. MODEL_NOT_FOUND names what there is. The caller releases it. Any thread. */
 enum error_code registry_acquire(struct registry *r, const char *name, struct served **out, struct error *err);
+/* The same on a device of the kind that is wished for: where the model is on another one, a model of the same file that is on such a device
+ * serves in its place, or else the named one does. */
+enum device_wish { DEVICE_ANY, DEVICE_CPU, DEVICE_GPU };
+enum error_code registry_acquire_on(struct registry *r, const char *name, enum device_wish wish, struct served **out, struct error *err);
 struct served *served_ref(struct served *s);
 void served_release(struct served *s); /* NULL is ignored */
 struct engine *served_engine(const struct served *s);

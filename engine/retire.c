@@ -85,6 +85,7 @@ static struct stream_summary summarise(const struct job *j, int64_t now_ns)
     struct stream_summary s = {
         .n_prompt_tokens = j->n_prompt, .n_generated_tokens = j->n_generated, .n_cached_tokens = j->sequences[0].n_cached,
         .arrival_ns = j->item.arrival_ns, .admitted = j->admitted_ns != 0};
+    memcpy(s.devices, j->devices, sizeof s.devices);
     double running_s = seconds_between(j->admitted_ns, now_ns);
     s.queue_ms = 1e3 * seconds_between(j->item.arrival_ns, j->admitted_ns ? j->admitted_ns : now_ns);
     s.total_ms = 1e3 * seconds_between(j->item.arrival_ns, now_ns);

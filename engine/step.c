@@ -313,8 +313,7 @@ static void count_step(struct engine *e, size_t n_rows, size_t n_sequences)
     pthread_mutex_unlock(&e->stats_lock);
 }
 
-/* Tells the breaker what became of a step. */
-static void note_device(struct engine *e, bool works)
+void loop_note_device(struct engine *e, bool works)
 {
     int64_t now_ns = clock_now_ns();
     pthread_mutex_lock(&e->stats_lock);
@@ -331,6 +330,13 @@ static void note_device(struct engine *e, bool works)
         log_error("engine", "the device fails: requests are refused", LOG_INT("retry_ms", backoff_ns / CLOCK_NS_PER_MS));
     else if (was_open && !open)
         log_info("engine", "the device works again");
+}
+
+static bool compute(struct engine *e, const struct batch_view *batch, struct error *err)
+{
+    struct loop *l = &e->loop;
+    return !(e->limits.embedding_size ? forward_hidden(l->forward, &e->kv, batch, l->ids, l->out_rows, l->n_out, l->logits, err)
+                                      : forward_run(l->forward, &e->kv, batch, l->ids, l->out_rows, l->n_out, l->needs, false, l->logits, err));
 }
 
 void loop_step(struct engine *e, size_t n_planned)
@@ -351,19 +357,17 @@ void loop_step(struct engine *e, size_t n_planned)
                                .block_tables = l->kvcache.tables,
                                .n_sequences = l->kvcache.n_slots,
                                .max_blocks = l->kvcache.max_blocks};
-    bool embeds = e->limits.embedding_size > 0;
-    bool works = !(embeds ? forward_hidden(l->forward, &e->kv, &batch, l->ids, l->out_rows, l->n_out, l->logits, &err)
-                          : forward_run(l->forward, &e->kv, &batch, l->ids, l->out_rows, l->n_out, l->needs, false, l->logits, &err));
+    bool works = compute(e, &batch, &err);
     turn_give(e->turn);
-    note_device(e, works); /* before its requests hear of it */
-    if (!works)
-        fail_batch(e, &err);
-    else {
+    loop_note_device(e, works); /* before its requests hear of it */
+    if (works) {
         learn(l, &rows, clock_now_ns() - start_ns);
         for (size_t i = 0; i < l->n_running; i++)
             loop_fill_blocks(l, l->running[i]);
+    } else if (!loop_move(e, &err)) {
+        fail_batch(e, &err);
     }
-    if (embeds) {
+    if (e->limits.embedding_size) {
         embed_all(e);
     } else {
         score_all(e);

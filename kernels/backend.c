@@ -40,6 +40,12 @@ enum error_code backend_open(const struct backend_options *options, struct backe
     return plugin_open_cuda(ordinal, options, out, err);
 }
 
+size_t backend_gpus(struct backend_device *out, size_t max, struct error *why)
+{
+    struct error unused;
+    return plugin_list_cuda(out, max, why ? why : &unused);
+}
+
 void backend_close(struct backend *be)
 {
     if (!be)
@@ -59,6 +65,11 @@ void backend_spare_thread(struct backend *be)
 const struct backend_info *backend_info(const struct backend *be) { return &be->info; }
 
 void *backend_alloc(struct backend *be, size_t n_bytes) { return be->ops->alloc(be, n_bytes ? n_bytes : 1); }
+
+enum error_code backend_room(struct backend *be, size_t n_bytes, struct error *err)
+{
+    return be->ops->room ? be->ops->room(be, n_bytes, err) : ERROR_NONE;
+}
 
 void backend_free(struct backend *be, void *dev)
 {

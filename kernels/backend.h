@@ -85,6 +85,7 @@ struct backend_ops {
     bool has_kv_int8; /* attention reads KV_INT8 */
     void (*keep_rows)(struct backend *be, float *x, size_t dim, const int32_t *rows, size_t n); /* NULL: cannot */
     void (*spare)(struct backend *be); /* NULL: no CPU is taken from others */
+    enum error_code (*room)(struct backend *be, size_t n_bytes, struct error *err); /* NULL: as much as there is */
 };
 
 /* The CPU: always there. */
@@ -94,10 +95,15 @@ enum error_code cpu_open(const struct backend_options *options, struct backend *
 enum error_code plugin_open_cuda(int ordinal, const struct backend_options *options, struct backend **out,
                                  struct error *err);
 
-/* The one symbol of libbitnet-cuda.so. BACKEND_ABI changes with this header or a public structure. */
-#define BACKEND_ABI 8u
+/* As backend_gpus. */
+size_t plugin_list_cuda(struct backend_device *out, size_t max, struct error *why);
+
+/* The symbols of libbitnet-cuda.so. BACKEND_ABI changes with this header or a public structure. */
+#define BACKEND_ABI 9u
 #define BACKEND_CUDA_LIBRARY "libbitnet-cuda.so"
-#define BACKEND_CUDA_SYMBOL "bitnet_cuda_open"
+#define BACKEND_CUDA_OPEN "bitnet_cuda_open"
+#define BACKEND_CUDA_LIST "bitnet_cuda_list"
 typedef enum error_code backend_cuda_open_fn(uint32_t abi, int ordinal, struct backend **out, struct error *err);
+typedef size_t backend_cuda_list_fn(uint32_t abi, struct backend_device *out, size_t max, struct error *why);
 
 #endif

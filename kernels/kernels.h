@@ -124,6 +124,14 @@ struct backend_info {
  * ERROR_VALIDATION_FAILED for an unknown device or instruction set. The caller closes it, after all that it made. */
 enum error_code backend_open(const struct backend_options *options, struct backend **out, struct error *err);
 void backend_close(struct backend *be);
+/* A GPU of the machine, whether a backend can be opened on it or not. */
+struct backend_device {
+    char id[16], name[128], isa[16]; /* "cuda:0", its model, "sm_90" */
+    size_t memory_bytes, free_bytes;
+};
+/* Lists the GPUs by their numbers: returns how many there are, of which the first `max` are written. With none *why (may be NULL) says
+ * why not. Any thread. */
+size_t backend_gpus(struct backend_device *out, size_t max, struct error *why);
 /* Makes the calling thread the backend's: it gets the place and the priority of a compute thread, for good, and workers are started anew that
  * inherit its own. Whoever will call operations does this once; without it only the workers have them. */
 void backend_adopt_thread(struct backend *be);
@@ -149,6 +157,9 @@ uint32_t kernel_null_choice(uint32_t position, uint32_t n); /* below n */
 /* Zeroed device memory, 64-byte aligned, or NULL when there is none. Freed by backend_free (NULL is allowed). */
 void *backend_alloc(struct backend *be, size_t n_bytes);
 void backend_free(struct backend *be, void *dev);
+/* ERROR_MEMORY_EXHAUSTED, with what is needed and what is free, when n_bytes in all would not fit on the device now; where the system shares its
+ * memory out as it is used, there is no such limit. */
+enum error_code backend_room(struct backend *be, size_t n_bytes, struct error *err);
 /* Copies; returns when the bytes have arrived (download waits for the operations before it). */
 void backend_upload(struct backend *be, void *dev, const void *host, size_t n_bytes);
 void backend_download(struct backend *be, void *host, const void *dev, size_t n_bytes);

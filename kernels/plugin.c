@@ -2,7 +2,7 @@
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE /* memrchr, readlink */
 #endif
-#include "kernels/backend.h"
+#include "kernels/fake.h"
 
 #ifdef FEATURE_GPU
 
@@ -34,31 +34,55 @@ static void *load_library(void)
     return dlopen(BACKEND_CUDA_LIBRARY, RTLD_NOW | RTLD_LOCAL);
 }
 
-enum error_code plugin_open_cuda(int ordinal, const struct backend_options *options, struct backend **out,
-                                 struct error *err)
+/* A symbol of the library, NULL with *err set. */
+static void *find_symbol(const char *name, struct error *err)
 {
-    void *library = load_library();
+    void *library = load_library(), *symbol = library ? dlsym(library, name) : NULL;
     if (!library)
-        return error_set_param(err, ERROR_DEVICE_UNAVAILABLE, "device", "cuda:%d needs " BACKEND_CUDA_LIBRARY ": %.300s",
-                               ordinal, dlerror());
-    backend_cuda_open_fn *open = (backend_cuda_open_fn *)dlsym(library, BACKEND_CUDA_SYMBOL);
-    if (!open)
-        return error_set_param(err, ERROR_DEVICE_UNAVAILABLE, "device",
-                               "cuda:%d: " BACKEND_CUDA_LIBRARY " has no symbol " BACKEND_CUDA_SYMBOL, ordinal);
-    enum error_code code = open(BACKEND_ABI, ordinal, out, err);
+        error_set_param(err, ERROR_DEVICE_UNAVAILABLE, "device", "a GPU needs " BACKEND_CUDA_LIBRARY ": %.300s", dlerror());
+    else if (!symbol)
+        error_set_param(err, ERROR_DEVICE_UNAVAILABLE, "device", BACKEND_CUDA_LIBRARY " has no symbol %s", name);
+    return symbol;
+}
+
+static enum error_code open_cuda(int ordinal, const struct backend_options *options, struct backend **out, struct error *err)
+{
+    backend_cuda_open_fn *open = (backend_cuda_open_fn *)find_symbol(BACKEND_CUDA_OPEN, err);
+    enum error_code code = open ? open(BACKEND_ABI, ordinal, out, err) : ERROR_DEVICE_UNAVAILABLE;
     if (!code) /* checks and repacks weights on the host; without it that runs on one thread */
         (*out)->pool = pool_open(options->n_threads ? options->n_threads : machine_default_threads(machine_n_cpus()));
     return code;
 }
 
+static size_t list_cuda(struct backend_device *out, size_t max, struct error *why)
+{
+    backend_cuda_list_fn *list = (backend_cuda_list_fn *)find_symbol(BACKEND_CUDA_LIST, why);
+    return list ? list(BACKEND_ABI, out, max, why) : 0;
+}
+
 #else
 
-enum error_code plugin_open_cuda(int ordinal, const struct backend_options *options, struct backend **out,
-                                 struct error *err)
+static enum error_code open_cuda(int ordinal, const struct backend_options *options, struct backend **out, struct error *err)
 {
-    (void)options, (void)out;
-    return error_set_param(err, ERROR_DEVICE_UNAVAILABLE, "device", "cuda:%d: this program was built without CUDA support",
-                           ordinal);
+    (void)ordinal, (void)options, (void)out;
+    return error_set_param(err, ERROR_DEVICE_UNAVAILABLE, "device", "this program was built without CUDA support");
+}
+
+static size_t list_cuda(struct backend_device *out, size_t max, struct error *why)
+{
+    (void)out, (void)max;
+    error_set_param(why, ERROR_DEVICE_UNAVAILABLE, "device", "this program was built without CUDA support");
+    return 0;
 }
 
 #endif
+
+enum error_code plugin_open_cuda(int ordinal, const struct backend_options *options, struct backend **out, struct error *err)
+{
+    return fake_gpus() ? fake_open(ordinal, options, out, err) : open_cuda(ordinal, options, out, err);
+}
+
+size_t plugin_list_cuda(struct backend_device *out, size_t max, struct error *why)
+{
+    return fake_gpus() ? fake_list(out, max, why) : list_cuda(out, max, why);
+}

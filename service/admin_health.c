@@ -30,6 +30,7 @@ struct overview {
     struct service_state state;
     uint64_t gpu_bytes;
     const char *fallback_reason; /* of one that runs elsewhere than asked for; as long as the list */
+    bool moved;                  /* one has, as its device failed */
     char failed[TEXT_BYTES], stalled[TEXT_BYTES], full[TEXT_BYTES], broken[TEXT_BYTES],
         inaccurate[TEXT_BYTES]; /* ids, separated by commas */
     bool refused; /* of the broken ones, one refuses requests */
@@ -55,6 +56,7 @@ static void add_loaded(const struct service *s, const struct model_entry *e, int
         o->gpu_bytes += m->weight_bytes + m->kv_bytes + m->scratch_bytes;
     if (m->fallback_reason)
         o->fallback_reason = m->fallback_reason;
+    o->moved |= m->lost_device != NULL;
     bool room = stats.n_waiting < (uint32_t)s->config->queue_limit;
     if (now_ns - stats.last_turn_ns >= STALLED_NS)
         add_id(o->stalled, e->id);
@@ -129,7 +131,7 @@ static bool fill_components(const struct service *s, const struct overview *o, B
 {
     bool asked_for_gpu = strcmp(s->config->device, "gpu") == 0, all = true;
     component(&parts[0], rooms[0], "model_manager", "models that could not be loaded: %s", o->failed);
-    component(&parts[1], rooms[1], "execution_router", "%s", asked_for_gpu && o->fallback_reason ? o->fallback_reason : "");
+    component(&parts[1], rooms[1], "execution_router", "%s", (asked_for_gpu || o->moved) && o->fallback_reason ? o->fallback_reason : "");
     component(&parts[2], rooms[2], "batch_engine", o->stalled[0] ? "the loop stands still: %s" : "the queue is full: %s",
               o->stalled[0] ? o->stalled : o->full);
     component(&parts[3], rooms[3], "device_monitor",

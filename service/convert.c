@@ -191,3 +191,8 @@ Bitnet__V1__Quantization convert_quantization(const char *name)
            : strcmp(name, "tl2") == 0 ? BITNET__V1__QUANTIZATION__QUANTIZATION_TL2
                                       : BITNET__V1__QUANTIZATION__QUANTIZATION_I2S;
 }
+
+enum device_wish convert_device(Bitnet__V1__Device device)
+{
+    return device == BITNET__V1__DEVICE__DEVICE_CPU ? DEVICE_CPU : device == BITNET__V1__DEVICE__DEVICE_GPU ? DEVICE_GPU : DEVICE_ANY;
+}

@@ -37,5 +37,6 @@ void convert_fingerprint(const char *id, const struct engine_model *m, char out[
 
 Bitnet__V1__FinishReason convert_finish(enum finish_reason finish);
 Bitnet__V1__Quantization convert_quantization(const char *name);
+enum device_wish convert_device(Bitnet__V1__Device device);
 
 #endif

@@ -166,7 +166,7 @@ static void answer_init(struct answer *a, struct generation *g, const struct str
     a->response.timing = &a->timing;
     a->response.seed = g->seed;
     a->response.quantization = convert_quantization(m->quantization);
-    a->response.device = (char *)(uintptr_t)m->device;
+    a->response.device = (char *)(uintptr_t)(sum->devices[0] ? sum->devices : m->device);
     a->response.memory_bytes = m->weight_bytes + m->kv_bytes + m->scratch_bytes;
     struct engine_accuracy accuracy;
     if (engine_accuracy(served_engine(g->served), &accuracy)) {
@@ -383,7 +383,7 @@ static enum error_code submit(struct generation *g, struct rpc_call *call, const
 {
     struct converted c;
     char peer[CALLER_BYTES];
-    if (registry_acquire(g->service->registry, r->model, &g->served, err))
+    if (registry_acquire_on(g->service->registry, r->model, convert_device(r->device), &g->served, err))
         return err->code;
     struct engine *engine = served_engine(g->served);
     if (g->streaming && r->best_of > (r->n ? r->n : 1))

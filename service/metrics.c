@@ -14,13 +14,6 @@ static const char *const refusals[METRICS_N_REFUSALS] = {REFUSED_QUEUE_FULL, REF
                                                          REFUSED_DEADLINE,   REFUSED_DRAINING,     REFUSED_DEVICE};
 static const char *const swap_results[METRICS_N_SWAPS] = {"completed", "failed", "rolled_back"};
 
-/* Why a GPU that was asked for is not used. */
-#ifdef FEATURE_GPU
-#define FALLBACK_REASON "unavailable"
-#else
-#define FALLBACK_REASON "not_built"
-#endif
-
 int64_t service_cpu_ns(void)
 {
     struct rusage usage;
@@ -77,8 +70,7 @@ static void add_changes(struct service_metrics *m)
     for (size_t i = 0; i < METRICS_N_SWAPS; i++)
         m->swaps[i] = metrics_get(f, swap_results[i]);
     m->load_failures = metrics_get(family(m, METRICS_COUNTER, "bitnet_model_load_failures_total", "Models that were refused, or did not load.", ""));
-    m->fallbacks = metrics_get(family(m, METRICS_COUNTER, "bitnet_fallback_total", "Models that another device serves than the one asked for.", "from,to,reason"),
-                               "gpu", "cpu", FALLBACK_REASON);
+    metrics_get(family(m, METRICS_COUNTER, METRICS_FALLBACKS), "gpu", "cpu", METRICS_UNAVAILABLE);
     m->cpu = metrics_get(family(m, METRICS_GAUGE, "bitnet_cpu_utilization_ratio", "Share of the machine's cores that the process uses.", ""));
     metrics_set(metrics_get(family(m, METRICS_GAUGE, "bitnet_build_info", "What is running.", "version,git_sha,features"), BITNET_VERSION,
                             BITNET_GIT_SHA, BITNET_FEATURES),

@@ -9,10 +9,20 @@
 #define METRICS_N_REFUSALS 7
 #define METRICS_N_SWAPS 3
 
+/* Name, help and labels. */
+#define METRICS_FALLBACKS "bitnet_fallback_total", "Models that another device serves than the one asked for, or than before.", "from,to,reason"
+/* Its reasons: a GPU that was asked for cannot be used; the device failed while it was. */
+#ifdef FEATURE_GPU
+#define METRICS_UNAVAILABLE "unavailable"
+#else
+#define METRICS_UNAVAILABLE "not_built"
+#endif
+#define METRICS_FAILED "failed"
+
 struct service_metrics {
     struct metrics *page;
     struct metrics_series *errors[ERROR_N_CODES], *rejected[METRICS_N_REFUSALS], *swaps[METRICS_N_SWAPS];
-    struct metrics_series *cancelled, *deadline, *stalled, *device_failures, *load_failures, *fallbacks, *cpu;
+    struct metrics_series *cancelled, *deadline, *stalled, *device_failures, *load_failures, *cpu;
     size_t max_sequences; /* of each model's batch */
     int64_t started_ns;
 

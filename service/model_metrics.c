@@ -129,6 +129,13 @@ static void remember(struct model_metrics *mm, const struct history_sums *what)
     pthread_mutex_unlock(&m->lock);
 }
 
+static void note_fallback(struct model_metrics *mm, const char *from, const char *to, const char *reason)
+{
+    struct metrics_family *f = metrics_add(mm->metrics->page, METRICS_COUNTER, METRICS_FALLBACKS, NULL, 0);
+    metrics_inc(metrics_get(f, from, to, reason), 1);
+    remember(mm, &(struct history_sums){.n_fallbacks = 1});
+}
+
 static void on_finish(void *user, const struct engine_observation *o)
 {
     struct model_metrics *mm = user;
@@ -210,6 +217,14 @@ static struct metrics_series *make_series(struct metrics *page, const struct ser
     return metrics_get(make_family(page, d), values[0], values[1], values[2]);
 }
 
+/* Has an engine, at `from` or behind it, this series i? Under the lock. */
+static bool has_series(const struct model_metrics *from, size_t i, const struct metrics_series *series)
+{
+    while (from && from->series[i] != series)
+        from = from->next;
+    return from != NULL;
+}
+
 /* Has another engine, at `from` or behind it, series i of mm too? Under the lock. */
 static bool shared_from(const struct model_metrics *from, const struct model_metrics *mm, size_t i)
 {
@@ -217,6 +232,27 @@ static bool shared_from(const struct model_metrics *from, const struct model_met
         if (from != mm && from->series[i] == mm->series[i])
             return true;
     return false;
+}
+
+/* The series of a model where it is now. Under the lock. */
+static void take_series(struct model_metrics *mm, const char *id, const struct engine_model *m)
+{
+    struct metrics *page = mm->metrics->page;
+    bool on_gpu = strncmp(m->device, "cuda", 4) == 0;
+    for (size_t i = 0; i < N_MODEL_SERIES; i++) {
+        bool fits = on_gpu || (i != M_GPU_MEMORY && i != M_GPU_SIZE);
+        make_family(page, &defs[i]); /* also where there is no series, so that the page names what a GPU would show */
+        mm->series[i] = fits ? make_series(page, &defs[i], id, m) : NULL;
+    }
+}
+
+/* What does not change while it is there. */
+static void show_place(struct model_metrics *mm, const struct engine_model *m)
+{
+    metrics_set(mm->series[M_CACHE_CONFIG], 1);
+    metrics_set(mm->series[M_DEVICE_INFO], 1);
+    if (mm->series[M_GPU_SIZE])
+        metrics_set(mm->series[M_GPU_SIZE], (double)m->device_memory_bytes);
 }
 
 /* Where a model counts in the history. */
@@ -228,44 +264,6 @@ static void place(struct model_metrics *mm, const struct engine_model *m)
         if (strcmp(m->quantization, formats[i]) == 0)
             mm->format = i;
     mm->device = strcmp(m->device, "cpu") == 0 ? 0 : strncmp(m->device, "cuda", 4) == 0 ? 1 : -1;
-}
-
-struct model_metrics *model_metrics_open(struct service_metrics *m, const char *id, struct engine *e)
-{
-    struct model_metrics *mm = calloc(1, sizeof *mm);
-    const struct engine_model *model = engine_model(e);
-    if (!mm)
-        return NULL;
-    mm->metrics = m;
-    mm->engine = e;
-    mm->opened_ns = clock_now_ns();
-    place(mm, model);
-    engine_stats(e, &mm->opened);
-    mm->followed = mm->opened;
-    mm->n_tokens_seen = mm->opened.n_generated_tokens;
-    pthread_mutex_lock(&m->lock); /* or one that closes would hide what this one takes */
-    for (size_t i = 0; i < N_MODEL_SERIES; i++)
-        if ((i != M_GPU_MEMORY && i != M_GPU_SIZE) || strncmp(model->device, "cuda", 4) == 0)
-            mm->series[i] = make_series(m->page, &defs[i], id, model);
-        else
-            make_family(m->page, &defs[i]); /* so that the page names what a GPU would show */
-    metrics_hide(mm->series[M_EFFICIENCY]); /* until there are steps */
-    if (!shared_from(m->models, mm, M_ACCURACY))
-        metrics_hide(mm->series[M_ACCURACY]); /* until something has been compared */
-    mm->next = m->models;
-    m->models = mm;
-    pthread_mutex_unlock(&m->lock);
-    metrics_set(mm->series[M_CACHE_CONFIG], 1);
-    metrics_set(mm->series[M_DEVICE_INFO], 1);
-    if (mm->series[M_GPU_SIZE])
-        metrics_set(mm->series[M_GPU_SIZE], (double)model->device_memory_bytes);
-    metrics_observe(mm->series[M_LOAD], model->load_seconds);
-    if (model->fallback_reason) {
-        metrics_inc(m->fallbacks, 1);
-        remember(mm, &(struct history_sums){.n_fallbacks = 1});
-    }
-    engine_observe(e, &(struct engine_observer){mm, on_finish, on_step, on_token_gap});
-    return mm;
 }
 
 /* ---- the page ---- */
@@ -289,6 +287,57 @@ static void follow(struct service_metrics *m, struct model_metrics *mm, const st
 #undef FOLLOW
     m->n_generated += now->n_generated_tokens - then->n_generated_tokens;
     *then = *now;
+}
+
+/* On the loop's thread, as all that observes is. What the device before has counted stays on the page, its gauges do not. */
+static void on_move(void *user)
+{
+    struct model_metrics *mm = user;
+    struct service_metrics *m = mm->metrics;
+    const struct engine_model *model = engine_model(mm->engine);
+    struct metrics_series *before[N_MODEL_SERIES];
+    struct engine_stats now;
+    engine_stats(mm->engine, &now);
+    pthread_mutex_lock(&m->lock);
+    follow(m, mm, &now);
+    memcpy(before, mm->series, sizeof before);
+    take_series(mm, model->id, model);
+    for (size_t i = 0; i < N_MODEL_SERIES; i++)
+        if (before[i] && before[i] != mm->series[i] && defs[i].type == METRICS_GAUGE && !has_series(m->models, i, before[i]))
+            metrics_hide(before[i]);
+    place(mm, model);
+    show_place(mm, model);
+    pthread_mutex_unlock(&m->lock);
+    note_fallback(mm, model->lost_device, model->device, METRICS_FAILED);
+}
+
+struct model_metrics *model_metrics_open(struct service_metrics *m, const char *id, struct engine *e)
+{
+    struct model_metrics *mm = calloc(1, sizeof *mm);
+    const struct engine_model *model = engine_model(e);
+    if (!mm)
+        return NULL;
+    mm->metrics = m;
+    mm->engine = e;
+    mm->opened_ns = clock_now_ns();
+    place(mm, model);
+    engine_stats(e, &mm->opened);
+    mm->followed = mm->opened;
+    mm->n_tokens_seen = mm->opened.n_generated_tokens;
+    pthread_mutex_lock(&m->lock); /* or one that closes would hide what this one takes */
+    take_series(mm, id, model);
+    metrics_hide(mm->series[M_EFFICIENCY]); /* until there are steps */
+    if (!shared_from(m->models, mm, M_ACCURACY))
+        metrics_hide(mm->series[M_ACCURACY]); /* until something has been compared */
+    mm->next = m->models;
+    m->models = mm;
+    pthread_mutex_unlock(&m->lock);
+    show_place(mm, model);
+    metrics_observe(mm->series[M_LOAD], model->load_seconds);
+    if (model->fallback_reason)
+        note_fallback(mm, "gpu", model->device, METRICS_UNAVAILABLE);
+    engine_observe(e, &(struct engine_observer){mm, on_finish, on_step, on_token_gap, on_move});
+    return mm;
 }
 
 static void follow_accuracy(struct service_metrics *m, struct model_metrics *mm)

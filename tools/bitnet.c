@@ -25,6 +25,7 @@ static const struct command {
     {"bench", command_bench, "measure prefill and decode speed"},
     {"benchmark-compare", command_benchmark_compare, "measure and compare with an earlier measurement"},
     {"crossval", command_crossval, "compare the served path with a reference: kernels, stored logits, a server"},
+    {"devices", command_devices, "list what models can be served on, and whether it works"},
     {"healthcheck", command_healthcheck, "ask an engine or a gateway whether it is well, for probes without a shell"},
 };
 

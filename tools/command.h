@@ -24,6 +24,7 @@ int command_quantize(int argc, char **argv);
 int command_bench(int argc, char **argv);
 int command_benchmark_compare(int argc, char **argv); /* exit 1 = slower, 2 = all errors */
 int command_crossval(int argc, char **argv);          /* exit 1 = beyond a limit, 2 = could not be compared */
+int command_devices(int argc, char **argv);
 int command_healthcheck(int argc, char **argv);       /* exit 1 = not well, or no answer */
 
 /* The options of every command that loads a model; the first member of its configuration struct. */

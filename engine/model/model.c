@@ -60,13 +60,12 @@ static enum error_code bind_dense(struct model *m, const char *name, struct dens
     return ERROR_NONE;
 }
 
-static enum error_code bind_ternary(struct model *m, const char *name, float scale, const struct model_options *options,
-                                    struct ternary **out, struct error *err)
+static enum error_code bind_ternary(struct model *m, const char *name, float scale, struct ternary **out, struct error *err)
 {
     const struct gguf_tensor *t = find(m, name);
     struct tensor_view view = tensor_view_of(m->gguf, t, m->i2s_order);
     view.factor = scale;
-    enum error_code code = ternary_open(m->backend, &view, options->format, out, err);
+    enum error_code code = ternary_open(m->backend, &view, m->asked, out, err);
     if (code) {
         tensor_error(err, name);
         return code;
@@ -81,7 +80,7 @@ static enum error_code bind_ternary(struct model *m, const char *name, float sca
     return ERROR_NONE;
 }
 
-static enum error_code bind_layer(struct model *m, size_t layer, const struct model_options *options, struct error *err)
+static enum error_code bind_layer(struct model *m, size_t layer, struct error *err)
 {
     for (size_t i = 0; i < n_layer_tensors; i++) {
         const struct layer_tensor *t = &layer_tensors[i];
@@ -96,7 +95,7 @@ static enum error_code bind_layer(struct model *m, size_t layer, const struct mo
         else {
             float scale;
             layer_scale(m->gguf, layer, t, &scale, NULL); /* model_shape_read accepted it */
-            code = bind_ternary(m, name, scale, options, (struct ternary **)(void *)slot, err);
+            code = bind_ternary(m, name, scale, (struct ternary **)(void *)slot, err);
         }
         if (code)
             return code;
@@ -113,7 +112,7 @@ static void screen_head(struct model *m)
         m->weight_bytes += dense_memory_bytes(m->head) - before;
 }
 
-static enum error_code bind_ends(struct model *m, const struct model_options *options, struct error *err)
+static enum error_code bind_ends(struct model *m, struct error *err)
 {
     enum error_code code = bind_dense(m, "token_embd.weight", &m->embedding, err);
     if (!code)
@@ -123,16 +122,15 @@ static enum error_code bind_ends(struct model *m, const struct model_options *op
         m->head = NULL;
         code = bind_dense(m, "output.weight", &m->head, err);
     }
-    if (!code && options->screen_head && m->shape.pooling == POOLING_NONE)
+    if (!code && m->screens_head && m->shape.pooling == POOLING_NONE)
         screen_head(m);
     return code;
 }
 
-static enum error_code bind_rope(struct model *m, const struct model_options *options, struct error *err)
+static enum error_code bind_rope(struct model *m, struct error *err)
 {
     const struct model_shape *s = &m->shape;
-    size_t n = options->context_length && options->context_length < s->context_length ? options->context_length
-                                                                                      : s->context_length;
+    size_t n = m->context_length && m->context_length < s->context_length ? m->context_length : s->context_length;
     float *factors;
     enum error_code code = model_rope_factors(m->gguf, s, &factors, err);
     if (code)
@@ -157,27 +155,37 @@ static void choose_order(struct model *m, const struct model_options *options)
         log_info("engine", "the weights are packed 64 to a block, as ARM builds write them", LOG_INT("i2s_order", 64));
 }
 
+typedef bool load_progress(void *user, double share);
+
+/* on_load: see engine_options; or NULL. */
+static enum error_code bind_weights(struct model *m, load_progress *on_load, void *user, struct error *err)
+{
+    enum error_code code = bind_ends(m, err);
+    for (size_t layer = 0; !code && layer < m->shape.n_layers; layer++) {
+        if (on_load && !on_load(user, (double)layer / m->shape.n_layers))
+            return error_set(err, ERROR_CANCELLED, "loading was ended at layer %zu of %u", layer, m->shape.n_layers);
+        code = bind_layer(m, layer, err);
+    }
+    if (code)
+        return code;
+    m->format = ternary_format(m->layers[0].q);
+    return bind_rope(m, err);
+}
+
 static enum error_code bind(struct model *m, const struct model_options *options, struct error *err)
 {
     enum error_code code = model_shape_read(m->gguf, &m->shape, err);
     if (code)
         return code;
     choose_order(m, options);
+    m->context_length = options->context_length;
+    m->asked = options->format;
+    m->screens_head = options->screen_head;
     m->layers = calloc(m->shape.n_layers, sizeof *m->layers);
     if (!m->layers)
         return error_set(err, ERROR_MEMORY_EXHAUSTED, "no memory for %u layers", m->shape.n_layers);
-    if ((code = bind_ends(m, options, err)))
-        return code;
-    for (size_t layer = 0; layer < m->shape.n_layers; layer++) {
-        if (options->on_load && !options->on_load(options->on_load_user, (double)layer / m->shape.n_layers))
-            return error_set(err, ERROR_CANCELLED, "loading was ended at layer %zu of %u", layer, m->shape.n_layers);
-        if ((code = bind_layer(m, layer, options, err)))
-            return code;
-    }
-    m->format = ternary_format(m->layers[0].q);
-    if ((code = bind_rope(m, options, err)))
-        return code;
-    return tokenizer_from_gguf(m->gguf, m->shape.vocab_size, &m->tokenizer, err);
+    code = bind_weights(m, options->on_load, options->on_load_user, err);
+    return code ? code : tokenizer_from_gguf(m->gguf, m->shape.vocab_size, &m->tokenizer, err);
 }
 
 enum error_code model_open(const struct model_options *options, struct backend *be, struct model **out,
@@ -217,21 +225,43 @@ static void close_layer(struct model *m, struct model_layer *layer)
     }
 }
 
-void model_close(struct model *m)
+void model_unbind(struct model *m)
 {
-    if (!m)
-        return;
-    tokenizer_close(m->tokenizer);
     if (m->rope)
         rope_close(m->backend, m->rope);
     for (size_t layer = 0; m->layers && layer < m->shape.n_layers; layer++)
         close_layer(m, &m->layers[layer]);
-    free(m->layers);
+    if (m->layers)
+        memset(m->layers, 0, m->shape.n_layers * sizeof *m->layers);
     backend_free(m->backend, m->output_norm);
     if (m->head && m->head != m->embedding)
         dense_close(m->backend, m->head);
     if (m->embedding)
         dense_close(m->backend, m->embedding);
+    m->rope = NULL;
+    m->output_norm = NULL;
+    m->head = m->embedding = NULL;
+    m->head_screened = false;
+    m->weight_bytes = m->layers_bytes = 0;
+    m->n_parameters = m->n_ternary = 0;
+}
+
+enum error_code model_rebind(struct model *m, struct backend *be, struct error *err)
+{
+    m->backend = be;
+    enum error_code code = bind_weights(m, NULL, NULL, err);
+    if (code)
+        model_unbind(m);
+    return code;
+}
+
+void model_close(struct model *m)
+{
+    if (!m)
+        return;
+    tokenizer_close(m->tokenizer);
+    model_unbind(m);
+    free(m->layers);
     gguf_close(m->gguf);
     free(m);
 }

@@ -48,6 +48,9 @@ struct model {
     struct rope *rope;
     struct tokenizer *tokenizer; /* owned */
     uint64_t n_parameters;
+    size_t context_length;       /* of the rope table; 0 = the model's */
+    enum ternary_format asked;   /* layout that was asked for */
+    bool screens_head;           /* see model_options */
     size_t weight_bytes;         /* allocated and mapped */
     size_t layers_bytes;         /* what a pass reads of the layers: matrices as kernels read them, norms */
     uint64_t n_ternary;          /* weights of ternary matrices: multiply-adds of a row */
@@ -71,6 +74,11 @@ enum error_code model_shape_read(const struct gguf *g, struct model_shape *out, 
 /* Maps, validates and binds. Nothing is left behind on failure. */
 enum error_code model_open(const struct model_options *options, struct backend *be, struct model **out, struct error *err);
 void model_close(struct model *m);
+
+/* Frees the weights on their device; then the model is no use but for its tokenizer, until they are bound again. */
+void model_unbind(struct model *m);
+/* Binds the weights of a model without any to a backend, from the file as it was opened. Nothing is bound on failure. */
+enum error_code model_rebind(struct model *m, struct backend *be, struct error *err);
 
 /* The model for another backend that reads the same memory (see ternary_share), used by one thread beside the first: it borrows the weights,
  * and reads embedding and head from the file, without a screen. `of` and its backend must outlive it. DEVICE_UNAVAILABLE when the backend cannot

@@ -171,14 +171,36 @@ static struct served *route(struct entry *e)
     return next ? e->candidate : e->current;
 }
 
+static bool is_wished(const struct entry *e, enum device_wish wish)
+{
+    return e->status == MODEL_ACTIVE && (wish == DEVICE_ANY || device_is_gpu(engine_model(e->current->engine)->device) == (wish == DEVICE_GPU));
+}
+
+/* Who serves `e` where the device is wished for: itself, or one of the same file. */
+static struct entry *on_device(struct registry *r, struct entry *e, enum device_wish wish)
+{
+    if (is_wished(e, wish))
+        return e;
+    const struct served *s = e->current;
+    for (struct entry *other = r->entries; other && s->file.inode; other = other->next)
+        if (is_wished(other, wish) && other->current->file.inode == s->file.inode && other->current->file.device == s->file.device)
+            return other;
+    return e;
+}
+
 enum error_code registry_acquire(struct registry *r, const char *name, struct served **out, struct error *err)
+{
+    return registry_acquire_on(r, name, DEVICE_ANY, out, err);
+}
+
+enum error_code registry_acquire_on(struct registry *r, const char *name, enum device_wish wish, struct served **out, struct error *err)
 {
     enum error_code code = ERROR_NONE;
     *out = NULL;
     pthread_mutex_lock(&r->lock);
     struct entry *e = entry_match(r, name);
     if (e && e->status == MODEL_ACTIVE) {
-        *out = route(e);
+        *out = route(on_device(r, e, wish));
         (*out)->n_refs++;
         (*out)->last_used_ns = clock_now_ns();
     } else {

@@ -9,6 +9,7 @@
 #include <malloc.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/stat.h>
 
 /* ---- opening ----------------------------------------------------------------------------------------------------- */
 
@@ -71,6 +72,11 @@ enum error_code instance_open(struct registry *r, const char *id, const struct m
     const struct engine_model *m = engine_model(s->engine);
     s->registry = r;
     snprintf(s->id, sizeof s->id, "%s", id);
+    struct stat file;
+    if (stat(source->path, &file) == 0) {
+        s->file.device = file.st_dev;
+        s->file.inode = file.st_ino;
+    }
     s->memory_bytes = m->weight_bytes + m->kv_bytes + m->scratch_bytes;
     s->accuracy = -1;
     s->n_refs = 1;

@@ -24,6 +24,7 @@
 
 #include <pthread.h>
 #include <stdatomic.h>
+#include <sys/types.h>
 
 #define REGISTRY_PATH_BYTES 4096
 
@@ -42,6 +43,7 @@ struct served {
     char id[REGISTRY_ID_BYTES];
     void *user; /* the observer's */
     bool observed;
+    struct { dev_t device; ino_t inode; } file; /* which one it is, by any path; 0: it could not be asked */
     uint64_t number;       /* no two have the same */
     double accuracy;       /* as it was found before it was served; negative = not measured */
     uint64_t memory_bytes; /* weights, KV and scratch; counted in registry.used_bytes */

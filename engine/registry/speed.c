@@ -36,8 +36,8 @@ static enum error_code probe_open(struct probe *p, const struct engine *e, struc
     const struct model_shape *shape = &e->model->shape;
     const struct backend_options options = {.device = "cpu", .isa = backend_info(e->backend)->isa, .n_threads = 1, .numa = "off"};
     *p = (struct probe){.best_ns = CLOCK_NEVER};
-    if (strcmp(e->description.model.device, "cpu") != 0)
-        return error_set(err, ERROR_DEVICE_UNAVAILABLE, "the model is on device %s", e->description.model.device);
+    if (strcmp(engine_model(e)->device, "cpu") != 0)
+        return error_set(err, ERROR_DEVICE_UNAVAILABLE, "the model is on device %s", engine_model(e)->device);
     enum error_code code = backend_open(&options, &p->backend, err);
     if (!code)
         code = model_view_open(e->model, p->backend, &p->model, err);

@@ -51,6 +51,39 @@ START_TEST(names)
 }
 END_TEST
 
+/* A wish for a kind of device is met by another model of the same file, if there is one. */
+START_TEST(wishes)
+{
+    static const struct {
+        const char *name;
+        enum device_wish wish;
+        const char *id;
+    } cases[] = {{"tales", DEVICE_ANY, "tales"},  {"tales", DEVICE_CPU, "tales"}, {"tales", DEVICE_GPU, "on-gpu"}, {"", DEVICE_GPU, "on-gpu"},
+                 {"on-gpu", DEVICE_CPU, "tales"}, {"on-gpu", DEVICE_GPU, "on-gpu"}, {"other", DEVICE_GPU, "other"}, {"other", DEVICE_CPU, "other"}};
+    struct registry_options o = options();
+    setenv("BITNET_GPU_FAKE", "ok", 1);
+    const char *path = tales("a.gguf");
+    o.engine.model_path = path;
+    o.engine.model_id = "tales";
+    struct registry *r = open_registry(&o);
+    must_load(r, tales("other.gguf"), "other");
+    const struct load_request q = {.path = path, .id = "on-gpu", .device = "gpu", .validation = {.no_cross_validation = true}};
+    struct load_result result;
+    struct error err = {0};
+    ck_assert_msg(!registry_load(r, &q, &result, &err), "%s", err.message);
+    served_release(result.served);
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct served *s;
+        ck_assert_int_eq(registry_acquire_on(r, cases[i].name, cases[i].wish, &s, &err), ERROR_NONE);
+        ck_assert_msg(strcmp(served_id(s), cases[i].id) == 0, "%s: %s for %s", cases[i].name, served_id(s), cases[i].id);
+        served_release(s);
+    }
+    struct served *s;
+    ck_assert_int_eq(registry_acquire_on(r, "nobody", DEVICE_GPU, &s, &err), ERROR_MODEL_NOT_FOUND);
+    registry_close(r);
+}
+END_TEST
+
 /* What the list says of "b" meanwhile. */
 static void on_progress(void *user, const struct model_progress *p)
 {
@@ -326,4 +359,4 @@ START_TEST(unload_waits_for_the_memory)
 }
 END_TEST
 
-SUITE("registry", unload_waits_for_the_memory, names, a_load_says_how_it_stands, taken_names, id_of_the_file, unload_waits_for_users, the_default, draining, the_observer)
+SUITE("registry", wishes, unload_waits_for_the_memory, names, a_load_says_how_it_stands, taken_names, id_of_the_file, unload_waits_for_users, the_default, draining, the_observer)
