@@ -2,7 +2,7 @@
  * bitnet crossval: does the served path compute what a reference computes?
  *
  * Each model is run as the server runs it (best kernels, chosen layout, no rounding of the head's input) over sequences of tokens: windows of
- * a text behind BOS, or those of stored logits. The reference is asked for the same positions. See crossval.h for the parts.
+ * a text behind BOS, greedy answers to these, or those of stored logits. The reference is asked for the same positions. See crossval.h for the parts.
  *
  * Exit status: 0 = all models agree, 1 = one is beyond a limit, 2 = one could not be compared.
  */
@@ -24,7 +24,7 @@ struct config {
     struct crossval_server_options server;
     struct crossval_limits limits;
     double tie;
-    int64_t samples, context, top, timeout_ms;
+    int64_t samples, context, answers, top, timeout_ms;
     bool dry_run, json;
 };
 
@@ -52,6 +52,8 @@ static const struct option_def defs[] = {
      .help = "windows of the text, evenly spaced; fewer where the text has fewer"},
     {.name = "context", .type = OPTION_INT, .offset = AT(context), .default_value = "128", .min = 2, .max = 8192, .unit = "tokens",
      .help = "length of a window, BOS included"},
+    {.name = "answers", .type = OPTION_INT, .offset = AT(answers), .default_value = "0", .max = 8192, .unit = "tokens",
+     .help = "compare along greedy answers to the windows, of so many tokens each, instead of along the windows"},
     {.name = "min-top1", .type = OPTION_FLOAT, .offset = AT(limits.min_top1), .default_value = "0.99", .max = 1,
      .help = "share of positions with the same best token; 0 = any, as in all limits"},
     {.name = "tie", .type = OPTION_FLOAT, .offset = AT(tie), .default_value = "0", .max = 10, .unit = "nats",
@@ -173,7 +175,7 @@ static bool cut_text(const struct config *c, const struct tokenizer *t, const st
         if (front)
             window[0] = (uint32_t)bos;
         memcpy(window + front, ids.ids + at, n * sizeof *window);
-        ok = crossval_sequences_add(out, window, n + front);
+        ok = crossval_sequences_add(out, window, n + front, 0);
         if (!ok)
             error_set(err, ERROR_MEMORY_EXHAUSTED, "no memory for the tokens");
     }
@@ -202,12 +204,14 @@ static bool prepare(const struct config *c, const char *path, const struct engin
         free(sequences);
     } else {
         ok = read_text(c, &text, err) && cut_text(c, session_tokenizer(s), &text, q, err);
+        if (ok && c->answers)
+            ok = crossval_answer(s, q, (size_t)c->answers, err);
         if (ok && c->server.url)
             ok = crossval_server(&c->server, session_tokenizer(s), model->vocab_size, reference, err);
         else if (ok && c->command)
             ok = crossval_command(c->command, path, model->vocab_size, (int)c->timeout_ms, q, reference, err);
         else if (ok)
-            ok = crossval_portable(options, model, (size_t)c->context, reference, err);
+            ok = crossval_portable(options, model, (size_t)(c->context + c->answers), reference, err);
     }
     buffer_fini(&text);
     return ok;
@@ -246,6 +250,7 @@ static bool compare_all(struct session *s, const struct crossval_sequences *q, s
     if (!ok)
         error_set(err, ERROR_MEMORY_EXHAUSTED, "no memory for the logits of %zu tokens", longest);
     for (size_t i = 0, at = 0; ok && i < q->n; at += q->n_ids[i++]) {
+        stats->first = q->first[i];
         ok = evaluate(s, q->ids + at, q->n_ids[i], chunk, rows, logits, err) &&
              reference->compare(reference->state, i, q->ids + at, q->n_ids[i], logits, stats, err);
         progress_show(&progress, "crossval", (double)i + 1, (double)q->n, "sequences");
@@ -361,6 +366,10 @@ int command_crossval(int argc, char **argv)
     bool ok = find_models(&c, &result, &models, &err);
     if (ok && (c.vectors != NULL) + (c.server.url != NULL) + (c.command != NULL) > 1) {
         error_set(&err, ERROR_VALIDATION_FAILED, "expected one reference, found several of --vectors, --server and --command");
+        ok = false;
+    }
+    if (ok && c.vectors && c.answers) {
+        error_set(&err, ERROR_VALIDATION_FAILED, "expected --answers without --vectors, whose sequences are given");
         ok = false;
     }
     int status = ok ? 0 : 2;

@@ -2,6 +2,7 @@
  * bitnet crossval: the served path against a reference, position by position over the same tokens.
  *
  *   crossval.c             options, models, texts, the verdict
+ *   crossval_answers.c     answers of our own to compare along
  *   crossval_reference.c   references that give logits: the portable kernels, stored files, a command
  *   crossval_server.c      references that give log-probabilities of listed tokens: servers
  *   crossval_answer.c      what servers answer, no I/O
@@ -33,6 +34,7 @@ enum { CROSSVAL_TOP = 5 };
 
 /* Sums over positions; zeroed = none. */
 struct crossval_stats {
+    size_t first;                         /* set by the caller: of the sequence at hand the position that counts first */
     double tie;                           /* nats, set by the caller: best tokens that differ and are closer than this are a tie */
     size_t n_ties;
     size_t n_positions, n_top1;
@@ -73,9 +75,9 @@ bool crossval_judge(const struct crossval_result *r, const struct crossval_limit
 
 /* ---- references -------------------------------------------------------------------------------------------------- */
 
-/* Sequences of token ids, one after the other. ids is owned; n_ids[i] tokens in sequence i. */
-struct crossval_sequences { uint32_t *ids; size_t *n_ids; size_t n, n_tokens; };
-bool crossval_sequences_add(struct crossval_sequences *q, const uint32_t *ids, size_t n); /* false: no memory */
+/* Sequences of token ids, one after the other. ids is owned; n_ids[i] tokens in sequence i, which counts from position first[i] on. */
+struct crossval_sequences { uint32_t *ids; size_t *n_ids, *first; size_t n, n_tokens; };
+bool crossval_sequences_add(struct crossval_sequences *q, const uint32_t *ids, size_t n, size_t first); /* false: no memory */
 void crossval_sequences_free(struct crossval_sequences *q);
 /* Reads a file of ids, a sequence a line; empty lines are left out. */
 bool crossval_sequences_read(struct crossval_sequences *q, const char *path, uint32_t n_vocab, struct error *err);
@@ -87,7 +89,8 @@ struct crossval_server_options {
     int timeout_ms;                       /* of one request */
 };
 
-/* A reference is asked for the sequences in order, each once. `ours`: [n][n_vocab] logits of the same tokens. */
+/* A reference is asked for the sequences in order, each once. `ours`: [n][n_vocab] logits of the same tokens; positions before stats->first
+ * are left out. */
 struct crossval_reference {
     void *state;
     bool (*compare)(void *state, size_t index, const uint32_t *ids, size_t n, const float *ours, struct crossval_stats *stats,
@@ -110,6 +113,11 @@ bool crossval_command(const char *command, const char *model_path, uint32_t n_vo
 /* Options and tokenizer are borrowed until it is closed. */
 bool crossval_server(const struct crossval_server_options *options, const struct tokenizer *tokenizer, uint32_t n_vocab,
                      struct crossval_reference *out, struct error *err);
+
+/* ---- answers ----------------------------------------------------------------------------------------------------- */
+
+/* Continues each sequence greedily, as served, by up to n tokens, or to the token that ends a text; only the answers count then. */
+bool crossval_answer(struct session *s, struct crossval_sequences *q, size_t n, struct error *err);
 
 /* ---- what servers answer; pure ----------------------------------------------------------------------------------- */
 

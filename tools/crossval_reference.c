@@ -18,15 +18,18 @@
 
 /* ---- sequences --------------------------------------------------------------------------------------------------- */
 
-bool crossval_sequences_add(struct crossval_sequences *q, const uint32_t *ids, size_t n)
+bool crossval_sequences_add(struct crossval_sequences *q, const uint32_t *ids, size_t n, size_t first)
 {
     uint32_t *all = realloc(q->ids, (q->n_tokens + n) * sizeof *all);
     q->ids = all ? all : q->ids;
     size_t *n_ids = realloc(q->n_ids, (q->n + 1) * sizeof *n_ids);
     q->n_ids = n_ids ? n_ids : q->n_ids;
-    if (!all || !n_ids)
+    size_t *firsts = realloc(q->first, (q->n + 1) * sizeof *firsts);
+    q->first = firsts ? firsts : q->first;
+    if (!all || !n_ids || !firsts)
         return false;
     memcpy(all + q->n_tokens, ids, n * sizeof *ids);
+    firsts[q->n] = first;
     n_ids[q->n++] = n;
     q->n_tokens += n;
     return true;
@@ -36,6 +39,7 @@ void crossval_sequences_free(struct crossval_sequences *q)
 {
     free(q->ids);
     free(q->n_ids);
+    free(q->first);
     *q = (struct crossval_sequences){0};
 }
 
@@ -68,7 +72,7 @@ bool crossval_sequences_read(struct crossval_sequences *q, const char *path, uin
         if (next)
             *next++ = '\0';
         size_t n = read_line(line, path, number, n_vocab, ids, err);
-        ok = n != SIZE_MAX && (n == 0 || crossval_sequences_add(q, ids, n));
+        ok = n != SIZE_MAX && (n == 0 || crossval_sequences_add(q, ids, n, 0));
         line = next;
     }
     if (ok && q->n == 0) {
@@ -95,7 +99,7 @@ static bool compare_rows(const float *reference, const uint32_t *ids, size_t at,
     for (size_t i = 0; i < m; i++) {
         struct crossval_row row = {.logits = reference + i * n_vocab, .target = NAN};
         bool has_target = at + i + 1 < n;
-        if (!crossval_add(stats, ours + (at + i) * n_vocab, n_vocab, &row, has_target, has_target ? ids[at + i + 1] : 0, err))
+        if (at + i >= stats->first && !crossval_add(stats, ours + (at + i) * n_vocab, n_vocab, &row, has_target, has_target ? ids[at + i + 1] : 0, err))
             return false;
     }
     return true;
@@ -236,7 +240,7 @@ static bool keep_stored(struct vectors *v, struct crossval_sequences *q, struct 
             continue;
         fclose(f);
         v->numbers[kept.n] = i;
-        ok = crossval_sequences_add(&kept, q->ids + at, q->n_ids[i]);
+        ok = crossval_sequences_add(&kept, q->ids + at, q->n_ids[i], 0);
     }
     if (ok && kept.n == 0) {
         error_set(err, ERROR_NOT_FOUND, "expected %s.seq0.logits.f32, or of other sequences, or %s.logits.f32, found none", v->prefix,

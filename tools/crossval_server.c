@@ -65,7 +65,7 @@ static bool llama_compare(void *state, size_t index, const uint32_t *ids, size_t
     struct server *s = state;
     bool ok = true;
     (void)index;
-    for (size_t at = 0; ok && at < n; at++) {
+    for (size_t at = stats->first; ok && at < n; at++) {
         bool has_target = at + 1 < n;
         uint32_t target = has_target ? ids[at + 1] : 0;
         struct json *j;
@@ -108,6 +108,8 @@ static bool openai_compare(void *state, size_t index, const uint32_t *ids, size_
     top = ok ? top->first->next : NULL;
     for (size_t at = 0; ok && at + 1 < n; at++, own = own->next, top = top->next) {
         struct crossval_row row;
+        if (at < stats->first)
+            continue;
         ok = crossval_read_openai(top, own, s->pieces, s->entries, s->n_top + 1, &row, err) &&
              crossval_add(stats, ours + at * s->n_vocab, s->n_vocab, &row, true, ids[at + 1], err);
     }

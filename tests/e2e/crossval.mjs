@@ -5,7 +5,7 @@ import http from 'node:http';
 import { copyFileSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
-import { build, done, model, startPair, test } from './lib/harness.mjs';
+import { build, done, model, root, startPair, test } from './lib/harness.mjs';
 
 const dir = mkdtempSync(path.join(os.tmpdir(), 'bitnet-crossval-'));
 const file = (name) => path.join(dir, name);
@@ -30,6 +30,13 @@ await test('crossval: the served path and the portable kernels give the same num
   assert.deepEqual([r.n_sequences, r.n_positions, r.n_scored], [2, 48, 46]);
   const table = await crossval([...small], { BITNET_GGUF: model });
   assert.match(table.out, /tales\.gguf\n {2}served .*\n {2}reference .* on portable C\n[^]*agrees\n$/);
+});
+
+await test('crossval: along greedy answers, of which only the answers count', async () => {
+  const text = await report([model, ...small]), r = await report([model, ...small, '--answers', '10']);
+  assert.deepEqual([r.code, r.agrees, r.top1, r.kl_mean, r.p], [0, true, 1, 0, 1], r.err);
+  assert.deepEqual([r.n_sequences, r.n_positions, r.n_scored], [2, 22, 20]); // the prompt's last position draws the first token
+  assert.ok(r.perplexity < text.perplexity / 2, `${r.perplexity} of what it says itself, ${text.perplexity} of a text`);
 });
 
 await test('crossval: a dry run says what would be compared', async () => {
@@ -117,7 +124,9 @@ await test('crossval: a llama.cpp server\'s lists, by id and by text, and bad an
 
 await test('crossval: wrong usage is told', async () => {
   for (const [args, pattern] of [[[], /expected models/], [[model, '--server', 'https://x'], /expected http:/], [[file('absent.gguf')], /absent/],
-    [[model, '--server', 'http://x', '--command', 'true'], /one reference/], [[model, '--min-top1', '2'], /min-top1/]]) {
+    [[model, '--server', 'http://x', '--command', 'true'], /one reference/], [[model, '--min-top1', '2'], /min-top1/],
+    [[model, '--vectors', dir, '--answers', '5'], /--answers without --vectors/],
+    [[model, '--context', '2000', '--samples', '1', '--answers', '100', '--file', path.join(root, 'models/heldout.txt')], /more than the model's context of 2048/]]) {
     const r = await crossval(args);
     assert.equal(r.code, 2);
     assert.match(r.err, pattern);
