@@ -103,9 +103,8 @@ static inline const struct engine_observer *loop_observer(const struct engine *e
  * count. */
 void engine_forget(struct engine *e);
 
-/* What of an engine lies on its model's device: scratch and KV cache. On failure the caller closes what there is. While there is no loop, or by it. */
-enum error_code engine_open_device_memory(struct engine *e, struct error *err);
-void engine_close_device_memory(struct engine *e);
+/* Takes weights, scratch and KV cache off their device, where they are on one, and to the next: see devices_open. While there is no loop, or by it. */
+enum error_code engine_to_device(struct engine *e, const char *after, char reason[DEVICE_REASON_BYTES], struct error *err);
 /* Describes the model where it is now. lost_device: where it was before, or NULL. Likewise. */
 enum error_code engine_describe(struct engine *e, const char *reason, const char *lost_device, double load_seconds, struct error *err);
 

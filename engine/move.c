@@ -19,28 +19,11 @@ static void put_all_back(struct engine *e)
     e->loop.n_out = 0;
 }
 
-static enum error_code open_on(void *user, struct backend *be, struct error *err)
-{
-    struct engine *e = user;
-    enum error_code code = model_rebind(e->model, be, err);
-    return code ? code : engine_open_device_memory(e, err);
-}
-
-static void close_on(void *user)
-{
-    struct engine *e = user;
-    engine_close_device_memory(e);
-    model_unbind(e->model);
-}
-
 /* Leaves the device for the next one that takes the model. */
 static enum error_code change_device(struct engine *e, const char *from, char reason[DEVICE_REASON_BYTES], struct error *err)
 {
-    const struct device_load load = {open_on, close_on, e};
     pthread_mutex_lock(&e->model_lock);
-    close_on(e);
-    backend_close(e->backend);
-    enum error_code code = devices_open(&e->options, from, &load, &e->backend, reason, err);
+    enum error_code code = engine_to_device(e, from, reason, err);
     pthread_mutex_unlock(&e->model_lock);
     return code;
 }

@@ -45,18 +45,15 @@ static enum error_code check_options(const struct engine_options *o, struct erro
     return ERROR_NONE;
 }
 
-static enum error_code open_model(struct engine *e, const struct engine_options *o, struct backend *be, struct error *err)
+static enum error_code open_model(struct engine *e, const struct engine_options *o, struct error *err)
 {
     const struct model_options mo = {.path = o->model_path,
                                      .format = o->format,
                                      .i2s_order = o->i2s_order,
                                      .context_length = o->context_length,
                                      .opener = o->opener,
-                                     .on_load = o->on_load,
-                                     .on_load_user = o->on_load_user,
                                      .screen_head = true};
-    enum error_code code = model_open(&mo, be, &e->model, err);
-    return !code && o->null_model ? model_null_choices(e->model, err) : code;
+    return model_open(&mo, NULL, &e->model, err);
 }
 
 static enum error_code open_kv(struct engine *e, const struct engine_options *o, struct error *err)
@@ -124,14 +121,23 @@ static bool alloc_arrays(struct loop *l, size_t n_outputs)
            l->out_sequences && l->needs && l->masks && l->logits;
 }
 
-enum error_code engine_open_device_memory(struct engine *e, struct error *err)
+static enum error_code open_on(void *user, struct backend *be, struct error *err)
 {
-    enum error_code code = forward_open(e->model, e->loop.scheduler.max_rows, &e->loop.forward, err);
-    return code ? code : open_kv(e, &e->options, err);
+    struct engine *e = user;
+    const struct engine_options *o = &e->options;
+    enum error_code code = backend_room(be, engine_estimate_bytes(e->model->gguf, &e->model->shape, o, backend_info(be)->memory_bytes), err);
+    if (!code)
+        code = model_bind(e->model, be, o->on_load, o->on_load_user, err);
+    if (!code && o->null_model)
+        code = model_null_choices(e->model, err);
+    if (!code)
+        code = forward_open(e->model, e->loop.scheduler.max_rows, &e->loop.forward, err);
+    return code ? code : open_kv(e, o, err);
 }
 
-void engine_close_device_memory(struct engine *e)
+static void close_on(void *user)
 {
+    struct engine *e = user;
     kvcache_close(&e->loop.kvcache);
     e->loop.kvcache = (struct kvcache){0};
     if (e->kv.k)
@@ -139,6 +145,16 @@ void engine_close_device_memory(struct engine *e)
     e->kv = (struct kv_cache){0};
     forward_close(e->loop.forward);
     e->loop.forward = NULL;
+    if (e->model)
+        model_unbind(e->model);
+}
+
+enum error_code engine_to_device(struct engine *e, const char *after, char reason[DEVICE_REASON_BYTES], struct error *err)
+{
+    close_on(e);
+    backend_close(e->backend);
+    e->backend = NULL;
+    return devices_open(&e->options, after, &(struct device_load){open_on, close_on, e}, &e->backend, reason, err);
 }
 
 static enum error_code open_memory(struct engine *e, const struct engine_options *o, struct error *err)
@@ -235,23 +251,6 @@ struct loading {
     struct error *err;
 };
 
-static enum error_code open_on(void *user, struct backend *be, struct error *err)
-{
-    struct loading *l = user;
-    enum error_code code = open_model(l->e, l->options, be, err);
-    return code ? code : engine_open_device_memory(l->e, err);
-}
-
-static void close_on(void *user)
-{
-    struct engine *e = ((struct loading *)user)->e;
-    if (!e->model)
-        return;
-    engine_close_device_memory(e);
-    model_close(e->model);
-    e->model = NULL;
-}
-
 static void load(void *arg)
 {
     struct loading *l = arg;
@@ -261,7 +260,9 @@ static void load(void *arg)
     e->loop.max_sequences = engine_max_sequences(l->options);
     e->loop.scheduler.max_rows = engine_max_rows(l->options);
     e->loop.scheduler.target_ns = l->options->target_step_ns;
-    l->code = devices_open(l->options, NULL, &(struct device_load){open_on, close_on, l}, &e->backend, reason, l->err);
+    l->code = open_model(e, l->options, l->err);
+    if (!l->code)
+        l->code = engine_to_device(e, NULL, reason, l->err);
     if (!l->code)
         l->code = open_memory(e, l->options, l->err);
     if (!l->code)
@@ -333,7 +334,7 @@ static void free_engine(struct engine *e)
         waker_fini(&e->waker);
     }
     close_loop(&e->loop);
-    engine_close_device_memory(e);
+    close_on(e);
     model_close(e->model);
     backend_close(e->backend);
     close_descriptions(e);
@@ -355,6 +356,7 @@ enum error_code engine_open(const struct engine_options *options, struct engine 
     else
         load(&loading);
     code = loading.code;
+    e->options.on_load = NULL; /* a move is no load */
     if (!code)
         code = start(e, options, err);
     if (code) {

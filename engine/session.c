@@ -108,25 +108,23 @@ static enum error_code open_memory(struct session *s, const struct engine_option
     return options->sampling ? open_sampling(s, err) : ERROR_NONE;
 }
 
-struct loading { struct session *session; const struct engine_options *options; };
-
-static enum error_code open_model(void *user, struct backend *be, struct error *err)
+static enum error_code bind(void *user, struct backend *be, struct error *err)
 {
-    const struct loading *l = user;
-    const struct model_options wanted = {.path = l->options->model_path,
-                                         .format = l->options->format,
-                                         .i2s_order = l->options->i2s_order,
-                                         .context_length = l->options->context_length,
-                                         .screen_head = l->options->sampling};
-    return model_open(&wanted, be, &l->session->model, err);
+    return model_bind(user, be, NULL, NULL, err);
 }
 
 static enum error_code load(struct session *s, const struct engine_options *options, struct error *err)
 {
     int64_t start = clock_now_ns();
     char reason[DEVICE_REASON_BYTES];
-    struct loading l = {s, options};
-    enum error_code code = devices_open(options, NULL, &(struct device_load){.open = open_model, .user = &l}, &s->backend, reason, err);
+    const struct model_options wanted = {.path = options->model_path,
+                                         .format = options->format,
+                                         .i2s_order = options->i2s_order,
+                                         .context_length = options->context_length,
+                                         .screen_head = options->sampling};
+    enum error_code code = model_open(&wanted, NULL, &s->model, err);
+    if (!code)
+        code = devices_open(options, NULL, &(struct device_load){.open = bind, .user = s->model}, &s->backend, reason, err);
     if (code)
         return code;
     model_describe(s->model, options, reason, &s->description);

@@ -346,6 +346,18 @@ void op_rmsnorm(struct backend *be, const float *x, const float *weight, float e
         be->ops->rmsnorm(be, x, weight, eps, n, dim, y);
 }
 
+bool op_pass_begin(struct backend *be, const struct op_pass *p)
+{
+    assert(p->batch->n > 0);
+    return be->ops->pass_begin ? be->ops->pass_begin(be, p) : true;
+}
+
+void op_pass_end(struct backend *be)
+{
+    if (be->ops->pass_end)
+        be->ops->pass_end(be);
+}
+
 bool op_keep_rows(struct backend *be, float *x, size_t dim, const int32_t *rows, size_t n)
 {
     for (size_t i = 0; i < n; i++)
@@ -373,6 +385,18 @@ void op_norm_quantize(struct backend *be, const float *x, const float *weight, f
     if (weight)
         op_rmsnorm(be, x, weight, eps, n, dim, y);
     op_quantize(be, weight ? y : x, n, dim, a);
+}
+
+void op_add_norm_quantize(struct backend *be, float *x, const float *add, const float *weight, float eps, size_t n, size_t dim, float *y,
+                          struct activations *a)
+{
+    assert(n <= a->max_rows && dim > 0 && dim <= a->max_cols);
+    if (n && be->ops->add_norm_quantize) {
+        be->ops->add_norm_quantize(be, x, add, weight, eps, n, dim, y, a);
+        return;
+    }
+    op_add(be, x, add, n * dim);
+    op_norm_quantize(be, x, weight, eps, n, dim, y, a);
 }
 
 void op_matmul(struct backend *be, const struct ternary *const *w, float *const *y, size_t n_mats,
@@ -437,6 +461,20 @@ void op_kv_write(struct backend *be, const struct kv_cache *kv, size_t layer, co
     check_batch(kv, layer, batch);
     if (batch->n)
         be->ops->kv_write(be, kv, layer, batch, k, v);
+}
+
+void op_rope_write(struct backend *be, const struct rope *r, float *q, size_t n_heads, float *k, const float *v, const struct kv_cache *kv,
+                   size_t layer, const struct batch_view *batch)
+{
+    assert(r->n_dims <= kv->head_dim);
+    check_batch(kv, layer, batch);
+    if (batch->n && be->ops->rope_write) {
+        be->ops->rope_write(be, r, q, n_heads, k, v, kv, layer, batch);
+        return;
+    }
+    op_rope(be, r, q, batch->n, n_heads, kv->head_dim, batch->positions);
+    op_rope(be, r, k, batch->n, kv->n_kv_heads, kv->head_dim, batch->positions);
+    op_kv_write(be, kv, layer, batch, k, v);
 }
 
 void op_attention(struct backend *be, const struct kv_cache *kv, size_t layer, const struct batch_view *batch,

@@ -86,6 +86,13 @@ struct backend_ops {
     void (*keep_rows)(struct backend *be, float *x, size_t dim, const int32_t *rows, size_t n); /* NULL: cannot */
     void (*spare)(struct backend *be); /* NULL: no CPU is taken from others */
     enum error_code (*room)(struct backend *be, size_t n_bytes, struct error *err); /* NULL: as much as there is */
+    bool (*pass_begin)(struct backend *be, const struct op_pass *p); /* NULL, as pass_end: operations read where their arguments lie */
+    void (*pass_end)(struct backend *be);
+    /* NULL: the operations that they stand for, as above. */
+    void (*add_norm_quantize)(struct backend *be, float *x, const float *add, const float *weight, float eps, size_t n, size_t dim, float *y,
+                              struct activations *a);
+    void (*rope_write)(struct backend *be, const struct rope *r, float *q, size_t n_heads, float *k, const float *v, const struct kv_cache *kv,
+                       size_t layer, const struct batch_view *batch);
 };
 
 /* The CPU: always there. */
@@ -99,7 +106,7 @@ enum error_code plugin_open_cuda(int ordinal, const struct backend_options *opti
 size_t plugin_list_cuda(struct backend_device *out, size_t max, struct error *why);
 
 /* The symbols of libbitnet-cuda.so. BACKEND_ABI changes with this header or a public structure. */
-#define BACKEND_ABI 9u
+#define BACKEND_ABI 10u
 #define BACKEND_CUDA_LIBRARY "libbitnet-cuda.so"
 #define BACKEND_CUDA_OPEN "bitnet_cuda_open"
 #define BACKEND_CUDA_LIST "bitnet_cuda_list"

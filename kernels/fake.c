@@ -110,7 +110,7 @@ size_t fake_list(struct backend_device *out, size_t max, struct error *why)
     if (n == 0)
         error_set(why, ERROR_DEVICE_UNAVAILABLE, "no GPU: BITNET_GPU_FAKE is none");
     for (size_t i = 0; i < n && i < max; i++) {
-        out[i] = (struct backend_device){.memory_bytes = machine_memory_bytes(), .free_bytes = machine_memory_bytes()};
+        out[i] = (struct backend_device){.memory_bytes = machine_memory_bytes()};
         snprintf(out[i].id, sizeof out[i].id, "%s", fakes[i].device);
         snprintf(out[i].name, sizeof out[i].name, NAME);
         snprintf(out[i].isa, sizeof out[i].isa, "fake");

@@ -127,7 +127,7 @@ void backend_close(struct backend *be);
 /* A GPU of the machine, whether a backend can be opened on it or not. */
 struct backend_device {
     char id[16], name[128], isa[16]; /* "cuda:0", its model, "sm_90" */
-    size_t memory_bytes, free_bytes;
+    size_t memory_bytes;
 };
 /* Lists the GPUs by their numbers: returns how many there are, of which the first `max` are written. With none *why (may be NULL) says
  * why not. Any thread. */
@@ -240,6 +240,10 @@ void op_matmul(struct backend *be, const struct ternary *const *w, float *const 
 /* x[i] += y[i], n_values in all. */
 void op_add(struct backend *be, float *x, const float *y, size_t n_values);
 
+/* op_add of add [n][dim] to x, then op_norm_quantize of x; y may be add. */
+void op_add_norm_quantize(struct backend *be, float *x, const float *add, const float *weight, float eps, size_t n, size_t dim, float *y,
+                          struct activations *a);
+
 /* Gated FFN activation: RELU2: y = relu(gate)^2 * up; SILU: y = gate * sigmoid(gate) * up. y may be gate. */
 enum ffn_act { FFN_RELU2, FFN_SILU };
 void op_ffn_act(struct backend *be, enum ffn_act act, const float *gate, const float *up, size_t n_values, float *y);
@@ -288,9 +292,27 @@ struct batch_view {
     size_t n_sequences, max_blocks;
 };
 
+/* A pass: the operations between op_pass_begin and op_pass_end, which read no other positions, sequences, tables and ids than these, and
+ * what is computed of them. A device that has its own memory takes a copy of them once. One that `repeats` is of the same operations on the same
+ * memory whenever `of` and batch->n are the same, so that a device may record it: where op_pass_begin is false, a recording has been run,
+ * and neither the operations nor op_pass_end are called. */
+struct op_pass {
+    uint64_t of;                 /* whose passes these are: no others ever have the same */
+    const struct kv_cache *kv;
+    const struct batch_view *batch;
+    const int32_t *ids;          /* [n] */
+    bool repeats;
+};
+bool op_pass_begin(struct backend *be, const struct op_pass *p);
+void op_pass_end(struct backend *be);
+
 /* Stores k, v [n][n_kv_heads][head_dim], rounded to F16 or quantised (arith.h), at each row's position of `layer`. */
 void op_kv_write(struct backend *be, const struct kv_cache *kv, size_t layer, const struct batch_view *batch,
                  const float *k, const float *v);
+
+/* op_rope of q [n][n_heads][head_dim] and of k, then op_kv_write. */
+void op_rope_write(struct backend *be, const struct rope *r, float *q, size_t n_heads, float *k, const float *v, const struct kv_cache *kv,
+                   size_t layer, const struct batch_view *batch);
 
 /* Causal attention: row i attends to positions 0..positions[i] of its sequence as they lie in the cache (write first).
  * q is rounded to F16 (int8: to 16 bits); scores are scaled by 1/sqrt(head_dim). q, y [n][n_heads][head_dim]; head h reads KV head

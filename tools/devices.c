@@ -41,10 +41,8 @@ static void look(struct seen *s)
 static void put_text(const struct seen *s, struct buffer *out)
 {
     const struct backend_device *d = &s->device;
-    buffer_printf(out, "%-8s %-32s %-10s %8.1f GiB", d->id, d->name, d->isa, (double)d->memory_bytes / (1 << 30));
-    if (d->free_bytes)
-        buffer_printf(out, ", %.1f free", (double)d->free_bytes / (1 << 30));
-    buffer_printf(out, "  %s\n", s->error.code ? s->error.message : "works");
+    buffer_printf(out, "%-8s %-32s %-10s %8.1f GiB  %s\n", d->id, d->name, d->isa, (double)d->memory_bytes / (1 << 30),
+                  s->error.code ? s->error.message : "works");
 }
 
 static void put_member(struct buffer *out, const char *name, const char *value)
@@ -61,8 +59,6 @@ static void put_json(const struct seen *s, struct buffer *out)
     put_member(out, "name", s->device.name);
     put_member(out, "kernels", s->device.isa);
     buffer_printf(out, ",\"memory_bytes\":%zu", s->device.memory_bytes);
-    if (s->device.free_bytes)
-        buffer_printf(out, ",\"free_bytes\":%zu", s->device.free_bytes);
     if (s->n_threads)
         buffer_printf(out, ",\"threads\":%d", s->n_threads);
     if (s->error.code)

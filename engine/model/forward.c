@@ -14,10 +14,12 @@
 #include "engine/model/tensors.h"
 
 #include <assert.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 
 struct forward {
     struct model *model;
+    uint64_t number; /* no two have the same */
     size_t max_rows, memory_bytes;
     int32_t *attended;        /* [max_rows] of a model that is not causal: the last position that each row attends to */
     struct {
@@ -31,6 +33,8 @@ struct forward {
     float *gate, *up;       /* [max_rows][ffn_dim] */
     struct activations act; /* widest of dim, q and ffn */
 };
+
+static _Atomic uint64_t n_forwards; /* that there ever were */
 
 static size_t max3(size_t a, size_t b, size_t c)
 {
@@ -75,6 +79,7 @@ enum error_code forward_open(struct model *m, size_t max_rows, struct forward **
     if (!f)
         return error_set(err, ERROR_MEMORY_EXHAUSTED, "no memory for a forward pass");
     f->model = m;
+    f->number = atomic_fetch_add(&n_forwards, 1) + 1;
     f->max_rows = max_rows;
     f->attended = s->causal ? NULL : calloc(max_rows, sizeof *f->attended);
     f->kept.positions = calloc(3 * max_rows, sizeof *f->kept.positions);
@@ -133,22 +138,25 @@ static void project_normed_heads(struct forward *f, const struct model_layer *w,
     op_rmsnorm(be, f->k, w->k_head_norm, s->norm_eps, n * s->n_kv_heads, s->head_dim, f->k);
 }
 
-/* Up to the layer's K and V in the cache. */
+/* Up to the layer's K and V in the cache. From the second layer on h is what the one before adds to x. */
 static void project(struct forward *f, const struct kv_cache *kv, size_t layer, const struct batch_view *batch)
 {
     const struct model_shape *s = &f->model->shape;
     const struct model_layer *w = &f->model->layers[layer];
     struct backend *be = f->model->backend;
     if (s->has_input_norms) {
+        if (layer)
+            op_add(be, f->x, f->h, batch->n * s->dim);
         project_normed_heads(f, w, batch->n);
     } else {
-        op_norm_quantize(be, f->x, w->attn_norm, s->norm_eps, batch->n, s->dim, f->h, &f->act);
+        if (layer)
+            op_add_norm_quantize(be, f->x, f->h, w->attn_norm, s->norm_eps, batch->n, s->dim, f->h, &f->act);
+        else
+            op_norm_quantize(be, f->x, w->attn_norm, s->norm_eps, batch->n, s->dim, f->h, &f->act);
         op_matmul(be, (const struct ternary *const[]){w->q, w->k, w->v}, (float *const[]){f->q, f->k, f->v}, 3, &f->act,
                   batch->n);
     }
-    op_rope(be, f->model->rope, f->q, batch->n, s->n_heads, s->head_dim, batch->positions);
-    op_rope(be, f->model->rope, f->k, batch->n, s->n_kv_heads, s->head_dim, batch->positions);
-    op_kv_write(be, kv, layer, batch, f->k, f->v);
+    op_rope_write(be, f->model->rope, f->q, s->n_heads, f->k, f->v, kv, layer, batch);
 }
 
 /* Of a model that is not causal each row of a text attends to as many positions as its last one. */
@@ -161,7 +169,7 @@ static const int32_t *attended(struct forward *f, const struct batch_view *batch
     return f->attended;
 }
 
-/* Rows first .. first + part->n - 1 of the step. */
+/* Rows first .. first + part->n - 1 of the step; what they add to x is in the first rows of h. */
 static void attend(struct forward *f, const struct kv_cache *kv, size_t layer, const struct batch_view *part, size_t first)
 {
     const struct model_shape *s = &f->model->shape;
@@ -171,9 +179,9 @@ static void attend(struct forward *f, const struct kv_cache *kv, size_t layer, c
     op_attention(be, kv, layer, part, f->q + first * width, s->n_heads, f->att);
     op_norm_quantize(be, f->att, w->attn_sub_norm, s->norm_eps, part->n, width, f->att, &f->act);
     op_matmul(be, (const struct ternary *const[]){w->o}, &f->h, 1, &f->act, part->n);
-    op_add(be, f->x + first * s->dim, f->h, part->n * s->dim);
 }
 
+/* Adds h to x before, and leaves what is to be added in it. */
 static void feed_forward(struct forward *f, size_t layer, size_t first, size_t n)
 {
     const struct model_shape *s = &f->model->shape;
@@ -181,16 +189,16 @@ static void feed_forward(struct forward *f, size_t layer, size_t first, size_t n
     struct backend *be = f->model->backend;
     float *x = f->x + first * s->dim;
     if (s->has_input_norms) {
+        op_add(be, x, f->h, n * s->dim);
         op_rmsnorm(be, x, w->ffn_norm, s->norm_eps, n, s->dim, f->h);
         project_normed(f, f->h, w->gate_norm, w->gate, n, f->gate);
         project_normed(f, f->h, w->up_norm, w->up, n, f->up);
     } else {
-        op_norm_quantize(be, x, w->ffn_norm, s->norm_eps, n, s->dim, f->h, &f->act);
+        op_add_norm_quantize(be, x, f->h, w->ffn_norm, s->norm_eps, n, s->dim, f->h, &f->act);
         op_matmul(be, (const struct ternary *const[]){w->gate, w->up}, (float *const[]){f->gate, f->up}, 2, &f->act, n);
     }
     op_ffn_quantize(be, s->ffn_act, f->gate, f->up, w->ffn_sub_norm, s->norm_eps, n, s->ffn_dim, f->gate, &f->act);
     op_matmul(be, (const struct ternary *const[]){w->down}, &f->h, 1, &f->act, n);
-    op_add(be, x, f->h, n * s->dim);
 }
 
 /* Past the last layer's cache nothing is read but the rows that want logits: moves these to the front where the device can, else leaves out what is
@@ -226,8 +234,6 @@ static const int32_t *run_layers(struct forward *f, const struct kv_cache *kv, c
     const struct model_shape *s = &m->shape;
     struct batch_view part = *batch;
     size_t first = 0;
-    assert(batch->n > 0 && batch->n <= f->max_rows && n_out <= batch->n);
-    assert(kv->n_layers == s->n_layers && kv->n_kv_heads == s->n_kv_heads && kv->head_dim == s->head_dim);
     part.positions = attended(f, batch);
     op_embed(m->backend, m->embedding, ids, batch->n, f->x);
     for (size_t layer = 0; layer < s->n_layers; layer++) {
@@ -235,12 +241,29 @@ static const int32_t *run_layers(struct forward *f, const struct kv_cache *kv, c
         if (layer + 1 == s->n_layers) {
             if (!n_out)
                 return out_rows;
-            out_rows = keep_wanted(f, &part, out_rows, n_out, &first);
+            if (n_out < batch->n)
+                out_rows = keep_wanted(f, &part, out_rows, n_out, &first);
         }
         attend(f, kv, layer, &part, first);
         feed_forward(f, layer, first, part.n);
     }
+    op_add(m->backend, f->x + first * s->dim, f->h, part.n * s->dim);
     op_rmsnorm(m->backend, f->x + first * s->dim, m->output_norm, s->norm_eps, part.n, s->dim, f->h + first * s->dim);
+    return out_rows;
+}
+
+/* A pass of which each row wants logits, as decodes do, is the same again and again. */
+static const int32_t *run_pass(struct forward *f, const struct kv_cache *kv, const struct batch_view *batch, const int32_t *ids,
+                               const int32_t *out_rows, size_t n_out)
+{
+    const struct model_shape *s = &f->model->shape;
+    const struct op_pass pass = {f->number, kv, batch, ids, s->causal && n_out == batch->n};
+    assert(batch->n > 0 && batch->n <= f->max_rows && n_out <= batch->n);
+    assert(kv->n_layers == s->n_layers && kv->n_kv_heads == s->n_kv_heads && kv->head_dim == s->head_dim);
+    if (op_pass_begin(f->model->backend, &pass)) {
+        out_rows = run_layers(f, kv, batch, ids, out_rows, n_out);
+        op_pass_end(f->model->backend);
+    }
     return out_rows;
 }
 
@@ -249,7 +272,7 @@ enum error_code forward_run(struct forward *f, const struct kv_cache *kv, const 
                             const struct logits_need *needs, bool round_head_f16, float *logits, struct error *err)
 {
     struct model *m = f->model;
-    out_rows = run_layers(f, kv, batch, ids, out_rows, n_out);
+    out_rows = run_pass(f, kv, batch, ids, out_rows, n_out);
     if (n_out) {
         if (needs)
             op_logits_needed(m->backend, m->head, f->h, out_rows, n_out, needs, logits);
@@ -263,7 +286,7 @@ enum error_code forward_hidden(struct forward *f, const struct kv_cache *kv, con
                                const int32_t *ids, const int32_t *out_rows, size_t n_out, float *hidden, struct error *err)
 {
     size_t dim = f->model->shape.dim;
-    out_rows = run_layers(f, kv, batch, ids, out_rows, n_out);
+    out_rows = run_pass(f, kv, batch, ids, out_rows, n_out);
     for (size_t i = 0, n; i < n_out; i += n) { /* rows that follow each other in one copy */
         for (n = 1; i + n < n_out && out_rows[i + n] == out_rows[i] + (int32_t)n;)
             n++;

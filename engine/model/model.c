@@ -1,6 +1,6 @@
 /*
- * Open, bind, close. Order: the file, its shapes, then weights layer by layer, tokenizer last. model_close takes any
- * state that model_open may stop in, so failing needs no unwinding of its own.
+ * Open, bind, close. Order: the file, its shapes, the tokenizer, then weights layer by layer. model_unbind and model_close take any
+ * state that binding and opening may stop in, so failing needs no unwinding of its own.
  */
 #include "engine/model/tensors.h"
 
@@ -155,24 +155,36 @@ static void choose_order(struct model *m, const struct model_options *options)
         log_info("engine", "the weights are packed 64 to a block, as ARM builds write them", LOG_INT("i2s_order", 64));
 }
 
-typedef bool load_progress(void *user, double share);
-
-/* on_load: see engine_options; or NULL. */
-static enum error_code bind_weights(struct model *m, load_progress *on_load, void *user, struct error *err)
+static enum error_code bind_layers(struct model *m, load_progress *on_load, void *user, struct error *err)
 {
-    enum error_code code = bind_ends(m, err);
+    enum error_code code = ERROR_NONE;
     for (size_t layer = 0; !code && layer < m->shape.n_layers; layer++) {
         if (on_load && !on_load(user, (double)layer / m->shape.n_layers))
             return error_set(err, ERROR_CANCELLED, "loading was ended at layer %zu of %u", layer, m->shape.n_layers);
         code = bind_layer(m, layer, err);
     }
-    if (code)
-        return code;
-    m->format = ternary_format(m->layers[0].q);
-    return bind_rope(m, err);
+    return code;
 }
 
-static enum error_code bind(struct model *m, const struct model_options *options, struct error *err)
+enum error_code model_bind(struct model *m, struct backend *be, load_progress *on_load, void *user, struct error *err)
+{
+    m->backend = be;
+    enum error_code code = bind_ends(m, err);
+    if (!code)
+        code = bind_layers(m, on_load, user, err);
+    if (!code)
+        code = bind_rope(m, err);
+    if (code) {
+        error_prefix(err, "%s", m->path);
+        model_unbind(m);
+        return code;
+    }
+    m->format = ternary_format(m->layers[0].q);
+    return ERROR_NONE;
+}
+
+/* All but the weights. */
+static enum error_code read_file(struct model *m, const struct model_options *options, struct error *err)
 {
     enum error_code code = model_shape_read(m->gguf, &m->shape, err);
     if (code)
@@ -182,10 +194,10 @@ static enum error_code bind(struct model *m, const struct model_options *options
     m->asked = options->format;
     m->screens_head = options->screen_head;
     m->layers = calloc(m->shape.n_layers, sizeof *m->layers);
-    if (!m->layers)
+    m->path = strdup(options->path);
+    if (!m->layers || !m->path)
         return error_set(err, ERROR_MEMORY_EXHAUSTED, "no memory for %u layers", m->shape.n_layers);
-    code = bind_weights(m, options->on_load, options->on_load_user, err);
-    return code ? code : tokenizer_from_gguf(m->gguf, m->shape.vocab_size, &m->tokenizer, err);
+    return tokenizer_from_gguf(m->gguf, m->shape.vocab_size, &m->tokenizer, err);
 }
 
 enum error_code model_open(const struct model_options *options, struct backend *be, struct model **out,
@@ -201,10 +213,12 @@ enum error_code model_open(const struct model_options *options, struct backend *
         return error_set(err, ERROR_MEMORY_EXHAUSTED, "no memory to open a model");
     }
     m->gguf = g;
-    m->backend = be;
-    code = bind(m, options, err);
-    if (code) {
+    code = read_file(m, options, err);
+    if (code)
         error_prefix(err, "%s", options->path);
+    else if (be)
+        code = model_bind(m, be, NULL, NULL, err);
+    if (code) {
         model_close(m);
         return code;
     }
@@ -246,15 +260,6 @@ void model_unbind(struct model *m)
     m->n_parameters = m->n_ternary = 0;
 }
 
-enum error_code model_rebind(struct model *m, struct backend *be, struct error *err)
-{
-    m->backend = be;
-    enum error_code code = bind_weights(m, NULL, NULL, err);
-    if (code)
-        model_unbind(m);
-    return code;
-}
-
 void model_close(struct model *m)
 {
     if (!m)
@@ -262,6 +267,7 @@ void model_close(struct model *m)
     tokenizer_close(m->tokenizer);
     model_unbind(m);
     free(m->layers);
+    free(m->path);
     gguf_close(m->gguf);
     free(m);
 }

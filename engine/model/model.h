@@ -38,7 +38,8 @@ struct model_layer {
 
 struct model {
     struct gguf *gguf;           /* owned: weights may be read in place */
-    struct backend *backend;     /* borrowed */
+    char *path;                  /* owned; for errors */
+    struct backend *backend;     /* borrowed; of the weights, while there are any */
     struct model_shape shape;
     enum i2s_order i2s_order;    /* of I2_S tensors */
     struct model_layer *layers;  /* [n_layers] */
@@ -62,23 +63,23 @@ struct model_options {
     enum ternary_format format;
     int i2s_order;               /* or -1: as the weights say; see model_i2s_order */
     size_t context_length;       /* rope table; 0 = the model's */
-    const struct file_opener *opener;             /* see engine_options */
-    bool (*on_load)(void *user, double share);    /* likewise */
-    void *on_load_user;
+    const struct file_opener *opener; /* see engine_options */
     bool screen_head;            /* an eight-bit copy of the head, where the device has use for one; see dense_screen */
 };
 
 /* Reads and checks the shapes of an open file only: keys, every tensor's presence, type and dimensions. */
 enum error_code model_shape_read(const struct gguf *g, struct model_shape *out, struct error *err);
 
-/* Maps, validates and binds. Nothing is left behind on failure. */
+/* Maps and validates, and binds when `be` is not NULL. Nothing is left behind on failure. */
 enum error_code model_open(const struct model_options *options, struct backend *be, struct model **out, struct error *err);
 void model_close(struct model *m);
 
-/* Frees the weights on their device; then the model is no use but for its tokenizer, until they are bound again. */
+/* Binds the weights of a model that has none to a backend, from the file as it was opened. on_load: see engine_options; or NULL. Nothing is bound on
+ * failure. */
+typedef bool load_progress(void *user, double share);
+enum error_code model_bind(struct model *m, struct backend *be, load_progress *on_load, void *user, struct error *err);
+/* Frees the weights on their device, if there are any. */
 void model_unbind(struct model *m);
-/* Binds the weights of a model without any to a backend, from the file as it was opened. Nothing is bound on failure. */
-enum error_code model_rebind(struct model *m, struct backend *be, struct error *err);
 
 /* The model for another backend that reads the same memory (see ternary_share), used by one thread beside the first: it borrows the weights,
  * and reads embedding and head from the file, without a screen. `of` and its backend must outlive it. DEVICE_UNAVAILABLE when the backend cannot

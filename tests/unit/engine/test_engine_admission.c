@@ -146,7 +146,7 @@ START_TEST(test_clients_take_turns)
     unsigned seen[2] = {0};
     struct stream *flood[N_FLOOD], *other;
     struct engine *e = harness_open((struct engine_options){.max_sequences = 1, .n_threads = 1});
-    engine_observe(e, &(struct engine_observer){seen, count_finish, ignore_step, ignore_gap});
+    engine_observe(e, &(struct engine_observer){seen, count_finish, ignore_step, ignore_gap, NULL});
     struct stream *hog = start_hog(e);
     struct request r = harness_request(2, ids, 11, 5);
     r.n_tokens = 10;

@@ -367,7 +367,7 @@ START_TEST(test_observer)
     uint32_t ids[20];
     struct heard heard = {0};
     struct engine *e = harness_open((struct engine_options){.no_speculation = true});
-    engine_observe(e, &(struct engine_observer){&heard, on_finish, on_step, on_token_gap});
+    engine_observe(e, &(struct engine_observer){&heard, on_finish, on_step, on_token_gap, NULL});
     struct request r = harness_request(2, ids, 20, 10);
     r.ignore_eos = true;
     free(harness_finish(harness_submit(e, &r)));
