@@ -101,7 +101,7 @@ SRC_tools   := $(filter-out tools/bitnet.c tools/load.c tools/load_%.c,$(wildcar
 SRC_load    := $(wildcard tools/load_*.c)
 SRC_llhttp  := $(wildcard $(LLHTTP)/*.c)
 ASSETS      := $(wildcard gateway/assets/*) gateway/openapi.yaml $(GEN)/openapi.json
-SRC_CUDA    := $(wildcard kernels/cuda/*.cu)
+SRC_CUDA    := $(filter-out kernels/cuda/bench.cu,$(wildcard kernels/cuda/*.cu))
 FOLDERS     := base kernels engine rpc trace service gateway tools load
 $(foreach f,$(FOLDERS),$(eval OBJ_$(f) := $(SRC_$(f):%.c=$(BUILD)/%.o)))
 OBJ_proto   := $(GEN_C:.c=.o) $(GEN)/descriptors.o
@@ -183,7 +183,7 @@ serve: deps-demo ## builds, and serves on the default ports until Ctrl-C
 	@tools/demo.sh serve
 # With a filter that no script's name has, the programs are not needed.
 test: deps-test ## builds and runs all tests, or those whose path has T in it
-	$(SUBMAKE) tests $(if $(or $(if $(T),,all),$(findstring $(T),$(SCRIPTS))),all mutator broken $(BUILD)/tests/unit/gateway/test_contract)
+	$(SUBMAKE) tests $(if $(or $(if $(T),,all),$(findstring $(T),$(SCRIPTS))),all mutator broken cuda-emulated $(BUILD)/tests/unit/gateway/test_contract)
 	@BITNET_BUILD=$(BUILD) BITNET_CC="$(CC)" BITNET_LDFLAGS="$(LDFLAGS_)" BITNET_CORE_LIBS="$(core)" SAN=$(SAN) \
 	 tests/run.sh $(T)
 bench: ## the machine's limits and the speed of a model against them (BENCH_ARGS)
@@ -358,10 +358,10 @@ $(filter $(BUILD)/rpc/% $(BUILD)/trace/% $(BUILD)/service/% $(BUILD)/gateway/% $
   $(foreach f,$(FUZZERS),$(if $(filter engine,$(call fuzzed,$(f:$(BUILD)/%=%.c))),,$(f).o))): | $(GEN_H)
 
 # ---- CUDA: a library of its own that the engine loads at run time ----
-.PHONY: cuda
+.PHONY: cuda cuda-emulated
 NVCC  ?= $(firstword $(shell command -v nvcc 2>/dev/null) $(wildcard /usr/local/cuda/bin/nvcc))
 GENCODE := -gencode arch=compute_80,code=sm_80 -gencode arch=compute_90,code=sm_90 -gencode arch=compute_90,code=compute_90
-NVFLAGS := -std=c++17 -O3 -g -lineinfo -Xcompiler -fPIC,-Wall $(GENCODE) -I. -I$(GEN)
+NVFLAGS := -std=c++17 -O3 -fmad=false -g -lineinfo -Xcompiler -fPIC,-Wall $(GENCODE) -I. -I$(GEN)
 cuda: $(if $(filter gpu,$(FEATURES)),$(if $(SRC_CUDA),$(if $(NVCC),$(BUILD)/libbitnet-cuda.so,no-nvcc)))
 .PHONY: no-nvcc
 no-nvcc:
@@ -372,6 +372,32 @@ $(BUILD)/%.cu.o: %.cu
 $(BUILD)/libbitnet-cuda.so: $(SRC_CUDA:%.cu=$(BUILD)/%.cu.o)
 	$(call say,LINK,$@)
 	$(Q)$(NVCC) -shared -cudart static $(GENCODE) -o $@ $^
+# The same sources for tests/cuda/host, a CUDA without a GPU, with the flags of C, and a tool beside it that loads this library. The address
+# sanitizer's second stack would be made anew for each thread of each block.
+EMULATED := $(BUILD)/emulated
+CXX      := $(if $(findstring clang,$(CC)),$(subst clang,clang++,$(CC)),$(CC:%gcc=%g++))
+CXXFLAGS_ = $(patsubst -std=%,-std=c++17,$(CFLAGS_)) -fPIC -fvisibility=hidden -Wall -Wno-unknown-pragmas -Werror \
+            $(if $(filter address,$(SAN)),--param asan-use-after-return=0)
+cuda-emulated: $(if $(filter x86_64,$(TARGET)),$(EMULATED)/bitnet $(EMULATED)/libbitnet-cuda.so $(EMULATED)/misuse)
+$(EMULATED)/flags: FORCE
+	$(call keep,'$(CXX) $(CXXFLAGS_)')
+$(EMULATED)/%.o: % $(EMULATED)/flags
+	$(call say,CXX,$<)
+	$(Q)mkdir -p $(@D) && $(CXX) -D_GNU_SOURCE -include tests/cuda/host/cuda_runtime.h -Itests/cuda/host -I. $(CXXFLAGS_) -MMD -MP -x c++ -c -o $@ $<
+HOST_CUDA := $(patsubst %,$(EMULATED)/%.o,$(wildcard tests/cuda/host/*.cc))
+$(EMULATED)/libbitnet-cuda.so: $(patsubst %,$(EMULATED)/%.o,$(SRC_CUDA)) $(HOST_CUDA)
+	$(call say,LINK,$@)
+	$(Q)$(CXX) -shared $(LDFLAGS_) -o $@ $^ -ldl -lpthread
+$(EMULATED)/misuse: $(EMULATED)/tests/cuda/misuse.cu.o $(HOST_CUDA)
+	$(call say,LINK,$@)
+	$(Q)$(CXX) $(LDFLAGS_) -o $@ $^ -ldl -lpthread
+$(EMULATED)/plugin.o: kernels/plugin.c $(BUILD)/flags
+	$(call say,CC,$<)
+	$(Q)mkdir -p $(@D) && $(CC) $(CPPFLAGS_) -UFEATURE_GPU -DFEATURE_GPU=1 $(CFLAGS_) $(WARN) -MMD -MP -c -o $@ $<
+$(EMULATED)/bitnet: $(BUILD)/tools/bitnet.o $(EMULATED)/plugin.o $(call libs,tools)
+	$(call say,LINK,$@)
+	$(call link,$(SYS_tools))
+$(BUILD)/tests/kernels/test_cuda: $(patsubst %.c,$(BUILD)/%.o,$(wildcard kernels/cuda/check_*.c)) | $(if $(filter x86_64,$(TARGET)),$(EMULATED)/libbitnet-cuda.so)
 
 ifeq ($(filter help clean format deps-%,$(MAKECMDGOALS)),)
 -include $(shell test -d $(BUILD) && find $(BUILD) -name '*.d')

@@ -48,7 +48,9 @@ static void *find_symbol(const char *name, struct error *err)
 static enum error_code open_cuda(int ordinal, const struct backend_options *options, struct backend **out, struct error *err)
 {
     backend_cuda_open_fn *open = (backend_cuda_open_fn *)find_symbol(BACKEND_CUDA_OPEN, err);
-    enum error_code code = open ? open(BACKEND_ABI, ordinal, out, err) : ERROR_DEVICE_UNAVAILABLE;
+    if (!open)
+        return error_prefix(err, "cuda:%d", ordinal);
+    enum error_code code = open(BACKEND_ABI, ordinal, out, err);
     if (!code) /* checks and repacks weights on the host; without it that runs on one thread */
         (*out)->pool = pool_open(options->n_threads ? options->n_threads : machine_default_threads(machine_n_cpus()));
     return code;
@@ -64,8 +66,8 @@ static size_t list_cuda(struct backend_device *out, size_t max, struct error *wh
 
 static enum error_code open_cuda(int ordinal, const struct backend_options *options, struct backend **out, struct error *err)
 {
-    (void)ordinal, (void)options, (void)out;
-    return error_set_param(err, ERROR_DEVICE_UNAVAILABLE, "device", "this program was built without CUDA support");
+    (void)options, (void)out;
+    return error_set_param(err, ERROR_DEVICE_UNAVAILABLE, "device", "cuda:%d: this program was built without CUDA support", ordinal);
 }
 
 static size_t list_cuda(struct backend_device *out, size_t max, struct error *why)

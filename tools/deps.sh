@@ -9,7 +9,7 @@ libprotobuf-dev libnghttp2-dev node-llhttp libevent-dev libssl-dev zlib1g-dev li
 curl jq"
 
 if [ "${1:-}" = test ]; then
-    packages="$packages iproute2 util-linux faketime ca-certificates check clang libclang-rt-14-dev chromium nghttp2-client nginx-light haproxy openssl qemu-user gcc-aarch64-linux-gnu
+    packages="$packages g++ iproute2 util-linux faketime ca-certificates check clang libclang-rt-14-dev chromium nghttp2-client nginx-light haproxy openssl qemu-user gcc-aarch64-linux-gnu
     libc6-dev-arm64-cross mandoc wrk python3 python3-grpcio python3-protobuf python3-requests"
     # Node may come from elsewhere than Debian, and then Debian's npm must not be put over it.
     node_major=$(node --version 2>/dev/null | sed -E 's/^v([0-9]+).*/\1/')

@@ -1,10 +1,9 @@
 /* Tables of floating-point weights: embedding and LM head. Data stay as in the file; a value is converted where it is used. */
-#include "kernels/cuda/device.h"
+#include "kernels/cuda/pass.h"
 
 #include <stdlib.h>
 
-#define WARPS 8   /* rows of the table of a block */
-#define ROWS_X 8  /* rows of x that a warp keeps sums for */
+#define EMBED_THREADS 256
 
 /* A weight of a row that starts at `row`. */
 template <int TYPE> static __device__ inline float weight_at(const uint8_t *row, int col);
@@ -71,7 +70,7 @@ enum error_code gpu_dense_open(struct backend *be, const struct tensor_view *vie
     uint8_t *data = w ? (uint8_t *)be->ops->alloc(be, n_bytes) : NULL;
     if (!data) {
         free(w);
-        return gpu_error(err, ERROR_MEMORY_EXHAUSTED, "no memory on %s for a table of %zu bytes", be->info.device, n_bytes);
+        return gpu_no_memory(be, "a table", n_bytes, err);
     }
     be->ops->upload(be, data, view->data, n_bytes);
     enum error_code code = be->ops->sync(be, err);
@@ -100,7 +99,7 @@ template <int TYPE>
 static __global__ void embed_kernel(const uint8_t *data, size_t row_bytes, int n_cols, const int32_t *ids, float *y)
 {
     const uint8_t *row = data + (size_t)ids[blockIdx.x] * row_bytes;
-    for (int c = (int)threadIdx.x; c < n_cols; c += (int)blockDim.x)
+    for (int c = (int)threadIdx.x; c < n_cols; c += EMBED_THREADS)
         y[(size_t)blockIdx.x * n_cols + c] = weight_at<TYPE>(row, c);
 }
 
@@ -108,75 +107,10 @@ void gpu_embed(struct backend *be, const struct dense *table, const int32_t *ids
 {
     struct gpu *gpu = gpu_enter(be);
     const struct gpu_dense *w = (const struct gpu_dense *)table;
-    size_t used = 0;
-    if (!gpu_scratch(gpu, &gpu->ints, n * sizeof *ids))
+    const int32_t *dev = gpu_ints_of(gpu, ids, n);
+    if (!dev)
         return;
-    const int32_t *dev = gpu_push_ints(gpu, ids, n, &used);
-#define EMBED(type)                                                                                                    \
-    embed_kernel<type><<<(unsigned)n, 256, 0, gpu->stream>>>(w->data, table->row_bytes, (int)table->n_cols, dev, y)
+#define EMBED(type) gpu_launch(gpu, embed_kernel<type>, (unsigned)n, EMBED_THREADS, w->data, table->row_bytes, (int)table->n_cols, dev, y)
     DISPATCH(table->type, EMBED)
 #undef EMBED
-    gpu_launched(gpu);
-}
-
-/* The chosen rows of x, rounded when asked. */
-static __global__ void gather_kernel(const float *x, const int32_t *rows, int n_cols, bool round_f16, float *out)
-{
-    const float *from = x + (size_t)rows[blockIdx.x] * n_cols;
-    for (int c = (int)threadIdx.x; c < n_cols; c += (int)blockDim.x)
-        out[(size_t)blockIdx.x * n_cols + c] = round_f16 ? __half2float(__float2half_rn(from[c])) : from[c];
-}
-
-/* A warp: one row of the table with up to ROWS_X rows of x. */
-template <int TYPE>
-static __global__ void logits_kernel(const uint8_t *data, size_t row_bytes, int n_rows, int n_cols, const float *x, int n_out,
-                                     float *logits)
-{
-    int r = (int)(blockIdx.x * WARPS + threadIdx.x / WARP), lane = (int)threadIdx.x % WARP;
-    int first = (int)blockIdx.y * ROWS_X, n_x = min(ROWS_X, n_out - first);
-    if (r >= n_rows)
-        return; /* a whole warp */
-    const uint8_t *row = data + (size_t)r * row_bytes;
-    x += (size_t)first * n_cols;
-    float sum[ROWS_X] = {0};
-    for (int c = lane; c < n_cols; c += WARP) {
-        float w = weight_at<TYPE>(row, c);
-#pragma unroll
-        for (int j = 0; j < ROWS_X; j++)
-            if (j < n_x)
-                sum[j] = fmaf(w, x[(size_t)j * n_cols + c], sum[j]);
-    }
-#pragma unroll
-    for (int j = 0; j < ROWS_X; j++) {
-        if (j >= n_x)
-            break;
-        float total = warp_sum(sum[j]);
-        if (lane == 0)
-            logits[(size_t)(first + j) * n_rows + r] = total;
-    }
-}
-
-void gpu_logits(struct backend *be, const struct dense *table, const float *x, const int32_t *rows, size_t n_out,
-                bool round_f16, float *logits)
-{
-    struct gpu *gpu = gpu_enter(be);
-    const struct gpu_dense *w = (const struct gpu_dense *)table;
-    size_t n_x = n_out * table->n_cols, n_logits = n_out * table->n_rows, used = 0;
-    float *gathered = (float *)gpu_scratch(gpu, &gpu->floats, (n_x + n_logits) * sizeof *gathered);
-    if (!gathered || !gpu_scratch(gpu, &gpu->ints, n_out * sizeof *rows)) {
-        memset(logits, 0, n_logits * sizeof *logits); /* sync tells */
-        return;
-    }
-    const int32_t *dev_rows = gpu_push_ints(gpu, rows, n_out, &used);
-    float *dev_logits = gathered + n_x;
-    gather_kernel<<<(unsigned)n_out, 256, 0, gpu->stream>>>(x, dev_rows, (int)table->n_cols, round_f16, gathered);
-    gpu_launched(gpu);
-    dim3 grid(gpu_blocks(table->n_rows, WARPS), gpu_blocks(n_out, ROWS_X));
-#define LOGITS(type)                                                                                                   \
-    logits_kernel<type><<<grid, WARPS * WARP, 0, gpu->stream>>>(w->data, table->row_bytes, (int)table->n_rows,         \
-                                                                (int)table->n_cols, gathered, (int)n_out, dev_logits)
-    DISPATCH(table->type, LOGITS)
-#undef LOGITS
-    gpu_launched(gpu);
-    be->ops->download(be, logits, dev_logits, n_logits * sizeof *logits);
 }

@@ -1,9 +1,11 @@
-/* Opening of a CUDA device, its memory, and the table of operations. */
+/* Listing and opening of CUDA devices, and the table of operations. */
 #include "kernels/cuda/device.h"
 
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
+
+#define SELF_TEST_BYTES ((size_t)16 << 20)
 
 enum error_code gpu_error(struct error *err, enum error_code code, const char *format, ...)
 {
@@ -19,72 +21,14 @@ enum error_code gpu_error(struct error *err, enum error_code code, const char *f
     return code;
 }
 
-void *gpu_scratch(struct gpu *gpu, struct scratch *s, size_t n_bytes)
-{
-    if (s->n_bytes >= n_bytes)
-        return s->dev;
-    cudaFree(s->dev); /* waits for the operations that use it */
-    s->dev = NULL;
-    s->n_bytes = 0;
-    n_bytes += n_bytes / 2;
-    if (!gpu_check(gpu, cudaMalloc(&s->dev, n_bytes))) {
-        s->dev = NULL;
-        return NULL;
-    }
-    s->n_bytes = n_bytes;
-    return s->dev;
-}
-
-const int32_t *gpu_push_ints(struct gpu *gpu, const int32_t *host, size_t n, size_t *used)
-{
-    int32_t *to = (int32_t *)gpu->ints.dev + *used;
-    gpu_check(gpu, cudaMemcpyAsync(to, host, n * sizeof *to, cudaMemcpyHostToDevice, gpu->stream));
-    *used += n;
-    return to;
-}
-
 static void gpu_close(struct backend *be)
 {
     struct gpu *gpu = gpu_enter(be);
-    cudaFree(gpu->ints.dev);
-    cudaFree(gpu->floats.dev);
+    gpu_pass_close(gpu);
+    gpu_memory_close(gpu);
     if (gpu->stream)
         cudaStreamDestroy(gpu->stream);
     free(gpu);
-}
-
-static void *gpu_alloc(struct backend *be, size_t n_bytes)
-{
-    struct gpu *gpu = gpu_enter(be);
-    void *dev;
-    if (cudaMalloc(&dev, n_bytes) != cudaSuccess) {
-        cudaGetLastError(); /* the caller is told by NULL */
-        return NULL;
-    }
-    gpu_check(gpu, cudaMemsetAsync(dev, 0, n_bytes, gpu->stream));
-    return dev;
-}
-
-static void gpu_free(struct backend *be, void *dev)
-{
-    gpu_enter(be);
-    cudaFree(dev);
-}
-
-static void gpu_upload(struct backend *be, void *dev, const void *host, size_t n_bytes)
-{
-    struct gpu *gpu = gpu_enter(be);
-    gpu_check(gpu, cudaMemcpyAsync(dev, host, n_bytes, cudaMemcpyHostToDevice, gpu->stream));
-    gpu_check(gpu, cudaStreamSynchronize(gpu->stream));
-}
-
-static void gpu_download(struct backend *be, void *host, const void *dev, size_t n_bytes)
-{
-    struct gpu *gpu = gpu_enter(be);
-    bool done = gpu_check(gpu, cudaMemcpyAsync(host, dev, n_bytes, cudaMemcpyDeviceToHost, gpu->stream)) &&
-                gpu_check(gpu, cudaStreamSynchronize(gpu->stream));
-    if (!done)
-        memset(host, 0, n_bytes);
 }
 
 static enum error_code gpu_sync(struct backend *be, struct error *err)
@@ -116,12 +60,25 @@ static const struct backend_ops gpu_ops = {
     /* .matmul = */ gpu_matmul,
     /* .add = */ gpu_add,
     /* .ffn_act = */ gpu_ffn_act,
-    /* .norm_quantize = */ NULL,
-    /* .ffn_quantize = */ NULL,
+    /* .norm_quantize = */ gpu_norm_quantize,
+    /* .ffn_quantize = */ gpu_ffn_quantize,
     /* .rope = */ gpu_rope,
     /* .kv_write = */ gpu_kv_write,
     /* .attention = */ gpu_attention,
     /* .logits = */ gpu_logits,
+    /* .dense_screen = */ NULL,
+    /* .logits_needed = */ gpu_logits_needed,
+    /* .dense_read_bytes = */ NULL,
+    /* .measure = */ NULL,
+    /* .ternary_share = */ NULL,
+    /* .has_kv_int8 = */ true,
+    /* .keep_rows = */ gpu_keep_rows,
+    /* .spare = */ NULL,
+    /* .room = */ gpu_room,
+    /* .pass_begin = */ gpu_pass_begin,
+    /* .pass_end = */ gpu_pass_end,
+    /* .add_norm_quantize = */ gpu_add_norm_quantize,
+    /* .rope_write = */ gpu_rope_write,
 };
 
 static enum error_code start(struct gpu *gpu, struct error *err)
@@ -132,9 +89,13 @@ static enum error_code start(struct gpu *gpu, struct error *err)
         error = cudaGetDeviceProperties(&properties, gpu->ordinal);
     if (error == cudaSuccess)
         error = cudaStreamCreateWithFlags(&gpu->stream, cudaStreamNonBlocking);
+    if (error == cudaSuccess)
+        error = gpu_memory_open(gpu);
     if (error != cudaSuccess)
         return gpu_error(err, ERROR_DEVICE_UNAVAILABLE, "cuda:%d cannot be opened: %s", gpu->ordinal,
                          cudaGetErrorString(error));
+    if (!gpu_pass_open(gpu))
+        return gpu_error(err, ERROR_MEMORY_EXHAUSTED, "no memory to open cuda:%d", gpu->ordinal);
     snprintf(gpu->device, sizeof gpu->device, "cuda:%d", gpu->ordinal);
     snprintf(gpu->name, sizeof gpu->name, "%s", properties.name);
     snprintf(gpu->isa, sizeof gpu->isa, "sm_%d%d", properties.major, properties.minor);
@@ -152,27 +113,57 @@ static enum error_code start(struct gpu *gpu, struct error *err)
     return ERROR_NONE;
 }
 
-extern "C" __attribute__((visibility("default"))) backend_cuda_open_fn bitnet_cuda_open;
+/* How many devices there are; 0, with *err set, when there is none. */
+static int count_devices(uint32_t abi, struct error *err)
+{
+    int n = 0;
+    if (abi != BACKEND_ABI) {
+        gpu_error(err, ERROR_DEVICE_UNAVAILABLE, BACKEND_CUDA_LIBRARY " has version %u, the program needs %u", BACKEND_ABI, abi);
+        return 0;
+    }
+    cudaError_t error = cudaGetDeviceCount(&n);
+    if (error == cudaSuccess && n > 0)
+        return n;
+    gpu_error(err, ERROR_DEVICE_UNAVAILABLE, "no CUDA device: %s", error != cudaSuccess ? cudaGetErrorString(error) : "the driver lists none");
+    return 0;
+}
+
+extern "C" {
+__attribute__((visibility("default"))) backend_cuda_open_fn bitnet_cuda_open;
+__attribute__((visibility("default"))) backend_cuda_list_fn bitnet_cuda_list;
+}
+
+/* Makes no device's context: free memory is known of none. */
+size_t bitnet_cuda_list(uint32_t abi, struct backend_device *out, size_t max, struct error *why)
+{
+    int n = count_devices(abi, why);
+    for (int i = 0; i < n && (size_t)i < max; i++) {
+        struct cudaDeviceProp properties = {};
+        cudaGetDeviceProperties(&properties, i);
+        memset(&out[i], 0, sizeof out[i]);
+        snprintf(out[i].id, sizeof out[i].id, "cuda:%d", i);
+        snprintf(out[i].name, sizeof out[i].name, "%.127s", properties.name);
+        snprintf(out[i].isa, sizeof out[i].isa, "sm_%d%d", properties.major, properties.minor);
+        out[i].memory_bytes = properties.totalGlobalMem;
+    }
+    return (size_t)n;
+}
 
 enum error_code bitnet_cuda_open(uint32_t abi, int ordinal, struct backend **out, struct error *err)
 {
-    if (abi != BACKEND_ABI)
-        return gpu_error(err, ERROR_DEVICE_UNAVAILABLE, "cuda:%d: " BACKEND_CUDA_LIBRARY " has version %u, the program needs %u",
-                         ordinal, BACKEND_ABI, abi);
-    int n_devices = 0;
-    cudaError_t error = cudaGetDeviceCount(&n_devices);
-    if (error != cudaSuccess || n_devices == 0)
-        return gpu_error(err, ERROR_DEVICE_UNAVAILABLE, "cuda:%d: no CUDA device: %s", ordinal,
-                         error != cudaSuccess ? cudaGetErrorString(error) : "the driver lists none");
+    int n_devices = count_devices(abi, err);
+    if (n_devices == 0)
+        return ERROR_DEVICE_UNAVAILABLE;
     if (ordinal >= n_devices)
-        return gpu_error(err, ERROR_DEVICE_UNAVAILABLE, "cuda:%d: there are CUDA devices 0 to %d only", ordinal,
-                         n_devices - 1);
+        return gpu_error(err, ERROR_DEVICE_UNAVAILABLE, "cuda:%d: there are CUDA devices 0 to %d only", ordinal, n_devices - 1);
     struct gpu *gpu = (struct gpu *)calloc(1, sizeof *gpu);
     if (!gpu)
         return gpu_error(err, ERROR_MEMORY_EXHAUSTED, "no memory to open cuda:%d", ordinal);
     gpu->ordinal = ordinal;
     enum error_code code = start(gpu, err);
     const char *what = NULL;
+    if (!code)
+        code = gpu_room(&gpu->base, SELF_TEST_BYTES, err);
     if (!code && !gpu_self_test(&gpu->base, &what)) {
         struct error detail = {};
         code = gpu_sync(&gpu->base, &detail);
@@ -183,6 +174,7 @@ enum error_code bitnet_cuda_open(uint32_t abi, int ordinal, struct backend **out
         gpu_close(&gpu->base);
         return code;
     }
+    gpu_drop_scratch(gpu); /* the test's */
     *out = &gpu->base;
     return ERROR_NONE;
 }

@@ -1,229 +1,267 @@
 /*
- * Known answers: small operations on data made by a formula, against the definitions worked out on the host. A device that
- * computes something else is refused when it is opened. Integers must be exact, floating point within TOLERANCE.
+ * Known answers: each operation, in the sizes that take another kernel each, on data made by a formula, against the definitions worked out on the
+ * host. A device that computes something else is refused when it is opened. Integers must be exact, as must be operations that stand for
+ * others.
  */
-#include "kernels/cuda/device.h"
+#include "kernels/cuda/selftest.h"
 
 #include <stdlib.h>
 
-#define TOLERANCE 1e-4
-#define N 3        /* rows of activations */
-#define DIM 256
-#define ROWS 19    /* of weights */
-#define POSITIONS 300
-#define HEAD_DIM 64
-#define HEADS 2
+#define MAX_WEIGHTS (8200 * 128) /* of a matrix */
+#define MAX_COLS 384
+#define MAX_TOKENS 140
+#define MAX_Y (8200 * 5)
+#define MAX_DIM 9000
 
-/* Evenly in [-1, 1), a function of i. */
-static float value(uint32_t i)
+static bool open_activations(struct test *t, size_t n, size_t dim, struct activations *a)
 {
-    uint32_t c[4] = {i, 0, 0, 0};
-    arith_philox(c, 7);
-    return (float)(int32_t)c[0] * 0x1p-31f;
+    *a = {};
+    a->max_rows = n;
+    a->max_cols = dim;
+    a->stride = (dim + 127) / 128 * 128;
+    a->q = test_take<int8_t>(t, NULL, n * a->stride);
+    a->scale = test_take<float>(t, NULL, n);
+    a->sum = test_take<int32_t>(t, NULL, n);
+    return t->good;
 }
 
-static uint8_t code(uint32_t row, uint32_t col) { return (uint8_t)(value(100000 + row * DIM + col) * 1.5f + 1.5f) % 3; }
+/* ---- the ternary product */
 
-/* y = x quantised times weights, as kernels/arith.h says. */
-static void expected_matmul(const float *x, float *y)
+static int8_t codes[MAX_WEIGHTS]; /* -1, 0, 1: of each matrix from the first on */
+
+static void fill_codes()
 {
-    for (int t = 0; t < N; t++) {
-        float max = 1e-5f;
-        for (int i = 0; i < DIM; i++)
-            max = fmaxf(max, fabsf(x[t * DIM + i]));
-        float s = 127.0f / max;
-        for (uint32_t r = 0; r < ROWS; r++) {
+    for (uint32_t i = 0; i < MAX_WEIGHTS; i++)
+        codes[i] = (int8_t)((i * 2654435761u >> 16) % 3 - 1);
+}
+
+static struct ternary *open_ternary(struct test *t, size_t n_rows, size_t n_cols, float scale)
+{
+    static uint8_t rows[MAX_WEIGHTS / 4];
+    struct ternary *w = NULL;
+    memset(rows, 0, sizeof rows);
+    for (size_t r = 0; r < n_rows; r++)
+        for (size_t c = 0; c < n_cols; c++)
+            rows[r * n_cols / 4 + c / 128 * 32 + c % 32] |= (uint8_t)((codes[r * n_cols + c] + 1) << (6 - c % 128 / 32 * 2));
+    struct ternary_packed packed = {rows, n_cols / 4, n_rows, n_cols, scale, NULL, 0};
+    return t->be->ops->ternary_open(t->be, &packed, TERNARY_I2S, &w, NULL) ? NULL : w;
+}
+
+static bool product_is_exact(const float *found, const float *x, size_t n_rows, size_t n_cols, float scale, size_t n)
+{
+    int8_t q[MAX_COLS];
+    for (size_t i = 0; i < n; i++) {
+        float s = test_quantize(x + i * n_cols, n_cols, q);
+        for (size_t r = 0; r < n_rows; r++) {
             int sum = 0;
-            for (uint32_t i = 0; i < DIM; i++)
-                sum += (int)rintf(x[t * DIM + i] * s) * (code(r, i) - 1);
-            y[t * ROWS + r] = (float)sum / s * 0.5f;
+            for (size_t c = 0; c < n_cols; c++)
+                sum += q[c] * codes[r * n_cols + c];
+            if (found[i * n_rows + r] != (float)sum / s * scale)
+                return false;
         }
     }
-}
-
-static bool check_matmul(struct backend *be)
-{
-    static uint8_t packed_rows[ROWS * DIM / 4];
-    float x[N * DIM], expected[N * ROWS], found[N * ROWS];
-    for (uint32_t i = 0; i < N * DIM; i++)
-        x[i] = value(i);
-    memset(packed_rows, 0, sizeof packed_rows);
-    for (uint32_t r = 0; r < ROWS; r++)
-        for (uint32_t c = 0; c < DIM; c++)
-            packed_rows[r * DIM / 4 + c / 128 * 32 + c % 32] |= (uint8_t)(code(r, c) << (6 - c % 128 / 32 * 2));
-    expected_matmul(x, expected);
-    struct ternary_packed packed = {packed_rows, DIM / 4, ROWS, DIM, 0.5f, NULL, 0};
-    struct ternary *w = NULL;
-    struct activations a = {};
-    a.max_rows = N;
-    a.max_cols = a.stride = DIM;
-    a.q = (int8_t *)be->ops->alloc(be, N * DIM);
-    a.scale = (float *)be->ops->alloc(be, N * sizeof(float));
-    a.sum = (int32_t *)be->ops->alloc(be, N * sizeof(int32_t));
-    float *dev_x = (float *)be->ops->alloc(be, sizeof x), *dev_y = (float *)be->ops->alloc(be, sizeof found);
-    bool good = a.q && a.scale && a.sum && dev_x && dev_y && !be->ops->ternary_open(be, &packed, TERNARY_I2S, &w, NULL);
-    if (good) {
-        const struct ternary *mats[1] = {w};
-        be->ops->upload(be, dev_x, x, sizeof x);
-        be->ops->quantize(be, dev_x, N, DIM, &a);
-        be->ops->matmul(be, mats, &dev_y, 1, &a, N);
-        be->ops->download(be, found, dev_y, sizeof found);
-        good = memcmp(expected, found, sizeof found) == 0;
-    }
-    if (w)
-        be->ops->ternary_close(be, w);
-    be->ops->free(be, a.q);
-    be->ops->free(be, a.scale);
-    be->ops->free(be, a.sum);
-    be->ops->free(be, dev_x);
-    be->ops->free(be, dev_y);
-    return good;
-}
-
-static bool near(const float *found, const double *expected, size_t n)
-{
-    for (size_t i = 0; i < n; i++)
-        if (!(fabs((double)found[i] - expected[i]) <= TOLERANCE * (1.0 + fabs(expected[i]))))
-            return false;
     return true;
 }
 
-static bool check_norm_and_act(struct backend *be)
+/* Rows of which one is zero and one has no number. */
+static void fill_tokens(float *x, size_t n_cols)
 {
-    float x[DIM], found[2 * DIM];
-    double expected[2 * DIM], ss = 0;
-    for (uint32_t i = 0; i < DIM; i++) {
-        x[i] = value(5000 + i);
+    for (uint32_t i = 0; i < MAX_TOKENS * n_cols; i++)
+        x[i] = test_value(i);
+    memset(x + n_cols, 0, n_cols * sizeof *x);
+    x[2 * n_cols + 5] = NAN;
+    x[2 * n_cols + 100] = -INFINITY;
+}
+
+/* Two matrices at once, of which the second may be empty, for batches of some sizes (0: no more). */
+struct shape {
+    size_t n_rows[2], n_cols, sizes[5];
+};
+
+static bool products_of(struct test *t, const struct shape *shape)
+{
+    static float x[MAX_TOKENS * MAX_COLS], found[MAX_Y];
+    struct activations a;
+    size_t n_mats = shape->n_rows[1] ? 2 : 1;
+    fill_tokens(x, shape->n_cols);
+    bool good = open_activations(t, MAX_TOKENS, shape->n_cols, &a);
+    float *dev_x = test_take(t, x, MAX_TOKENS * shape->n_cols), *y[2];
+    struct ternary *w[2] = {};
+    for (size_t m = 0; good && m < n_mats; m++) {
+        y[m] = test_take<float>(t, NULL, MAX_Y);
+        w[m] = open_ternary(t, shape->n_rows[m], shape->n_cols, 0.5f + (float)m);
+        good = t->good && w[m];
+    }
+    for (size_t n : shape->sizes) {
+        if (!good || !n)
+            break;
+        t->be->ops->quantize(t->be, dev_x, n, shape->n_cols, &a);
+        t->be->ops->matmul(t->be, w, y, n_mats, &a, n);
+        for (size_t m = 0; good && m < n_mats; m++) {
+            test_read(t, found, y[m], n * shape->n_rows[m]);
+            good = product_is_exact(found, x, shape->n_rows[m], shape->n_cols, 0.5f + (float)m, n);
+        }
+    }
+    for (struct ternary *one : w)
+        if (one)
+            t->be->ops->ternary_close(t->be, one);
+    return good;
+}
+
+static bool test_product(struct test *t)
+{
+    static const struct shape shapes[] = {{{130, 19}, 384, {1, 3, 12, 40, MAX_TOKENS}}, {{8200, 0}, 128, {5}}};
+    fill_codes();
+    return products_of(t, &shapes[0]) && products_of(t, &shapes[1]);
+}
+
+/* ---- rows and values */
+
+static bool same_activations(struct test *t, const struct activations *a, const struct activations *b, size_t n)
+{
+    static int8_t q[2][2 * (MAX_DIM + 128)];
+    float scale[2][2];
+    int32_t sum[2][2];
+    const struct activations *both[] = {a, b};
+    for (int i = 0; i < 2; i++) {
+        test_read(t, q[i], both[i]->q, n * a->stride);
+        test_read(t, scale[i], both[i]->scale, n);
+        test_read(t, sum[i], both[i]->sum, n);
+    }
+    return memcmp(q[0], q[1], n * a->stride) == 0 && memcmp(scale[0], scale[1], n * sizeof(float)) == 0 &&
+           memcmp(sum[0], sum[1], n * sizeof(int32_t)) == 0;
+}
+
+static bool norm_is_near(const float *found, const float *x, const float *weight, size_t dim)
+{
+    static double expected[MAX_DIM];
+    double ss = 0;
+    for (size_t i = 0; i < dim; i++)
         ss += (double)x[i] * x[i];
-    }
-    for (int i = 0; i < DIM; i++) {
-        expected[i] = x[i] / sqrt(ss / DIM + 1e-5) * x[i];
-        expected[DIM + i] = x[i] / (1 + exp(-(double)x[i])) * x[i];
-    }
-    float *dev = (float *)be->ops->alloc(be, 3 * sizeof x);
-    if (!dev)
+    for (size_t i = 0; i < dim; i++)
+        expected[i] = x[i] / sqrt(ss / (double)dim + 1e-5) * weight[i];
+    return test_near(found, expected, dim);
+}
+
+static bool norms_of(struct test *t, size_t dim)
+{
+    static float host[3 * MAX_DIM], y[2][2 * MAX_DIM]; /* two rows and weights */
+    const struct backend_ops *ops = t->be->ops;
+    struct activations a, b;
+    for (uint32_t i = 0; i < 3 * dim; i++)
+        host[i] = test_value(600000 + i);
+    float *x = test_take(t, host, 3 * dim), *first = test_take<float>(t, NULL, 2 * dim), *second = test_take<float>(t, NULL, 2 * dim);
+    if (!open_activations(t, 2, dim, &a) || !open_activations(t, 2, dim, &b))
         return false;
-    be->ops->upload(be, dev, x, sizeof x);
-    be->ops->rmsnorm(be, dev, dev, 1e-5f, 1, DIM, dev + DIM);
-    be->ops->ffn_act(be, FFN_SILU, dev, dev, DIM, dev + 2 * DIM);
-    be->ops->download(be, found, dev + DIM, sizeof found);
-    be->ops->free(be, dev);
-    return near(found, expected, 2 * DIM);
+    ops->rmsnorm(t->be, x, x + 2 * dim, 1e-5f, 2, dim, first);
+    ops->quantize(t->be, first, 2, dim, &a);
+    ops->norm_quantize(t->be, x, x + 2 * dim, 1e-5f, 2, dim, second, &b);
+    test_read(t, y[0], first, 2 * dim);
+    test_read(t, y[1], second, 2 * dim);
+    return norm_is_near(y[0], host, host + 2 * dim, dim) && norm_is_near(y[0] + dim, host + dim, host + 2 * dim, dim) &&
+           memcmp(y[0], y[1], 2 * dim * sizeof(float)) == 0 && same_activations(t, &a, &b, 2);
 }
 
-static float rounded(float x) { return arith_from_f16(arith_to_f16(x)); }
+static bool test_norm(struct test *t) { return norms_of(t, 100) && norms_of(t, 2560) && norms_of(t, MAX_DIM); }
 
-static void expected_attention(const float *q, const float *k, const float *v, double *y)
+/* The activation, and with or without a norm the operation that stands for it and what follows. */
+static bool ffn_of(struct test *t, enum ffn_act act, bool has_norm, size_t dim)
 {
-    static double p[POSITIONS];
-    for (int h = 0; h < HEADS; h++) {
-        double sum = 0;
-        for (int j = 0; j < POSITIONS; j++) {
-            double s = 0;
-            for (int d = 0; d < HEAD_DIM; d++)
-                s += (double)rounded(q[h * HEAD_DIM + d]) * rounded(k[j * HEAD_DIM + d]);
-            p[j] = exp(s / sqrt((double)HEAD_DIM));
-            sum += p[j];
-        }
-        for (int d = 0; d < HEAD_DIM; d++) {
-            double out = 0;
-            for (int j = 0; j < POSITIONS; j++)
-                out += p[j] * rounded(v[j * HEAD_DIM + d]);
-            y[h * HEAD_DIM + d] = out / sum;
-        }
+    static float host[3 * MAX_DIM], y[2][MAX_DIM];
+    static double expected[MAX_DIM];
+    const struct backend_ops *ops = t->be->ops;
+    struct activations a, b;
+    for (uint32_t i = 0; i < 3 * dim; i++)
+        host[i] = test_value(700000 + i) * 2.0f;
+    for (size_t i = 0; i < dim; i++) {
+        double g = host[i], r = g > 0 ? g : 0;
+        expected[i] = (act == FFN_SILU ? g / (1 + exp(-g)) : r * r) * host[dim + i];
     }
+    float *gate = test_take(t, host, 3 * dim), *weight = has_norm ? gate + 2 * dim : NULL;
+    float *first = test_take<float>(t, NULL, dim), *second = test_take<float>(t, NULL, dim);
+    if (!open_activations(t, 1, dim, &a) || !open_activations(t, 1, dim, &b))
+        return false;
+    ops->ffn_act(t->be, act, gate, gate + dim, dim, first);
+    test_read(t, y[0], first, dim);
+    ops->norm_quantize(t->be, first, weight, 1e-5f, 1, dim, first, &a);
+    ops->ffn_quantize(t->be, act, gate, gate + dim, weight, 1e-5f, 1, dim, second, &b);
+    bool good = test_near(y[0], expected, dim) && same_activations(t, &a, &b, 1);
+    test_read(t, y[0], first, dim);
+    test_read(t, y[1], second, dim);
+    return good && (!has_norm || memcmp(y[0], y[1], dim * sizeof(float)) == 0);
 }
 
-/* Writes POSITIONS rows of K and V (k, then v, on the device) in blocks of reversed order, and attends from the last. */
-static void run_attention(struct backend *be, const struct kv_cache *kv, const float *kv_rows, const float *q, float *y)
+static bool test_ffn(struct test *t)
 {
-    int32_t positions[POSITIONS], sequences[POSITIONS] = {0}, table[(POSITIONS - 1) / KV_BLOCK_SIZE + 1];
-    for (int32_t i = 0; i < POSITIONS; i++)
-        positions[i] = i;
-    for (size_t b = 0; b < kv->n_blocks; b++)
-        table[b] = (int32_t)(kv->n_blocks - 1 - b);
-    struct batch_view batch = {POSITIONS, positions, sequences, table, 1, kv->n_blocks};
-    be->ops->kv_write(be, kv, 0, &batch, kv_rows, kv_rows + POSITIONS * HEAD_DIM);
-    batch.n = 1;
-    batch.positions = positions + POSITIONS - 1;
-    be->ops->attention(be, kv, 0, &batch, q, HEADS, y);
+    return ffn_of(t, FFN_RELU2, true, 640) && ffn_of(t, FFN_SILU, false, 100) && ffn_of(t, FFN_RELU2, true, MAX_DIM);
 }
 
-static bool check_attention(struct backend *be)
+static bool rope_of(struct test *t, enum rope_style style)
 {
-    static float host[(2 * POSITIONS + HEADS) * HEAD_DIM]; /* k, v, q */
-    float found[HEADS * HEAD_DIM];
-    double expected[HEADS * HEAD_DIM];
-    const size_t n_kv = POSITIONS * HEAD_DIM, n_blocks = (POSITIONS - 1) / KV_BLOCK_SIZE + 1;
-    const size_t cache_bytes = n_blocks * KV_BLOCK_SIZE * HEAD_DIM * sizeof(uint16_t);
-    for (uint32_t i = 0; i < sizeof host / sizeof *host; i++)
-        host[i] = value(200000 + i) * 2.0f;
-    expected_attention(host + 2 * n_kv, host, host + n_kv, expected);
-    struct kv_cache kv = {};
-    kv.n_layers = kv.n_kv_heads = 1;
-    kv.n_blocks = n_blocks;
-    kv.head_dim = HEAD_DIM;
-    kv.k = (uint16_t *)be->ops->alloc(be, cache_bytes);
-    kv.v = (uint16_t *)be->ops->alloc(be, cache_bytes);
-    float *dev = (float *)be->ops->alloc(be, sizeof host), *y = (float *)be->ops->alloc(be, sizeof found);
-    bool good = kv.k && kv.v && dev && y;
-    if (good) {
-        be->ops->upload(be, dev, host, sizeof host);
-        run_attention(be, &kv, dev, dev + 2 * n_kv, y);
-        be->ops->download(be, found, y, sizeof found);
-        good = near(found, expected, HEADS * HEAD_DIM);
-    }
-    be->ops->free(be, kv.k);
-    be->ops->free(be, kv.v);
-    be->ops->free(be, dev);
-    be->ops->free(be, y);
-    return good;
+    enum { ROWS = 3, HEADS = 2, DIM = 64, DIMS = 48, POSITIONS = 5 };
+    static float x[ROWS * HEADS * DIM], found[ROWS * HEADS * DIM], table[POSITIONS * DIMS];
+    static double expected[ROWS * HEADS * DIM];
+    static const int32_t positions[ROWS] = {4, 0, 3};
+    for (uint32_t i = 0; i < ROWS * HEADS * DIM; i++)
+        expected[i] = x[i] = test_value(800000 + i);
+    for (uint32_t i = 0; i < POSITIONS * DIMS; i++)
+        table[i] = test_value(810000 + i); /* any numbers: cos, then sin */
+    for (int h = 0; h < ROWS * HEADS; h++)
+        for (int i = 0; i < DIMS / 2; i++) {
+            int i0 = h * DIM + (style == ROPE_NEOX ? i : 2 * i), i1 = style == ROPE_NEOX ? i0 + DIMS / 2 : i0 + 1;
+            const float *cos = table + positions[h / HEADS] * DIMS + i, *sin = cos + DIMS / 2;
+            expected[i0] = (double)x[i0] * *cos - (double)x[i1] * *sin;
+            expected[i1] = (double)x[i0] * *sin + (double)x[i1] * *cos;
+        }
+    struct rope r = {style, DIMS, POSITIONS, test_take(t, table, POSITIONS * DIMS)};
+    float *dev = test_take(t, x, ROWS * HEADS * DIM);
+    if (!t->good)
+        return false;
+    t->be->ops->rope(t->be, &r, dev, ROWS, HEADS, DIM, positions);
+    test_read(t, found, dev, ROWS * HEADS * DIM);
+    return test_near(found, expected, ROWS * HEADS * DIM);
 }
 
-static bool check_logits(struct backend *be)
+static bool test_rope(struct test *t) { return rope_of(t, ROPE_NEOX) && rope_of(t, ROPE_NORM); }
+
+/* Adding, and the keeping of every third row. */
+static bool test_values(struct test *t)
 {
-    static uint16_t table[ROWS * DIM];
-    const int32_t row = 1;
-    float x[2 * DIM], found[ROWS];
-    double expected[ROWS];
-    for (uint32_t i = 0; i < 2 * DIM; i++)
-        x[i] = value(300000 + i);
+    enum { ROWS = 40, DIM = 100, KEPT = 13 };
+    static float x[ROWS * DIM], found[KEPT * DIM];
+    int32_t rows[KEPT];
     for (uint32_t i = 0; i < ROWS * DIM; i++)
-        table[i] = arith_to_f16(value(400000 + i));
-    for (int r = 0; r < ROWS; r++) {
-        expected[r] = 0;
-        for (int c = 0; c < DIM; c++)
-            expected[r] += (double)arith_from_f16(table[r * DIM + c]) * rounded(x[DIM + c]);
-    }
-    struct tensor_view view = {TENSOR_F16, I2S_ORDER_128, table, sizeof table, ROWS, DIM};
-    struct dense *w = NULL;
-    float *dev = (float *)be->ops->alloc(be, sizeof x);
-    bool good = dev && !be->ops->dense_open(be, &view, &w, NULL);
-    if (good) {
-        be->ops->upload(be, dev, x, sizeof x);
-        be->ops->logits(be, w, dev, &row, 1, true, found);
-        good = near(found, expected, ROWS);
-    }
-    if (w)
-        be->ops->dense_close(be, w);
-    be->ops->free(be, dev);
-    return good;
+        x[i] = test_value(900000 + i);
+    for (int32_t i = 0; i < KEPT; i++)
+        rows[i] = 3 * i + 1;
+    float *a = test_take(t, x, ROWS * DIM), *b = test_take(t, x, ROWS * DIM);
+    if (!t->good)
+        return false;
+    t->be->ops->add(t->be, a, b, ROWS * DIM);
+    t->be->ops->keep_rows(t->be, a, DIM, rows, KEPT);
+    test_read(t, found, a, KEPT * DIM);
+    for (size_t i = 0; i < KEPT * DIM; i++)
+        if (found[i] != 2.0f * x[(size_t)rows[i / DIM] * DIM + i % DIM])
+            return false;
+    return true;
 }
 
 bool gpu_self_test(struct backend *be, const char **what)
 {
     static const struct {
         const char *name;
-        bool (*check)(struct backend *be);
-    } checks[] = {{"ternary product", check_matmul},
-                  {"norm and activation", check_norm_and_act},
-                  {"attention", check_attention},
-                  {"logits", check_logits}};
-    for (size_t i = 0; i < sizeof checks / sizeof checks[0]; i++) {
-        if (!checks[i].check(be)) {
-            *what = checks[i].name;
-            return false;
-        }
+        bool (*passes)(struct test *t);
+    } tests[] = {{"ternary product", test_product}, {"norm", test_norm},           {"activation", test_ffn}, {"rope", test_rope},
+                 {"values", test_values},           {"embedding", test_embedding}, {"logits", test_logits},  {"attention", test_attention}};
+    bool good = true;
+    for (size_t i = 0; good && i < sizeof tests / sizeof tests[0]; i++) {
+        struct test t = {};
+        t.be = be;
+        t.good = true;
+        *what = tests[i].name;
+        good = tests[i].passes(&t);
+        for (size_t b = 0; b < t.n_blocks; b++)
+            be->ops->free(be, t.blocks[b]);
     }
-    return true;
+    return good;
 }
