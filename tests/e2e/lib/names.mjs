@@ -117,7 +117,7 @@ export async function deadNames(file, body, has) {
     };
     checkMetrics(line, has.families, check);
     checkOptions(line, has.options, check);
-    for (const [name] of line.matchAll(/\bBITNET_[A-Z0-9_]*[A-Z0-9]\b/g)) check('variable', name, has.variables.has(name));
+    for (const [name] of line.matchAll(/\bBITNET_[A-Z0-9_]*[A-Z0-9]\b/g)) check('variable', name, has.variables.has(name) || has.inBinaries(name));
     for (const [name] of line.matchAll(/\bOTEL_[A-Z_]*[A-Z]\b/g)) check('variable', name, has.inBinaries(name));
     for (const [, p] of line.matchAll(/(?<=^|[^A-Za-z_.}*-]|\$[A-Z]+|\/\/[A-Z]+)(\/(?:v1|health|metrics|debug|tokenize|detokenize|openapi)(?:[\w{}./-]*[\w}])?)(?![\w*]|\.(?:md|mjs|c|h|proto))/g))
       if (p !== '/v1') check('path', p, await has.hasPath(p.replace(/\{[a-z]+\}/, 'tales')));
