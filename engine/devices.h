@@ -17,10 +17,10 @@ struct device_load {
     void *user;
 };
 
-/* Opens a backend, and on it what `load` says. Which: behind the device `after`, or with NULL as options->device says: "auto" (or NULL) and "gpu" begin with cuda:0,
- * "cpu" and "cuda:N" are opened or are an error. `reason` [DEVICE_REASON_BYTES] says why those before it were not taken (and
- * it is logged), else it is "". Returns the error of the last one, or one that no other device would mend; ERROR_VALIDATION_FAILED (param "device") for other words. The caller closes
- * *out. With a null model its backend is opened. Any thread. */
+/* Opens a backend, and on it what `load` says. Which: behind the device `after`, or with NULL as options->device says: "auto" (or NULL) and "gpu"
+ * begin with cuda:0, "cpu" and "cuda:N" are opened or are an error. `reason` says why those before it were not taken (and it is logged), else it
+ * is "". Returns the error of the last one, or one that no other device would mend; ERROR_VALIDATION_FAILED (param "device") for other words. With
+ * a null model its backend is opened. The caller closes *out. Any thread. */
 enum error_code devices_open(const struct engine_options *options, const char *after, const struct device_load *load, struct backend **out,
                              char reason[DEVICE_REASON_BYTES], struct error *err);
 

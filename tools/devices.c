@@ -14,7 +14,8 @@ static const struct option_def defs[] = {
     {.name = "json", .type = OPTION_BOOL, .offset = offsetof(struct config, json), .help = "print one JSON object"}, {.name = NULL}};
 
 static const struct option_table table = {
-    "bitnet devices", "usage: bitnet devices [--json]\n\nLists GPUs and the CPU in the order in which `--device auto` tries them. Exit status: 0 = each passed its self-test, 1 = one did not.\n",
+    "bitnet devices",
+    "usage: bitnet devices [--json]\n\nLists GPUs and the CPU in the order in which `--device auto` tries them. Exit status: 0 = each passed its\nself-test, 1 = one did not.\n",
     defs};
 
 /* A device as it was found, and what became of opening it. */

@@ -108,7 +108,8 @@ void check_passes(struct check *c)
     struct scene s = {.be = c->be[DEVICE]};
     struct way alone, recorded, copied;
     float *values = check_floats(c, VOCAB * HEADS * DIM, FILL_PLAIN);
-    const struct tensor_view view = {.type = TENSOR_F32, .data = values, .n_bytes = VOCAB * HEADS * DIM * sizeof *values, .n_rows = VOCAB, .n_cols = HEADS * DIM};
+    const struct tensor_view view = {
+        .type = TENSOR_F32, .data = values, .n_bytes = VOCAB * HEADS * DIM * sizeof *values, .n_rows = VOCAB, .n_cols = HEADS * DIM};
     struct error err = {0};
     for (int i = 0; i < SEQUENCES * BLOCKS; i++)
         s.tables[i] = SEQUENCES * BLOCKS - 1 - i;

@@ -120,8 +120,8 @@ static size_t add_tiles(const struct batch_view *b, size_t row, size_t end, size
     return n;
 }
 
-/* Stretches of sequences are cut into tiles: short ones from the front of `tiles` [n], long ones from its end. Places that are left stay empty; where there are no long
- * ones they count as short, so that how many there are is the size of the batch. */
+/* Stretches of sequences are cut into tiles: short ones from the front of `tiles` [n], long ones from its end. Places that are left stay empty;
+ * where there are no long ones they count as short, so that how many there are is the size of the batch. */
 static void cut_tiles(const struct batch_view *b, size_t height, struct tile *tiles, struct gpu_batch *out)
 {
     size_t n_long = 0;
