@@ -3,7 +3,7 @@
 
 #include <stdlib.h>
 
-#define ROWS 5
+#define ROWS 8
 #define SEQUENCES 7
 #define BLOCKS 24 /* of a sequence */
 #define HEADS 4
@@ -16,6 +16,7 @@ struct way {
     struct kv_cache kv;
     float *x, *k, *y; /* dev [ROWS][HEADS * DIM]; of k and v the first ROWS * DIM */
     uint64_t of;      /* 0: operations one by one */
+    size_t n_heads;   /* of q; another number means other tiles */
 };
 
 struct scene {
@@ -25,7 +26,7 @@ struct scene {
     int32_t tables[SEQUENCES * BLOCKS];
 };
 
-static bool way_open(struct backend *be, uint64_t of, struct way *w)
+static bool way_open(struct backend *be, uint64_t of, size_t n_heads, struct way *w)
 {
     size_t n_bytes = SEQUENCES * BLOCKS * KV_BLOCK_SIZE * DIM * sizeof(uint16_t) + KV_SLACK_BYTES;
     *w = (struct way){.kv = {.k = backend_alloc(be, n_bytes), .v = backend_alloc(be, n_bytes), .n_layers = 1, .n_blocks = SEQUENCES * BLOCKS, .n_kv_heads = 1,
@@ -33,7 +34,8 @@ static bool way_open(struct backend *be, uint64_t of, struct way *w)
                       .x = backend_alloc(be, ROWS * HEADS * DIM * sizeof(float)),
                       .k = backend_alloc(be, ROWS * HEADS * DIM * sizeof(float)),
                       .y = backend_alloc(be, ROWS * HEADS * DIM * sizeof(float)),
-                      .of = of};
+                      .of = of,
+                      .n_heads = n_heads};
     return w->kv.k && w->kv.v && w->x && w->k && w->y;
 }
 
@@ -55,13 +57,13 @@ static bool run(const struct scene *s, const struct way *w, const struct batch_v
     op_embed(s->be, s->table, ids, b->n, w->x);
     op_embed(s->be, s->table, ids, b->n, w->k);
     if (w->of) {
-        op_rope_write(s->be, s->rope, w->x, HEADS, w->k, w->k + ROWS * DIM, &w->kv, 0, b);
+        op_rope_write(s->be, s->rope, w->x, w->n_heads, w->k, w->k + ROWS * DIM, &w->kv, 0, b);
     } else {
-        op_rope(s->be, s->rope, w->x, b->n, HEADS, DIM, b->positions);
+        op_rope(s->be, s->rope, w->x, b->n, w->n_heads, DIM, b->positions);
         op_rope(s->be, s->rope, w->k, b->n, 1, DIM, b->positions);
         op_kv_write(s->be, &w->kv, 0, b, w->k, w->k + ROWS * DIM);
     }
-    op_attention(s->be, &w->kv, 0, b, w->x, HEADS, w->y);
+    op_attention(s->be, &w->kv, 0, b, w->x, w->n_heads, w->y);
     if (w->of)
         op_pass_end(s->be);
     return true;
@@ -75,38 +77,41 @@ static void compare(struct check *c, const struct scene *s, const struct way *a,
     check_same(c, what, expected, found, sizeof expected);
 }
 
-/* Tokens of ROWS sequences that go on from steps `at` apart; the sequences in use change. */
+/* Rows of two sequences, and six of a third, as drafts are; the sequences in use change. */
 static struct batch_view batch_at(struct check *c, const struct scene *s, int step, int32_t positions[ROWS], int32_t sequences[ROWS], int32_t ids[ROWS])
 {
     for (int i = 0; i < ROWS; i++) {
-        positions[i] = i ? step * (3 + 2 * i) : step * 13; /* beyond a segment, and two, in the end */
-        sequences[i] = (i + step) % SEQUENCES;
+        positions[i] = i < 2 ? step * (i ? 5 : 13) : step * 11 + i; /* beyond a segment in the end */
+        sequences[i] = ((i < 2 ? i : 2) + step) % SEQUENCES;
         ids[i] = (int32_t)(check_random(c) % VOCAB);
     }
     return (struct batch_view){ROWS, positions, sequences, s->tables, SEQUENCES, BLOCKS};
 }
 
-static void run_steps(struct check *c, const struct scene *s, const struct way *alone, const struct way *recorded, const struct way *copied)
+/* Of two models by turns. */
+static void run_steps(struct check *c, const struct scene *s, const struct way alone[2], const struct way recorded[2], const struct way copied[2])
 {
     int32_t positions[ROWS], sequences[ROWS], ids[ROWS], n_recordings = 0;
     for (int step = 0; step < STEPS; step++) {
         struct batch_view b = batch_at(c, s, step, positions, sequences, ids);
-        run(s, alone, &b, ids, false);
-        n_recordings += !run(s, recorded, &b, ids, true);
-        compare(c, s, alone, recorded, "attention of a recorded pass");
-        run(s, copied, &b, ids, false);
-        compare(c, s, alone, copied, "attention of a pass");
+        for (int model = 0; model < 2; model++) {
+            n_recordings += !run(s, &recorded[model], &b, ids, true); /* first: what came before was the other model's */
+            run(s, &alone[model], &b, ids, false);
+            compare(c, s, &alone[model], &recorded[model], "attention of a recorded pass");
+            run(s, &copied[model], &b, ids, false);
+            compare(c, s, &alone[model], &copied[model], "attention of a pass");
+        }
     }
-    if (n_recordings < STEPS / 2) /* of each number of segments the first two passes are none */
-        check_fail(c, "%d of %d passes were recordings", n_recordings, STEPS);
-    if (n_recordings == STEPS)
+    if (n_recordings < STEPS) /* of each number of segments the first two passes are none */
+        check_fail(c, "%d of %d passes were recordings", n_recordings, 2 * STEPS);
+    if (n_recordings == 2 * STEPS)
         check_fail(c, "all passes were recordings");
 }
 
 void check_passes(struct check *c)
 {
     struct scene s = {.be = c->be[DEVICE]};
-    struct way alone, recorded, copied;
+    struct way alone[2], recorded[2], copied[2];
     float *values = check_floats(c, VOCAB * HEADS * DIM, FILL_PLAIN);
     const struct tensor_view view = {
         .type = TENSOR_F32, .data = values, .n_bytes = VOCAB * HEADS * DIM * sizeof *values, .n_rows = VOCAB, .n_cols = HEADS * DIM};
@@ -114,17 +119,24 @@ void check_passes(struct check *c)
     for (int i = 0; i < SEQUENCES * BLOCKS; i++)
         s.tables[i] = SEQUENCES * BLOCKS - 1 - i;
     s.rope = rope_open(s.be, ROPE_NEOX, DIM, BLOCKS * KV_BLOCK_SIZE, 10000, NULL);
-    bool good = way_open(s.be, 0, &alone) & way_open(s.be, 1000001, &recorded) & way_open(s.be, 1000002, &copied);
-    if (!good || !s.rope || dense_open(s.be, &view, &s.table, &err))
+    bool good = s.rope != NULL;
+    for (size_t m = 0; m < 2; m++) {
+        good &= way_open(s.be, 0, HEADS >> m, &alone[m]);
+        good &= way_open(s.be, 1000001 + m, HEADS >> m, &recorded[m]);
+        good &= way_open(s.be, 1000003 + m, HEADS >> m, &copied[m]);
+    }
+    if (!good || dense_open(s.be, &view, &s.table, &err))
         check_fail(c, "no memory: %s", err.message);
     else
-        run_steps(c, &s, &alone, &recorded, &copied);
+        run_steps(c, &s, alone, recorded, copied);
     if (backend_sync(s.be, &err))
         check_fail(c, "%s", err.message);
     dense_close(s.be, s.table);
     rope_close(s.be, s.rope);
-    way_close(s.be, &alone);
-    way_close(s.be, &recorded);
-    way_close(s.be, &copied);
+    for (size_t m = 0; m < 2; m++) {
+        way_close(s.be, &alone[m]);
+        way_close(s.be, &recorded[m]);
+        way_close(s.be, &copied[m]);
+    }
     free(values);
 }

@@ -20,7 +20,7 @@
 struct recording {
     uint64_t of, generation, used; /* used: when, in passes; 0 = a free place */
     const void *kv;
-    size_t n;
+    size_t n, height;      /* height: of its tiles */
     int n_segments;
     cudaGraphExec_t graph; /* NULL: seen once */
 };
@@ -225,8 +225,17 @@ static struct recording *find_recording(struct gpu_pass *p, const struct op_pass
     }
     if (oldest->graph)
         cudaGraphExecDestroy(oldest->graph);
-    *oldest = {o->of, 0, 0, o->kv->k, o->batch->n, n_segments, NULL};
+    *oldest = {o->of, 0, 0, o->kv->k, o->batch->n, 0, n_segments, NULL};
     return oldest;
+}
+
+/* Rows of a tile of such passes: as in those before, else as in the last of others. */
+static size_t height_of(const struct gpu_pass *p, uint64_t of)
+{
+    for (size_t i = 0; i < N_RECORDINGS; i++)
+        if (p->recordings[i].used && p->recordings[i].of == of && p->recordings[i].height)
+            return p->recordings[i].height;
+    return p->height;
 }
 
 /* A recording whose memory has moved is none. */
@@ -244,11 +253,12 @@ bool gpu_pass_begin(struct backend *be, const struct op_pass *o)
 {
     struct gpu *gpu = gpu_enter(be);
     struct gpu_pass *p = gpu->pass;
-    bool repeats = o->repeats && o->batch->n <= RECORDED_ROWS && p->height;
+    size_t height = height_of(p, o->of);
+    bool repeats = o->repeats && o->batch->n <= RECORDED_ROWS && height;
     p->n_passes++;
     p->now = NULL;
     p->capturing = false;
-    p->open = copy_batch(gpu, &p->own, o->batch, o->ids, p->height, repeats);
+    p->open = copy_batch(gpu, &p->own, o->batch, o->ids, height, repeats);
     if (!p->open || !repeats || p->own.batch.n_whole)
         return true;
     struct recording *r = find_recording(p, o, p->own.batch.n_segments);
@@ -273,7 +283,9 @@ void gpu_pass_end(struct backend *be)
         gpu_check(gpu, cudaGraphLaunch(p->now->graph, gpu->stream));
     if (graph)
         cudaGraphDestroy(graph);
-    if (p->now)
+    if (p->now) {
         p->now->generation = gpu->generation;
+        p->now->height = p->height;
+    }
     p->open = p->capturing = false;
 }
