@@ -80,10 +80,11 @@ enum error_code devices_open(const struct engine_options *o, const char *after, 
     reason[0] = '\0';
     if (!o->null_model && !is_one_of(asked, "auto", "gpu") && strcmp(asked, "cpu") != 0 && !device_is_gpu(asked))
         return error_set_param(err, ERROR_VALIDATION_FAILED, "device", "device: expected auto, cpu, gpu or cuda:N, found %.64s", asked);
-    first_device(o, device);
     if (after) {
         snprintf(device, sizeof device, "%s", after);
         next_device(device);
+    } else {
+        first_device(o, device);
     }
     bool goes_on = after || (is_one_of(asked, "auto", "gpu") && !o->null_model);
     for (;;) {

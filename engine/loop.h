@@ -56,8 +56,8 @@ struct loop {
 
 struct engine {
     /* Constant once open. */
-    struct engine_options options; /* as they were given; isa and numa are the engine's own, of the other pointers none is used any more */
-    char isa[16], numa[16];
+    struct engine_options options; /* for a move: its strings are the engine's own, device is NULL */
+    char *isa, *numa;              /* its own; or NULL */
     const struct tokenizer *tokenizer;
     struct request_limits limits;
     size_t max_stream_bytes;

@@ -269,14 +269,13 @@ static void load(void *arg)
         l->code = engine_describe(e, reason, NULL, (double)(clock_now_ns() - start_ns) / (double)CLOCK_NS_PER_S, l->err);
 }
 
-/* Those that a move to another device needs are the engine's own. */
-static void keep_options(struct engine *e, const struct engine_options *o)
+/* Strings that a move to another device needs are the engine's own. */
+static bool keep_options(struct engine *e, const struct engine_options *o)
 {
     e->options = *o;
-    if (o->isa)
-        e->options.isa = memccpy(e->isa, o->isa, '\0', sizeof e->isa - 1) ? e->isa : NULL;
-    if (o->numa)
-        e->options.numa = memccpy(e->numa, o->numa, '\0', sizeof e->numa - 1) ? e->numa : NULL;
+    e->options.isa = e->isa = o->isa ? strdup(o->isa) : NULL;
+    e->options.numa = e->numa = o->numa ? strdup(o->numa) : NULL;
+    return (e->isa || !o->isa) && (e->numa || !o->numa);
 }
 
 static enum error_code start(struct engine *e, const struct engine_options *o, struct error *err)
@@ -338,6 +337,8 @@ static void free_engine(struct engine *e)
     model_close(e->model);
     backend_close(e->backend);
     close_descriptions(e);
+    free(e->isa);
+    free(e->numa);
     free(e);
 }
 
@@ -349,14 +350,16 @@ enum error_code engine_open(const struct engine_options *options, struct engine 
     struct engine *e = calloc(1, sizeof *e);
     if (!e)
         return error_set(err, ERROR_MEMORY_EXHAUSTED, "no memory for an engine");
-    keep_options(e, options);
     struct loading loading = {.e = e, .options = options, .err = err};
-    if (options->load_in_background)
+    if (!keep_options(e, options))
+        loading.code = error_set(err, ERROR_MEMORY_EXHAUSTED, "no memory for an engine");
+    else if (options->load_in_background)
         background_run(load, &loading);
     else
         load(&loading);
     code = loading.code;
-    e->options.on_load = NULL; /* a move is no load */
+    e->options.on_load = NULL; /* a move is no load, and goes on from the device that failed */
+    e->options.device = NULL;
     if (!code)
         code = start(e, options, err);
     if (code) {

@@ -112,6 +112,9 @@ const int32_t *gpu_push_ints(struct gpu *gpu, const int32_t *host, size_t n, siz
 
 static inline unsigned gpu_blocks(size_t n, size_t each) { return (unsigned)((n + each - 1) / each); }
 
+/* What quantisation makes of a value. */
+static __device__ inline float finite_or_0(float x) { return fabsf(x) < INFINITY ? x : 0.0f; }
+
 /* Sum and maximum over a warp; all lanes get them. */
 static __device__ inline float warp_sum(float v)
 {

@@ -31,8 +31,6 @@ static __device__ inline void rotate(const struct rope_args &r, size_t row, floa
     }
 }
 
-static __device__ inline float finite_or_0(float x) { return fabsf(x) < INFINITY ? x : 0.0f; }
-
 /* A warp: K or V of a row and KV head. */
 template <int TYPE> static __device__ inline void write_head(const struct write_args &a, size_t row, size_t head, int which, int lane)
 {

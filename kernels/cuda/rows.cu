@@ -26,8 +26,6 @@ struct row_args {
     bool silu, aligned;   /* aligned: all rows of floats begin at 16 bytes */
 };
 
-static __device__ inline float finite_or_0(float x) { return fabsf(x) < INFINITY ? x : 0.0f; }
-
 static __device__ inline float activated(bool silu, float gate, float up)
 {
     float r = fmaxf(gate, 0.0f);

@@ -162,6 +162,10 @@ START_TEST(what_cannot_be_is_told)
                  {"fail:x", "auto", ERROR_VALIDATION_FAILED, "BITNET_GPU_FAKE"},
                  {"failing", "auto", ERROR_VALIDATION_FAILED, "BITNET_GPU_FAKE"},
                  {"ok,ok,ok,ok,ok,ok,ok,ok,ok", "auto", ERROR_VALIDATION_FAILED, "up to 8"}};
+    struct error bad = {0};
+    struct engine *none;
+    ck_assert_int_eq(open_on("ok", (struct engine_options){.device = "cpu", .isa = "an-instruction-set-of-a-long-name"}, &none, &bad), ERROR_VALIDATION_FAILED);
+    ck_assert_str_eq(bad.param, "isa");
     for (size_t c = 0; c < sizeof cases / sizeof *cases; c++) {
         struct error err = {0};
         struct engine *e;
@@ -193,6 +197,26 @@ START_TEST(where_none_is_left_requests_end_with_an_error)
 }
 END_TEST
 
+/* Strings of the options are the caller's again once the engine is open. */
+START_TEST(a_move_needs_nothing_of_the_caller)
+{
+    char device[] = "gpu", isa[] = "portable", numa[] = "off";
+    uint32_t ids[20];
+    struct engine *e = must_open("fail:3", (struct engine_options){.device = device, .isa = isa, .numa = numa});
+    struct request r = harness_request(1, ids, 20, 10);
+    memset(device, 'x', sizeof device - 1);
+    memset(isa, 'x', sizeof isa - 1);
+    memset(numa, 'x', sizeof numa - 1);
+    r.ignore_eos = true;
+    struct harness_answer *a = harness_finish(harness_submit(e, &r));
+    ck_assert_msg(a->finish == FINISH_LENGTH, "%s", a->error.message);
+    ck_assert_str_eq(a->summary.devices, "cuda:0,cpu");
+    ck_assert_str_eq(engine_model(e)->isa, "portable");
+    free(a);
+    engine_close(e);
+}
+END_TEST
+
 START_TEST(gpus_are_listed)
 {
     struct backend_device found[2];
@@ -211,4 +235,4 @@ START_TEST(gpus_are_listed)
 END_TEST
 
 SUITE("move", requests_go_on_where_the_model_is_next, a_model_is_loaded_where_it_can_be, what_cannot_be_is_told,
-      where_none_is_left_requests_end_with_an_error, gpus_are_listed)
+      where_none_is_left_requests_end_with_an_error, a_move_needs_nothing_of_the_caller, gpus_are_listed)
