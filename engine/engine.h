@@ -46,7 +46,7 @@ struct engine_options {
     enum ternary_format format;
     int i2s_order;               /* enum i2s_order, or -1 = by the weights, which tell it when they are trained; else I2S_ORDER_128 */
     size_t context_length;       /* positions a sequence may have; 0 = the model's, at most */
-    enum kv_type kv_type;        /* of the KV cache; int8 takes about half of F16's memory, on the CPU only */
+    enum kv_type kv_type;        /* of the KV cache; int8 takes about half of F16's memory */
     size_t kv_cache_bytes;       /* 0 = automatic: room for max_sequences of average length, at most a quarter of memory */
     size_t max_sequences;        /* in the batch at once; 0 = 64 */
     size_t max_batch_tokens;     /* rows of a step: decodes first, then prefill chunks; 0 = 512 */
